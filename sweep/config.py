@@ -1,0 +1,276 @@
+"""What people write: the schema of `conf/`, composed by Hydra and checked key by key.
+
+`compose` turns overrides into a `Config`. Nothing here is resolved yet: sizes may be "1M", a learning rate may
+follow a rule. `sweep.trial` turns a `Config` into the numbers that define a trial.
+"""
+
+import difflib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from models.section import ModelSection
+from sweep.data import SCHEMAS, DataConfig
+from sweep.errors import UserError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SCHEDULES = ("wsd", "cosine")
+PRECISIONS = ("auto", "fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass
+class OptimSection:
+    lr: float | None = None
+    lr_base: float = 3e-3
+    lr_multiplier: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+
+@dataclass
+class ScheduleSection:
+    name: str = "wsd"
+    warmup_tokens: Any = None
+    warmup_tokens_per_param: float = 0.2
+    decay_fraction: float = 0.2
+    final_lr_fraction: float = 0.0
+
+
+@dataclass
+class BatchSection:
+    sequences: int = 16
+
+
+@dataclass
+class BudgetSection:
+    tokens: Any = None
+    flops: Any = None
+    tokens_per_param: Any = None
+
+
+@dataclass
+class EvalSection:
+    sequences: int = 128
+    first_step: int = 8
+    points_per_doubling: int = 2
+    log_every_steps: int = 100
+    sample_tokens: int = 96
+
+
+@dataclass
+class RunOptions:
+    """How a trial is executed: rounding and speed, never identity."""
+
+    device: str = "auto"
+    backend: str = "auto"
+    compile: bool = False
+    micro_batch_sequences: int | None = None
+    threads: int = 1
+    workers: Any = "auto"
+    deterministic: bool = True
+    checkpoint_seconds: float = 60.0
+    keep_weights: bool = True
+
+
+@dataclass
+class ClusterSection:
+    """Where a sweep runs and what a device-hour costs there."""
+
+    name: str = "local"
+    dollars_per_device_hour: float = 0.0
+    device_memory_gib: float | None = None
+    peak_tflops: float = 0.1
+    mfu: float = 0.4
+    seconds_per_step: float = 0.003
+
+
+@dataclass
+class PathsSection:
+    runs: str = "runs"
+    sweeps: str = "sweeps"
+    tokens: str = "tokens"
+
+
+@dataclass
+class SweepSection:
+    """A grid: axes in Hydra's sweep grammar, and conditions on what is derived from them."""
+
+    name: str = ""
+    axes: dict[str, Any] = field(default_factory=dict)
+    where: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Config:
+    model: ModelSection
+    data: DataConfig
+    optim: OptimSection
+    schedule: ScheduleSection
+    batch: BatchSection
+    budget: BudgetSection
+    eval: EvalSection
+    run: RunOptions
+    cluster: ClusterSection
+    paths: PathsSection
+    sweep: SweepSection | None
+    seed: int = 0
+    seq_len: int = 256
+    precision: str = "auto"
+
+
+_SECTIONS: dict[str, type] = {
+    "model": ModelSection,
+    "optim": OptimSection,
+    "schedule": ScheduleSection,
+    "batch": BatchSection,
+    "budget": BudgetSection,
+    "eval": EvalSection,
+    "run": RunOptions,
+    "cluster": ClusterSection,
+    "paths": PathsSection,
+    "sweep": SweepSection,
+}
+_SCALARS: dict[str, type] = {"seed": int, "seq_len": int, "precision": str}
+
+
+def compose(overrides: list[str]) -> Config:
+    """The config that `conf/train.yaml` and these Hydra overrides say; UserError on anything unknown."""
+    return typed(compose_untyped(overrides))
+
+
+def compose_untyped(overrides: list[str]) -> DictConfig:
+    """Hydra's composition alone, its errors made into one line."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            return hydra_compose("train", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain_composition(error, overrides)) from error
+
+
+def typed(raw: DictConfig) -> Config:
+    """Each section of a composed config through its schema."""
+    sections = {name: section(name, raw[name]) for name in (*_SECTIONS, "data") if name in raw and name != "sweep"}
+    grid = section("sweep", raw["sweep"]) if raw.get("sweep") is not None else None
+    scalars = {name: scalar(name, raw[name]) for name in _SCALARS}
+    return Config(**sections, sweep=grid, **scalars)
+
+
+def section(name: str, raw: Any) -> Any:
+    """One section as its dataclass: unknown keys and wrong types are refused with the key and the value."""
+    schema = _data_schema(raw) if name == "data" else _SECTIONS[name]
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), raw)
+        value = OmegaConf.to_object(merged)
+    except ConfigKeyError as error:
+        key = str(error.full_key)
+        valid = [f.name for f in fields(schema)]
+        raise UserError(f"{name}.{key}: unknown key; {_suggest(key, valid)}") from error
+    except ValidationError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name}.{error.full_key}: {reason}") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{name}: {str(error).splitlines()[0]}") from error
+    _check_section(name, value)
+    return value
+
+
+def scalar(name: str, value: Any) -> Any:
+    kind = _SCALARS[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UserError(f"{name}={value}: must be {'a whole number' if kind is int else 'a word'}")
+    if name == "seq_len" and value < 2:
+        raise UserError(f"seq_len={value}: must be at least 2")
+    if name == "seed" and value < 0:
+        raise UserError(f"seed={value}: must not be negative")
+    if name == "precision":
+        _one_of("precision", value, PRECISIONS)
+    return value
+
+
+def _data_schema(raw: Any) -> type:
+    source = raw.get("source") if hasattr(raw, "get") else None
+    _one_of("data.source", source, tuple(SCHEMAS))
+    return SCHEMAS[str(source)]
+
+
+def _check_section(name: str, value: Any) -> None:
+    if name == "schedule":
+        _one_of("schedule.name", value.name, SCHEDULES)
+        _in_range("schedule.decay_fraction", value.decay_fraction, 0.0, 1.0)
+        _in_range("schedule.final_lr_fraction", value.final_lr_fraction, 0.0, 1.0)
+        _in_range("schedule.warmup_tokens_per_param", value.warmup_tokens_per_param, 0.0, float("inf"))
+    elif name == "run":
+        _one_of("run.device", value.device, DEVICES)
+        _at_least("run.threads", value.threads, 1)
+        if value.workers != "auto" and not (isinstance(value.workers, int) and value.workers > 0):
+            raise UserError(f"run.workers={value.workers}: must be auto or a number of processes")
+        if value.micro_batch_sequences is not None:
+            _at_least("run.micro_batch_sequences", value.micro_batch_sequences, 1)
+    elif name == "batch":
+        _at_least("batch.sequences", value.sequences, 1)
+    elif name == "eval":
+        for key in ("sequences", "first_step", "points_per_doubling", "log_every_steps"):
+            _at_least(f"eval.{key}", getattr(value, key), 1)
+        _at_least("eval.sample_tokens", value.sample_tokens, 0)
+    elif name == "optim":
+        for key in ("lr_base", "lr_multiplier", "eps", "clip_norm", *(("lr",) if value.lr is not None else ())):
+            if not getattr(value, key) > 0:
+                raise UserError(f"optim.{key}={getattr(value, key)}: must be positive")
+        _in_range("optim.weight_decay", value.weight_decay, 0.0, float("inf"))
+
+
+def _one_of(key: str, value: Any, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise UserError(f"{key}={value}: must be one of {', '.join(valid)}")
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{key}={value}: must be at least {least}")
+
+
+def _in_range(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        limit = f"between {low:g} and {high:g}" if high < float("inf") else f"at least {low:g}"
+        raise UserError(f"{key}={value}: must be {limit}")
+
+
+def _suggest(key: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(key.split(".")[-1], valid, n=1)
+    return (f"did you mean {close[0]}? " if close else "") + f"valid keys: {', '.join(valid)}"
+
+
+def _explain_composition(error: Exception, overrides: list[str]) -> str:
+    """Hydra names the key deep inside a multi-line text; say which override it was and what there is instead."""
+    text = str(error)
+    for override in overrides:
+        key = override.lstrip("+~").split("=")[0]
+        if f"'{key}'" not in text and f"'{override}'" not in text:
+            continue
+        group = CONF / key
+        if group.is_dir():
+            options = sorted(path.stem for path in group.glob("*.yaml"))
+            return f"{override}: no such option; conf/{key}/ has {', '.join(options)}"
+        if "Could not override" in text or "not in struct" in text:
+            head, _, leaf = key.rpartition(".")
+            valid = _keys_at(head)
+            return f"{override}: unknown key; {_suggest(leaf, valid)}" if valid else f"{override}: unknown key"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _keys_at(path: str) -> list[str]:
+    if path in _SECTIONS:
+        return [f.name for f in fields(_SECTIONS[path])]
+    return [*_SECTIONS, "data", *_SCALARS] if path == "" else []

@@ -1,0 +1,86 @@
+"""What a sweep folder holds once its runs are collected and fitted: the input of the figures and the report."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweep.errors import UserError
+
+CURVE_COLUMNS = (
+    "trial_id family_id params_non_embedding phase step tokens flops lr "
+    "train_loss_nats val_loss_nats grad_norm tokens_per_second"
+).split()
+SAMPLE_COLUMNS = "trial_id step tokens text".split()
+AXIS_COLUMNS = {"N": "params_non_embedding", "D": "tokens", "C": "flops", "loss": "loss_nats"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A sweep's table, curves, samples and fit. `fit` is empty, and `refused` says why, when there is no fit."""
+
+    name: str
+    table: pd.DataFrame
+    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CURVE_COLUMNS))
+    samples: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SAMPLE_COLUMNS))
+    fit: dict[str, Any] = field(default_factory=dict)
+    refused: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The table's columns that stand for N, D, C and the loss: the fit's choice, where there is a fit."""
+        return AXIS_COLUMNS | self.fit.get("columns", {})
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """Finished trials with their N, D, C and loss also under those four names, smallest N first."""
+        rows = self.table[self.table["status"] == "finished"].copy()
+        for letter, column in self.columns.items():
+            rows[letter] = rows[column].astype(float)
+        return rows.dropna(subset=["N", "D", "C", "loss"]).sort_values(["N", "D"])
+
+    @property
+    def reference_lines(self) -> dict[str, float]:
+        """Name → nats per token of what the losses are read against (uniform, unigram, bigram, trigram, …)."""
+        return {name: float(nats) for name, nats in (self.meta.get("reference_lines") or {}).items() if nats}
+
+
+def load(folder: Path) -> Results:
+    """Read a sweep folder. Only `table.parquet` must be there.
+
+    Raises UserError naming the file that is missing or damaged and the verb that makes it.
+    """
+    table_path = folder / "table.parquet"
+    if not table_path.exists():
+        raise UserError(f"{table_path}: not found; make it with `python -m sweep collect {folder.name}`")
+    results: dict[str, Any] = {"table": _parquet(table_path)}
+    for name in ("curves", "samples"):
+        if (folder / f"{name}.parquet").exists():
+            results[name] = _parquet(folder / f"{name}.parquet")
+    meta = _json(folder / "meta.json")
+    fit = _json(folder / "fit.json")
+    refused = ""
+    if not fit:
+        refused = f"there is no fit.json yet: make it with `python -m sweep fit {folder.name}`"
+    elif "refused" in fit:
+        refused, fit = str(fit["refused"]), {}
+    return Results(name=meta.get("name", folder.name), fit=fit, refused=refused, meta=meta, **results)
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors for damaged files derive from these
+        raise UserError(f"{path}: cannot be read ({error}); remove it and collect the sweep again") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); remove it and make it again") from error
