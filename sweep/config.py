@@ -106,7 +106,7 @@ class PathsSection:
 class SweepSection:
     """A grid: axes in Hydra's sweep grammar, and conditions on what is derived from them."""
 
-    name: str = ""
+    name: str = "adhoc"
     axes: dict[str, Any] = field(default_factory=dict)
     where: list[str] = field(default_factory=list)
 
@@ -123,7 +123,7 @@ class Config:
     run: RunOptions
     cluster: ClusterSection
     paths: PathsSection
-    sweep: SweepSection | None
+    sweep: SweepSection
     seed: int = 0
     seq_len: int = 256
     precision: str = "auto"
@@ -161,10 +161,9 @@ def compose_untyped(overrides: list[str]) -> DictConfig:
 
 def typed(raw: DictConfig) -> Config:
     """Each section of a composed config through its schema."""
-    sections = {name: section(name, raw[name]) for name in (*_SECTIONS, "data") if name in raw and name != "sweep"}
-    grid = section("sweep", raw["sweep"]) if raw.get("sweep") is not None else None
+    sections = {name: section(name, raw[name]) for name in (*_SECTIONS, "data")}
     scalars = {name: scalar(name, raw[name]) for name in _SCALARS}
-    return Config(**sections, sweep=grid, **scalars)
+    return Config(**sections, **scalars)
 
 
 def section(name: str, raw: Any) -> Any:
@@ -225,7 +224,13 @@ def _check_section(name: str, value: Any) -> None:
             _at_least(f"eval.{key}", getattr(value, key), 1)
         _at_least("eval.sample_tokens", value.sample_tokens, 0)
     elif name == "optim":
-        for key in ("lr_base", "lr_multiplier", "eps", "clip_norm", *(("lr",) if value.lr is not None else ())):
+        for key in (
+            "lr_base",
+            "lr_multiplier",
+            "eps",
+            "clip_norm",
+            *(("lr",) if value.lr is not None else ()),
+        ):
             if not getattr(value, key) > 0:
                 raise UserError(f"optim.{key}={getattr(value, key)}: must be positive")
         _in_range("optim.weight_decay", value.weight_decay, 0.0, float("inf"))
@@ -266,7 +271,9 @@ def _explain_composition(error: Exception, overrides: list[str]) -> str:
         if "Could not override" in text or "not in struct" in text:
             head, _, leaf = key.rpartition(".")
             valid = _keys_at(head)
-            return f"{override}: unknown key; {_suggest(leaf, valid)}" if valid else f"{override}: unknown key"
+            return (
+                f"{override}: unknown key; {_suggest(leaf, valid)}" if valid else f"{override}: unknown key"
+            )
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -1,0 +1,184 @@
+"""From run directories to a sweep's table: every planned trial one row, whatever became of it.
+
+Reads `plan.jsonl`, records, metrics and samples; needs neither torch nor the models. Records never change, so rows whose
+record was read before are taken from the last `table.parquet`.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweep import claim, files
+from sweep.errors import UserError
+from sweep.record import Record
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
+
+RESULTS = {  # Record field → table column, where the names differ or the meaning narrows
+    "loss_nats": "loss_nats",
+    "best_loss_nats": "best_loss_nats",
+    "best_tokens": "best_tokens",
+    "train_loss_nats": "train_loss_nats",
+    "bits_per_byte": "bits_per_byte",
+    "tokens_per_second": "tokens_per_second",
+    "wall_seconds": "wall_seconds",
+    "own_seconds": "device_seconds",
+    "shared_steps": "shared_steps",
+    "device": "device",
+    "execution_class": "execution_class",
+    "code_hash": "code_hash",
+}
+CURVE = ("phase", "step", "tokens", "flops", "lr", "train_loss_nats", "val_loss_nats", "grad_norm", "tokens_per_second")
+SAMPLE = ("step", "tokens", "prompt", "text")
+
+
+@dataclass
+class Collected:
+    """The three tables of a sweep, and how many runs had to be read for them."""
+
+    table: pd.DataFrame
+    curves: pd.DataFrame
+    samples: pd.DataFrame
+    read: int
+
+
+def collect(sweep: SweepDir) -> Collected:
+    """Collect a sweep and write its parquet files and `meta.json`."""
+    folder, settings = sweep.path, sweep.settings()
+    runs = Path(settings["paths"]["runs"])
+    before = _before(folder)
+    rows, fresh = [], []
+    for planned in _facts(sweep):
+        row = before.get(planned["trial_id"])
+        stamp = _stamp(RunDir.of_trial(runs, planned["trial_id"]).record)
+        if row is None or stamp is None or row["record_stamp"] != stamp:
+            row = _row(planned, runs, stamp)
+            fresh.append(row)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    kept = {row["trial_id"] for row in rows} - {row["trial_id"] for row in fresh}
+    curves = _history(folder / "curves.parquet", kept, fresh, runs, "metrics", CURVE)
+    samples = _history(folder / "samples.parquet", kept, fresh, runs, "samples", SAMPLE)
+    if fresh or not before:
+        for name, frame in (("table", table), ("curves", curves), ("samples", samples)):
+            _write(folder / f"{name}.parquet", frame)
+    files.write_json(folder / "meta.json", _meta(folder.name, settings, table))
+    return Collected(table, curves, samples, read=len(fresh))
+
+
+def _facts(sweep: SweepDir) -> list[dict[str, Any]]:
+    """What was known of each trial before it was trained."""
+    try:
+        return [line["facts"] for line in sweep.planned()]
+    except KeyError as error:
+        raise UserError(f"{sweep.plan}: written by another version (no {error}); launch the sweep again") from error
+
+
+def _before(folder: Path) -> dict[str, dict[str, Any]]:
+    """Rows of the last table that came from a record."""
+    path = folder / "table.parquet"
+    if not all((folder / f"{name}.parquet").exists() for name in ("table", "curves", "samples")):
+        return {}
+    table = pd.read_parquet(path)
+    if "record_stamp" not in table:
+        return {}
+    return {row["trial_id"]: row for row in table[table["record_stamp"] != ""].to_dict("records")}
+
+
+def _stamp(record: Path) -> str | None:
+    """Changes whenever the record file is another one."""
+    try:
+        stat = record.stat()
+    except FileNotFoundError:
+        return None
+    return f"{stat.st_mtime_ns}-{stat.st_ino}"
+
+
+def _row(planned: dict[str, Any], runs: Path, stamp: str | None) -> dict[str, Any]:
+    run = RunDir.of_trial(runs, planned["trial_id"])
+    empty = dict.fromkeys(RESULTS.values())
+    row = {**planned, "status": "missing", "reason": None, "record_stamp": stamp or "", **empty}
+    if stamp is None:
+        row["status"], row["reason"] = _unfinished(planned, run, RunDir.of_trunk(runs, planned["family_id"]))
+        return row
+    try:
+        record = Record.read(run.record)
+    except UserError as error:
+        return {**row, "status": "failed", "reason": str(error), "record_stamp": ""}
+    row |= {column: getattr(record, name) for name, column in RESULTS.items()}
+    reason = f"loss not finite at step {record.steps_done}" if record.status == "diverged" else None
+    return {**row, "status": record.status, "reason": reason}
+
+
+def _unfinished(planned: dict[str, Any], run: RunDir, trunk: RunDir) -> tuple[str, str]:
+    """Status and reason of a trial without a record."""
+    beat = claim.living(trunk.path)
+    if beat is not None and beat.get("trial_id") == planned["trial_id"]:
+        return "running", f"step {beat.get('step', 0)} of {planned['steps']}"
+    if run.error.exists():
+        lines = run.error.read_text(errors="replace").strip().splitlines()
+        return "failed", lines[-1] if lines else "failed without a message"
+    if beat is not None:
+        return "missing", "its family is being trained"
+    last = trunk.last_attempt()
+    if last is None:
+        return "missing", "never started"
+    if last["event"] == "start":
+        return "missing", "its worker ended without a word; launch again to go on"
+    outcome = {"stopped": "stopped; launch again to go on", "failed": f"its family failed: {last.get('error')}"}
+    return "missing", outcome.get(last["outcome"], "not reached; launch again to go on")
+
+
+def _history(
+    path: Path, kept: set[str], fresh: list[dict[str, Any]], runs: Path, name: str, columns: tuple[str, ...]
+) -> pd.DataFrame:
+    """Rows of all trials' JSON lines: those of unchanged trials from the last file, the others read."""
+    data: dict[str, list[Any]] = {key: [] for key in ("trial_id", "family_id", "params_non_embedding", *columns)}
+    for row in fresh:
+        for line in files.read_json_lines(getattr(RunDir.of_trial(runs, row["trial_id"]), name)):
+            for key in ("trial_id", "family_id", "params_non_embedding"):
+                data[key].append(row[key])
+            for key in columns:
+                data[key].append(line.get(key))
+    frame = pd.DataFrame(data)
+    if not kept:
+        return frame
+    old = pd.read_parquet(path)
+    return old if not fresh else pd.concat([old[old["trial_id"].isin(kept)], frame], ignore_index=True)
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    files.write(path, lambda file: frame.to_parquet(file, index=False))
+
+
+def _meta(name: str, settings: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+    """What the report says about the sweep beside its table."""
+    finished = table[table["status"] == "finished"]
+    shared_flops = finished["shared_steps"].fillna(0) * finished["batch_tokens"] * finished["flops_per_token"]
+    trunks = shared_flops.groupby(finished["family_id"]).max()
+    lines, bytes_per_token = _reference(Path(settings["paths"]["tokens"]), table)
+    return {
+        "name": name,
+        "command": settings["command"],
+        "collected_at": time.time(),
+        "device": sorted(finished["device"].dropna().unique()),
+        "dollars_per_device_hour": settings["cluster"]["dollars_per_device_hour"],
+        "flops_total": float(finished["flops"].sum()),
+        "flops_saved": float(shared_flops.sum() - trunks.sum()),
+        "excluded": settings["excluded"],
+        "reference_lines": lines,
+        "bytes_per_token": bytes_per_token,
+    }
+
+
+def _reference(tokens: Path, table: pd.DataFrame) -> tuple[dict[str, float], float | None]:
+    """The lines that losses are read against; none where the trials are of several data sets."""
+    fingerprints = table["data_fingerprint"].unique()
+    path = tokens / fingerprints[0] / "meta.json"
+    if len(fingerprints) != 1 or not path.exists():
+        return {}, None
+    meta = files.read_json(path)
+    return meta["reference_lines"], meta["bytes_per_token"]

@@ -1,0 +1,207 @@
+"""Launching on this machine: worker processes over CPU cores or GPUs, and a live table of what they do.
+
+Workers pull families by claiming them, so nothing is handed out here: they are started, watched, and told to stop.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from sweep import claim
+from sweep.environment import ROOT
+from sweep.errors import UserError
+from sweep.plan import Plan
+from sweep.quantity import duration, short
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
+
+REFRESH_SECONDS = 1.0
+EXIT_AGAIN = 75  # as sweep.worker's, which imports torch
+
+
+@dataclass
+class Outcome:
+    """How the workers ended: the exit status of the launch, and each worker's."""
+
+    status: int
+    worker_statuses: list[int]
+    seconds: float
+
+
+def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
+    """Train what is missing; returns when all workers ended, or were stopped by Ctrl-C with everything saved."""
+    count = worker_count(plan)
+    sweep.logs.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    workers = [_start(sweep, number, plan) for number in range(count)]
+    try:
+        _watch(plan, workers, console)
+    except KeyboardInterrupt:
+        console.print("stopping: each worker finishes its step and saves; Ctrl-C again to kill them")
+        _stop(workers)
+    statuses = [worker.wait() for worker in workers]
+    bad = [status for status in statuses if status not in (0, EXIT_AGAIN)]
+    status = 1 if bad else EXIT_AGAIN if EXIT_AGAIN in statuses else 0
+    return Outcome(status, statuses, time.monotonic() - started)
+
+
+def worker_count(plan: Plan) -> int:
+    """Processes to start: as asked, else one per GPU, or cores over threads; never more than families to train."""
+    options = plan.config.run
+    done = plan.done()
+    families = sum(any(trial.trial_id not in done for trial in family) for family in plan.families())
+    if options.workers != "auto":
+        return min(options.workers, families)
+    if plan.device == "cuda":
+        return min(_gpus(), families)
+    return min(max(1, len(os.sched_getaffinity(0)) // options.threads), families)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
+    """One worker. It runs from the checkout's root, wherever the launch was typed, and logs to its own file."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "OMP_NUM_THREADS": str(plan.config.run.threads),
+    }
+    if plan.device == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(index) for index in range(_gpus())]
+        environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
+    with open(sweep.logs / f"worker-{number}.log", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sweep", "work", str(sweep.path)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches us alone; we tell the workers
+        )
+
+
+def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+    try:
+        for worker in workers:
+            worker.wait()
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.kill()
+
+
+def _watch(plan: Plan, workers: list[subprocess.Popen[bytes]], console: Console) -> None:
+    """Show progress until every worker has ended. Not on a terminal: one line whenever a trial is done."""
+    board = _Board(plan)
+    if not console.is_terminal:
+        said = set(board.done)
+        while _running(workers):
+            time.sleep(REFRESH_SECONDS)
+            board.update()
+            for trial_id in sorted(board.done - said):
+                console.print(f"{len(board.done)}/{len(plan.trials)} done: {trial_id}", highlight=False)
+            said |= board.done
+        return
+    with Live(board, console=console, refresh_per_second=2, transient=True):
+        while _running(workers):
+            time.sleep(REFRESH_SECONDS)
+            board.update()
+
+
+def _running(workers: list[subprocess.Popen[bytes]]) -> bool:
+    return any(worker.poll() is None for worker in workers)
+
+
+class _Board:
+    """What the live table shows; reads the run directories only."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.trials = {trial.trial_id: trial for trial in plan.trials}
+        self.families = plan.families()
+        self.started = time.monotonic()
+        self.done: set[str] = set()
+        self.beats: list[dict[str, Any]] = []
+        self.work_before = 0.0
+        self.update()
+        self.work_before = self._work()
+
+    def update(self) -> None:
+        self.done = self.plan.done()
+        self.beats = []
+        for family in self.families:
+            if all(trial.trial_id in self.done for trial in family):
+                continue
+            beat = claim.living(RunDir.of_trunk(self.plan.runs, family[0].family_id).path)
+            if beat and beat.get("trial_id") in self.trials:
+                self.beats.append(beat)
+
+    def _work(self) -> float:
+        """Estimated device seconds that are behind us."""
+        seconds = sum(self.plan.family_seconds([t for t in f if t.trial_id in self.done] or []) for f in self.families)
+        return seconds + sum(self._share(beat) * self._seconds(beat) for beat in self.beats)
+
+    def _seconds(self, beat: dict[str, Any]) -> float:
+        return self.plan.estimates[beat["trial_id"]].seconds
+
+    def _share(self, beat: dict[str, Any]) -> float:
+        return beat.get("step", 0) / max(1, beat.get("steps", 1))
+
+    def time_left(self) -> float:
+        """From how fast the estimated work has been done since the start."""
+        total = sum(self.plan.family_seconds(family) for family in self.families)
+        work = self._work()
+        elapsed = time.monotonic() - self.started
+        gained = work - self.work_before
+        return max(0.0, total - work) * elapsed / gained if gained > 0 else float("nan")
+
+    def __rich__(self) -> Group:
+        bar = Progress(
+            TextColumn(f"sweep {self.plan.name}"), BarColumn(40), TextColumn("{task.completed}/{task.total} trials"),
+            TextColumn(f"{duration(time.monotonic() - self.started)}, {duration(self.time_left())} left"),
+        )  # fmt: skip
+        bar.add_task("", total=len(self.trials), completed=len(self.done))
+        table = Table(box=None, pad_edge=False)
+        for heading in ("training", "N", "D", "step", "loss", "tokens/s", "left"):
+            table.add_column(heading, justify="left" if heading == "training" else "right", no_wrap=True)
+        for beat in self.beats:
+            trial = self.trials[beat["trial_id"]]
+            speed, loss = beat.get("tokens_per_second"), beat.get("loss_nats")
+            left = (trial.config.steps - beat.get("step", 0)) * trial.config.batch_tokens
+            table.add_row(
+                trial.trial_id,
+                short(trial.params_non_embedding),
+                short(trial.tokens),
+                f"{beat.get('step', 0)}/{trial.config.steps}",
+                f"{loss:.4f}" if loss else "",
+                f"{speed:,.0f}" if speed else "",
+                duration(left / speed) if speed else "",
+            )
+        return Group(bar, table)
+
+
+def check_paths(plan: Plan) -> None:
+    """The folders that a launch writes to can be written to."""
+    for key, folder in (("paths.runs", plan.config.paths.runs), ("paths.sweeps", plan.config.paths.sweeps)):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{key}={folder}: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{key}={folder}: not writable; choose another folder")

@@ -1,0 +1,309 @@
+"""From a grid to priced trials, before anything runs.
+
+Axes are Hydra overrides in Hydra's sweep grammar, from `conf/sweep/*.yaml` and the command line. Hydra composes once per
+combination of group choices (65 ms each); values are then laid over the composed sections, so that 1,000 trials take
+seconds. `where:` conditions on derived quantities exclude points, each with its reason.
+"""
+
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from models.count import memory_bytes
+from sweep import files, where
+from sweep.config import CONF, Config, compose_untyped, scalar, section, typed
+from sweep.data import DataConfig
+from sweep.errors import UserError
+from sweep.estimate import Estimate, Speeds
+from sweep.quantity import size
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
+from sweep.tokens import Tokens
+from sweep.trial import Trial, check, resolve
+
+ADAM_BYTES_PER_PARAM = 12  # fp32 weight and two moments, in a checkpoint
+WEIGHT_BYTES_PER_PARAM = 4
+
+
+@dataclass
+class Point:
+    """One point of the grid: the overrides that make it, and its config."""
+
+    overrides: list[str]
+    config: Config
+
+
+@dataclass
+class Excluded:
+    """A point that a condition leaves out, with the values that it was judged by."""
+
+    overrides: list[str]
+    condition: str
+    facts: str
+
+
+@dataclass
+class Plan:
+    """The trials of a sweep in grid order, each once, with what each will cost."""
+
+    name: str
+    config: Config  # of the first point: options, cluster and paths are the same for all
+    device: str
+    trials: list[Trial]
+    excluded: list[Excluded]
+    repeated: int  # grid points that are a trial named before
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> Path:
+        return Path(self.config.paths.runs)
+
+    def families(self) -> list[list[Trial]]:
+        """Trials that share a trunk, the longest family first, so that workers end together."""
+        return sorted(by_family(self.trials), key=self.family_seconds, reverse=True)
+
+    def family_seconds(self, trials: list[Trial]) -> float:
+        """Device seconds of a family, its trunk counted once."""
+        own, trunk = 0.0, 0.0
+        for trial in trials:
+            seconds = self.estimates[trial.trial_id].seconds
+            shared = trial.config.branch_step / trial.config.steps
+            own += seconds * (1 - shared)
+            trunk = max(trunk, seconds * shared)
+        return own + trunk
+
+    def done(self) -> set[str]:
+        """Trials that have a record, finished or diverged."""
+        return {t.trial_id for t in self.trials if RunDir.of_trial(self.runs, t.trial_id).record.exists()}
+
+    def excluded_by_condition(self) -> dict[str, list[Excluded]]:
+        groups: dict[str, list[Excluded]] = defaultdict(list)
+        for excluded in self.excluded:
+            groups[excluded.condition].append(excluded)
+        return groups
+
+    def memory_bytes(self, trial: Trial) -> int:
+        """Of one device, while the trial trains."""
+        micro_batch = self.config.run.micro_batch_sequences or trial.config.batch_sequences
+        return memory_bytes(trial.config.model, micro_batch, trial.config.precision)["total"]
+
+    def disk_bytes(self) -> int:
+        """An upper bound on what the sweep leaves on disk and needs while it runs."""
+        weights = sum(WEIGHT_BYTES_PER_PARAM * trial.params_total for trial in self.trials)
+        trunks = sum(
+            ADAM_BYTES_PER_PARAM * family[0].params_total * len({t.config.branch_step for t in family})
+            for family in self.families()
+        )
+        return weights + trunks
+
+
+def make_plan(
+    overrides: list[str],
+    prepared: Callable[[DataConfig, Path], Tokens],
+    resolve_device: Callable[[str], str],
+    device_facts: Callable[[str], tuple[str, int]],
+) -> Plan:
+    """Plan the grid that `overrides` say; without a `sweep=` it is the one trial, or the axes given.
+
+    `prepared` gives the tokens of a data section, `resolve_device` the device of `run.device`, `device_facts` its
+    model name and memory in bytes.
+    """
+    points = list(grid(overrides))
+    if not points:
+        raise UserError("the grid has no points: an axis is empty")
+    first = points[0].config
+    device = resolve_device(first.run.device)
+    conditions = [where.parse(text) for text in first.sweep.where]
+    tokens_of: dict[str, Tokens] = {}
+    plan = Plan(first.sweep.name, first, device, [], [], repeated=0)
+    device_model, device_memory = device_facts(device)
+    if first.cluster.device_memory_gib is not None:
+        device_memory = round(first.cluster.device_memory_gib * 2**30)
+    speeds = Speeds.read(plan.runs)
+    seen: set[str] = set()
+    for point in points:
+        key = f"{point.config.paths.tokens} {point.config.data}"
+        if key not in tokens_of:
+            tokens_of[key] = prepared(point.config.data, Path(point.config.paths.tokens))
+        try:
+            trial = resolve(point.config, tokens_of[key], device)
+            if (broken := _broken(conditions, trial)) is not None:
+                plan.excluded.append(Excluded(point.overrides, *broken))
+                continue
+            check(trial, tokens_of[key])
+            _check_memory(plan, trial, device_memory)
+        except UserError as error:
+            at = f" (at {' '.join(point.overrides)})" if point.overrides else ""
+            raise UserError(f"{error}{at}") from error
+        if trial.trial_id in seen:
+            plan.repeated += 1
+            continue
+        seen.add(trial.trial_id)
+        plan.trials.append(trial)
+        plan.estimates[trial.trial_id] = speeds.estimate(trial, first.run, device_model, first.cluster)
+    return plan
+
+
+def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) -> None:
+    """Write the plan to its sweep's folder. Another grid under this name is refused unless it is to be extended."""
+    trials = [trial for family in plan.families() for trial in family]
+    if sweep.plan.exists():
+        there = {trial.trial_id: trial for trial in planned_trials(sweep)}
+        gone, new = there.keys() - {t.trial_id for t in trials}, [t for t in trials if t.trial_id not in there]
+        if (gone or new) and not extend:
+            raise UserError(
+                f"sweep.name={sweep.name}: {sweep.plan} holds another grid ({len(gone)} trials that this one lacks, "
+                f"{len(new)} new); give another sweep.name, or --extend to add to it"
+            )
+        trials = [*there.values(), *new]
+    lines = "".join(json.dumps(trial.to_json()) + "\n" for trial in trials).encode()
+    files.write(sweep.plan, lambda file: file.write(lines))
+    settings = {
+        "name": sweep.name,
+        "command": command,
+        "device": plan.device,
+        "run": asdict(plan.config.run),
+        "cluster": asdict(plan.config.cluster),
+        "paths": asdict(plan.config.paths),
+        "excluded": [asdict(excluded) for excluded in plan.excluded],
+    }
+    files.write_json(sweep.path / "sweep.json", settings)
+
+
+def planned_trials(sweep: SweepDir) -> list[Trial]:
+    """The trials of a sweep's plan."""
+    return [Trial.from_json(line, sweep.plan) for line in sweep.planned()]
+
+
+def by_family(trials: list[Trial]) -> list[list[Trial]]:
+    """Trials that share a trunk, families in the order of their first trial."""
+    groups: dict[str, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        groups[trial.family_id].append(trial)
+    return list(groups.values())
+
+
+def grid(overrides: list[str]) -> Iterator[Point]:
+    """Every point of the grid, in the order of its axes, the last one fastest."""
+    fixed, axes = _split(overrides)
+    axes = {**_sweep_axes(fixed, overrides), **axes}
+    group_axes = {key: values for key, values in axes.items() if (CONF / key).is_dir()}
+    value_axes = {key: values for key, values in axes.items() if key not in group_axes}
+    composed = {
+        choice: _Composed([*fixed, *choice])
+        for choice in itertools.product(*(_assignments(key, values) for key, values in group_axes.items()))
+    }
+    for combination in itertools.product(*(_assignments(key, values) for key, values in axes.items())):
+        choice = tuple(text for key, text in zip(axes, combination, strict=True) if key in group_axes)
+        values = [text for key, text in zip(axes, combination, strict=True) if key in value_axes]
+        yield Point(list(combination), composed[choice].with_values(values))
+
+
+class _Composed:
+    """One Hydra composition, and the configs that differ from it in values only; each section is checked once."""
+
+    def __init__(self, overrides: list[str]):
+        self.raw = compose_untyped(overrides)
+        self.base = typed(self.raw)
+        self.sections: dict[tuple[str, ...], Any] = {}
+
+    def with_values(self, assignments: list[str]) -> Config:
+        by_section: dict[str, list[str]] = defaultdict(list)
+        for assignment in assignments:
+            by_section[assignment.partition("=")[0].partition(".")[0]].append(assignment)
+        changed = {name: self._changed(name, texts) for name, texts in by_section.items()}
+        return Config(**{**vars(self.base), **changed})
+
+    def _changed(self, name: str, assignments: list[str]) -> Any:
+        key = (name, *assignments)
+        if key not in self.sections:
+            self.sections[key] = _lay_over(self.raw, name, assignments)
+        return self.sections[key]
+
+
+def _lay_over(raw: DictConfig, name: str, assignments: list[str]) -> Any:
+    if name not in raw:
+        raise UserError(f"{assignments[0]}: unknown key; conf/train.yaml has {', '.join(map(str, raw))}")
+    changed = OmegaConf.create({name: raw[name]})
+    for assignment in assignments:
+        parsed = _parse(assignment)
+        try:
+            OmegaConf.update(changed, parsed.key_or_group, parsed.value())
+        except OmegaConfBaseException as error:
+            raise UserError(f"{assignment}: {str(error).splitlines()[0]}") from error
+    value = changed[name]
+    return section(name, value) if isinstance(value, DictConfig) else scalar(name, value)
+
+
+def _split(overrides: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Overrides that hold for every point, and axes with their values as text."""
+    fixed, axes = [], {}
+    for text in overrides:
+        override = _parse(text)
+        if override.is_sweep_override():
+            axes[override.key_or_group] = _values(override)
+        else:
+            fixed.append(text)
+    return fixed, axes
+
+
+def _sweep_axes(fixed: list[str], overrides: list[str]) -> dict[str, list[str]]:
+    """The axes of `sweep=…`, less those that the command line says itself."""
+    raw = compose_untyped(fixed)
+    said = {_parse(text).key_or_group for text in overrides}
+    axes = {}
+    for key, values in section("sweep", raw["sweep"]).axes.items():
+        if key not in said:
+            text = ",".join(map(str, values)) if isinstance(values, list) else str(values)
+            override = _parse(f"{key}={text}")
+            axes[key] = _values(override) if override.is_sweep_override() else [text]
+    return axes
+
+
+def _values(override: Override) -> list[str]:
+    return list(override.sweep_string_iterator())
+
+
+def _assignments(key: str, values: list[str]) -> list[str]:
+    return [f"{key}={value}" for value in values]
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UserError(f"{text}: not an override; write key=value, or key=a,b,c for an axis") from error
+
+
+def _broken(conditions: list[where.Expression], trial: Trial) -> tuple[str, str] | None:
+    """The first condition that does not hold, and the values of its names."""
+    facts = trial.facts()
+    facts |= {"N": facts["params_non_embedding"], "D": facts["tokens"], "C": facts["flops"]}
+    for condition in conditions:
+        if not where.evaluate(condition, facts):
+            said = ", ".join(f"{name} = {facts[name]:.4g}" for name in condition.names if _is_number(facts[name]))
+            return condition.text, said
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _check_memory(plan: Plan, trial: Trial, available_bytes: int) -> None:
+    needed = plan.memory_bytes(trial)
+    if needed > available_bytes:
+        raise UserError(
+            f"{trial.trial_id} needs about {size(needed)} of device memory and there are {size(available_bytes)}; "
+            "give a smaller run.micro_batch_sequences, a smaller model, or a larger device"
+        )

@@ -1,0 +1,67 @@
+"""How a trial ended for good: one JSON file, published once, never changed."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sweep.errors import UserError
+from sweep.files import create_json, read_json
+from sweep.rundir import SCHEMA_VERSION
+
+
+@dataclass
+class Record:
+    """The result of a finished or diverged trial. Losses are nats per token; None where there is none.
+
+    `wall_seconds` is what the trial took from its first step to its last, the trunk included; `own_seconds` leaves
+    out the `shared_steps` that it took over from the trunk.
+    """
+
+    trial_id: str
+    family_id: str
+    status: str  # finished | diverged
+    params: dict[str, int]
+    params_non_embedding: int
+    params_total: int
+    tokens: int
+    flops: float
+    flops_per_token: float
+    steps_done: int
+    loss_nats: float | None
+    best_loss_nats: float | None
+    best_tokens: int | None
+    train_loss_nats: float | None
+    bits_per_byte: float | None
+    shared_steps: int
+    wall_seconds: float
+    own_seconds: float
+    tokens_per_second: float | None
+    device: str
+    execution_class: str
+    execution_classes: list[str]
+    code_hash: str
+    finished_at: float
+    schema_version: int = SCHEMA_VERSION
+
+    def publish(self, path: Path) -> bool:
+        """Create the file; False if one is there already (the first wins)."""
+        return create_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "Record":
+        value = read_json(path)
+        return cls.from_json(value, path)
+
+    @classmethod
+    def from_json(cls, value: Any, where: Path) -> "Record":
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{where}: schema version {version}, this code reads {SCHEMA_VERSION}; collect it with that code"
+            )
+        missing = [f.name for f in fields(cls) if f.name not in value]
+        if missing:
+            raise UserError(
+                f"{where}: damaged record (no {', '.join(missing)}); delete it to train the trial again"
+            )
+        return cls(**{f.name: value[f.name] for f in fields(cls)})

@@ -1,0 +1,89 @@
+"""Folders of runs: what lies where under `runs/`.
+
+runs/<trial_id>/            one trial, enough by itself to train it again
+  trial.json                the trial: resolved config, how to prepare its data, labels
+  metrics.jsonl             one row a logged step: step, tokens, flops, phase, lr, losses, grad_norm, seconds
+  samples.jsonl             text that the model wrote along the way
+  checkpoint.pt             where to go on from (gone after success)
+  model.pt                  the final weights, with `run.keep_weights`
+  attempts.jsonl            who trained it, where, and how each attempt ended
+  env.json                  the machine, the versions, the execution class
+  error.txt                 the traceback of the last attempt that failed
+  record.json               how it ended for good; published once
+runs/trunks/<family_id>/    what the budgets of a family share: claims, the stable phase's metrics and checkpoints
+runs/speeds.jsonl           measured tokens per second by device and shape, for the next plan's estimate
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.files import append_json, read_json_lines
+
+SCHEMA_VERSION = 1  # of trials and records; part of every trial's identity
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A folder that holds a training curve: a trial's, or a family's trunk."""
+
+    path: Path
+
+    @classmethod
+    def of_trial(cls, runs: Path, trial_id: str) -> "RunDir":
+        return cls(runs / trial_id)
+
+    @classmethod
+    def of_trunk(cls, runs: Path, family_id: str) -> "RunDir":
+        return cls(runs / "trunks" / family_id)
+
+    @property
+    def trial(self) -> Path:
+        return self.path / "trial.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.pt"
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts.jsonl"
+
+    @property
+    def env(self) -> Path:
+        return self.path / "env.json"
+
+    @property
+    def error(self) -> Path:
+        return self.path / "error.txt"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "record.json"
+
+    def stable(self, step: int) -> Path:
+        """A trunk's checkpoint at a step of the stable phase."""
+        return self.path / f"stable-{step:09d}.pt"
+
+    def stable_steps(self) -> list[int]:
+        """The steps of all checkpoints that a trunk holds, ascending."""
+        return sorted(int(path.stem.split("-")[1]) for path in self.path.glob("stable-*.pt"))
+
+    def attempt(self, event: str, **what: Any) -> None:
+        append_json(self.attempts, {"event": event, **what})
+
+    def last_attempt(self) -> dict[str, Any] | None:
+        rows = read_json_lines(self.attempts)
+        return rows[-1] if rows else None

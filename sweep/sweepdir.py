@@ -1,0 +1,59 @@
+"""The folder of a sweep: it names trials and holds what is made of them, and never owns a run.
+
+sweeps/<name>/
+  plan.jsonl        the trials of the grid, one JSON line each
+  sweep.json        the command, options and paths it was launched with, what was excluded and why
+  logs/             what the workers said
+  table.parquet, curves.parquet, samples.parquet, meta.json    from `collect`
+  fit.json          from `fit`
+  report/           from `report`
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.errors import UserError
+from sweep.files import read_json
+
+
+@dataclass(frozen=True)
+class SweepDir:
+    path: Path
+
+    @classmethod
+    def find(cls, name_or_path: str, sweeps: str = "sweeps") -> "SweepDir":
+        """A sweep by its name or its folder; UserError with the names there are."""
+        for path in (Path(sweeps) / name_or_path, Path(name_or_path)):
+            if (path / "plan.jsonl").exists():
+                return cls(path)
+        known = sorted(path.parent.name for path in Path(sweeps).glob("*/plan.jsonl"))
+        have = f"there are: {', '.join(known)}" if known else f"{sweeps}/ has none yet; launch one"
+        raise UserError(f"{name_or_path}: no such sweep; {have}")
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def settings(self) -> dict[str, Any]:
+        """What `sweep.json` holds."""
+        return read_json(self.path / "sweep.json")
+
+    def planned(self) -> list[dict[str, Any]]:
+        """The plan's lines: `Trial.to_json` of each trial, the longest family first."""
+        lines = []
+        for number, line in enumerate(self.plan.read_text().splitlines(), start=1):
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{self.plan}:{number}: damaged line; launch the sweep again to write it anew") from error
+        return lines

@@ -1,0 +1,26 @@
+"""Collect a sweep's runs into sweeps/<name>/table.parquet, curves.parquet and samples.parquet.
+
+Every planned trial is a row: finished, diverged, failed, running or missing, with the reason.
+"""
+
+import argparse
+
+HELP = "every run of a sweep into one table"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", help="a sweep's name or folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweep.collect import collect
+    from sweep.sweepdir import SweepDir
+
+    sweep = SweepDir.find(args.sweep)
+    collected = collect(sweep)
+    counts = collected.table["status"].value_counts()
+    said = ", ".join(f"{count} {status}" for status, count in counts.items())
+    print(f"{sweep.path / 'table.parquet'}: {len(collected.table)} trials ({said}); {collected.read} read, the rest as before")
+    for _, row in collected.table[collected.table["status"].isin(["failed", "diverged"])].iterrows():
+        print(f"  {row['status']}: {row['trial_id']}: {row['reason']}")
+    return 0

@@ -1,0 +1,62 @@
+"""Launch a sweep: plan it, train what is missing, collect, fit and report.
+
+  python -m sweep launch sweep=default
+  python -m sweep launch sweep=default sweep.name=tuned optim.lr_multiplier=0.5,1,2
+  python -m sweep launch sweep=default --dry-run
+
+The same command again trains only what is missing. Ctrl-C stops with everything saved. Exit status: 0 all trials have a
+record, 1 some failed, 75 stopped, launch again.
+"""
+
+import argparse
+import shlex
+import sys
+
+HELP = "run a sweep, from the grid to the report"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides: sweep=NAME, key=value, key=a,b,c")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and its price, run nothing")
+    parser.add_argument("--extend", action="store_true", help="add this grid's trials to the sweep of the same name")
+    parser.add_argument("--no-report", action="store_true", help="only train; collect, fit and report later")
+
+
+def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from sweep import local
+    from sweep.quantity import duration
+    from sweep.plan import save
+    from sweep.sweepdir import SweepDir
+    from sweep.verbs.plan import plan_here, price, show
+
+    console = Console(stderr=True)
+    plan = plan_here(args.overrides)
+    if args.dry_run:
+        show(plan)
+        return 0
+    local.check_paths(plan)
+    sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
+    command = ["python", "-m", "sweep", "launch", *args.overrides]
+    save(plan, sweep, command, extend=args.extend)
+    console.print(f"sweep {plan.name} on {plan.device}: {price(plan, plan.done())}", highlight=False)
+    outcome = local.launch(plan, sweep, console)
+    done = len(plan.done())
+    console.print(f"{done} of {len(plan.trials)} trials have a record, after {duration(outcome.seconds)}", highlight=False)
+    if outcome.status:
+        console.print(f"not all: exit status {outcome.status}; see {sweep.logs}, and launch again with\n  {shlex.join(command)}")
+    if not args.no_report and done:
+        _report(sweep)
+    return outcome.status
+
+
+def _report(sweep) -> None:
+    """collect → fit → report, as the verbs do it. A refused fit is said, and the report shows the data."""
+    from sweep.__main__ import main
+
+    for verb in ("collect", "fit", "report"):
+        print(f"— {verb} {sweep.name}", file=sys.stderr)
+        main([verb, str(sweep.path)])

@@ -1,0 +1,96 @@
+"""Plan a grid: every trial with its size, tokens, FLOPs, memory, time and price, before anything runs.
+
+  python -m sweep plan sweep=default
+  python -m sweep plan sweep=isoflop model.params=1M,3M 'budget.flops=choice(1e15,3e15)' seed='range(3)'
+
+Any key of conf/train.yaml can be overridden; several values make it an axis.
+"""
+
+import argparse
+
+from sweep.quantity import duration, scientific, short, size
+
+HELP = "the table of trials of a grid, and its price"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides: sweep=NAME, key=value, key=a,b,c")
+    parser.add_argument("--calibrate", action="store_true", help="measure the speed of each shape here first (seconds each)")
+    parser.add_argument("--json", action="store_true", help="print the trials as JSON lines instead")
+
+
+def run(args: argparse.Namespace) -> int:
+    plan = plan_here(args.overrides)
+    if args.calibrate:
+        from sweep.calibrate import calibrate
+
+        calibrate(plan)
+        plan = plan_here(args.overrides)
+    if args.json:
+        import json
+
+        for trial in plan.trials:
+            print(json.dumps(trial.to_json()))
+        return 0
+    show(plan)
+    return 0
+
+
+def plan_here(overrides: list[str]):
+    """The plan for this machine; data that is not there yet is prepared."""
+    from sweep.data import prepare
+    from sweep.environment import device_facts, resolve_device
+    from sweep.plan import make_plan
+
+    return make_plan(overrides, prepare, resolve_device, device_facts)
+
+
+def show(plan) -> None:
+    """Print the plan as a table, what was left out, and the price."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    done = plan.done()
+    table = Table(title=f"sweep {plan.name}: {len(plan.trials)} trials on {plan.device}", title_justify="left")
+    for heading in ("trial", "N", "D", "C (FLOPs)", "D/N", "epochs", "memory", "time", ""):
+        table.add_column(heading, justify="left" if heading in ("trial", "") else "right", no_wrap=True)
+    for trial in plan.trials:
+        estimate = plan.estimates[trial.trial_id]
+        table.add_row(
+            trial.trial_id,
+            short(trial.params_non_embedding),
+            short(trial.tokens),
+            scientific(trial.flops),
+            f"{trial.tokens_per_param:.3g}",
+            f"{trial.epochs:.2g}",
+            size(plan.memory_bytes(trial)),
+            duration(estimate.seconds) + (" guess" if estimate.source == "guess" else ""),
+            "done" if trial.trial_id in done else "",
+        )
+    console.print(table)
+    for reason, points in plan.excluded_by_condition().items():
+        console.print(f"excluded by [bold]{reason}[/]: {len(points)} points", highlight=False)
+        for excluded in points:
+            console.print(f"  {' '.join(excluded.overrides)}  [dim]{excluded.facts}[/]", highlight=False)
+    if plan.repeated:
+        console.print(f"{plan.repeated} points of the grid are trials named before")
+    console.print(price(plan, done), highlight=False)
+
+
+def price(plan, done: set[str]) -> str:
+    """One paragraph: what is left to do, in device time, wall time, dollars and disk."""
+    left = [[t for t in family if t.trial_id not in done] for family in plan.families()]
+    left = [family for family in left if family]
+    shared = sum(plan.family_seconds(family) for family in left)
+    alone = sum(plan.estimates[t.trial_id].seconds for family in left for t in family)
+    sources = sorted({plan.estimates[t.trial_id].source for family in left for t in family})
+    if not left:
+        return f"all {len(plan.trials)} trials are done"
+    dollars = shared / 3600 * plan.config.cluster.dollars_per_device_hour
+    return (
+        f"{len(done)} done, {sum(map(len, left))} to train in {len(left)} families\n"
+        f"device time {duration(shared)} ({duration(alone)} without shared trunks), from: {', '.join(sources)}\n"
+        f"price ${dollars:.2f} at ${plan.config.cluster.dollars_per_device_hour:g} a device-hour, "
+        f"disk up to {size(plan.disk_bytes())}"
+    )

@@ -1,0 +1,67 @@
+"""Train one trial here, without any sweep.
+
+  python -m sweep train model.params=1M budget.tokens=2M
+  python -m sweep train model=gpt2 data=markov budget.flops=1e12 run.device=cpu
+
+Its run directory is runs/<trial_id>/. A trial that is already trained there is shown, not trained again.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+HELP = "train one trial here"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides of conf/train.yaml: key=value")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweep.errors import UserError
+    from sweep.trial import describe
+    from sweep.verbs.plan import plan_here
+    from sweep.worker import EXIT_DONE, Worker
+
+    plan = plan_here(args.overrides)
+    if len(plan.trials) != 1:
+        raise UserError(
+            f"{len(plan.trials)} trials: train takes one; `python -m sweep launch {' '.join(args.overrides)}` takes a grid"
+        )
+    (trial,) = plan.trials
+    print(describe(trial), file=sys.stderr)
+    paths, options = plan.config.paths, plan.config.run
+    worker = Worker(Path(paths.runs), Path(paths.tokens), options, plan.device, on_row=_print_row)
+    worker.stop.listen()
+    status = worker.run([[trial]])
+    if status == EXIT_DONE:
+        return show_record(Path(paths.runs), trial.trial_id)
+    print(f"not finished; the same command goes on from {paths.runs}/{trial.trial_id}", file=sys.stderr)
+    return status
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    if row.get("val_loss_nats") is not None:
+        print(
+            f"step {row['step']:>7}  {row['phase']:<6}  loss {row['val_loss_nats']:.4f} nats  "
+            f"train {row['train_loss_nats']:.4f}  lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tokens/s",
+            file=sys.stderr,
+        )
+
+
+def show_record(runs: Path, trial_id: str) -> int:
+    """Print how a trial ended; 1 where it is not known."""
+    from sweep.quantity import duration
+    from sweep.record import Record
+    from sweep.rundir import RunDir
+
+    run = RunDir.of_trial(runs, trial_id)
+    if not run.record.exists():
+        print(f"{run.path}: held by another worker, not trained here", file=sys.stderr)
+        return 1
+    record = Record.read(run.record)
+    loss = f"{record.loss_nats:.4f} nats per token" if record.loss_nats is not None else "no loss"
+    per_byte = f", {record.bits_per_byte:.4f} bits per byte" if record.bits_per_byte is not None else ""
+    print(f"{record.status}: {loss}{per_byte}, {duration(record.wall_seconds)}; {run.path}")
+    return 0

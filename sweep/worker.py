@@ -1,0 +1,150 @@
+"""A worker: trains a list of families in one process, each under its claim, until all are done or it is told to stop."""
+
+import dataclasses
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kernels.attention import resolve_backend
+from sweep import claim, environment
+from sweep.claim import Claim
+from sweep.config import RunOptions
+from sweep.errors import UserError
+from sweep.family import Family, train_family
+from sweep.loop import Setup, Stopped
+from sweep.rundir import RunDir
+from sweep.tokens import Tokens
+from sweep.trial import Trial
+
+EXIT_DONE, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75  # 75 is EX_TEMPFAIL: saved, run me again
+
+
+class StopSignal:
+    """Set by SIGTERM, Ctrl-C or SIGUSR2 (Slurm's warning): finish the step, save, exit with EXIT_AGAIN."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def listen(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice: now
+        self.asked = True
+
+
+@dataclass
+class Worker:
+    """What all families of one process share."""
+
+    runs: Path
+    tokens_root: Path
+    options: RunOptions
+    device: str
+    on_row: Callable[[dict[str, Any]], None] = lambda row: None
+    stop: StopSignal = field(default_factory=StopSignal)
+    log: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+
+    def run(self, families: list[list[Trial]]) -> int:
+        """Train what is missing of each family that nobody else holds; the exit status."""
+        prepare_torch(self.options, self.device)
+        failed = False
+        for trials in families:
+            if self.stop.asked:
+                return EXIT_AGAIN
+            outcome = self.run_family(trials)
+            failed |= outcome == "failed"
+        return EXIT_AGAIN if self.stop.asked else EXIT_FAILED if failed else EXIT_DONE
+
+    def run_family(self, trials: list[Trial]) -> str:
+        """done, blocked, stopped, lost or failed; what went wrong is in the attempts and error.txt."""
+        if all(RunDir.of_trial(self.runs, trial.trial_id).record.exists() for trial in trials):
+            return "done"
+        trunk = RunDir.of_trunk(self.runs, trials[0].family_id)
+        held = claim.acquire(trunk.path, lambda reason: self.log(f"{trials[0].family_id}: held by {reason}"))
+        if held is None:
+            return "blocked"
+        attempt = {
+            "attempt": held.generation,
+            "family_id": trials[0].family_id,
+            **dataclasses.asdict(held.holder),
+        }
+        trunk.attempt("start", time=time.time(), **attempt)
+        outcome, error = self._train(trials, held)
+        trunk.attempt("end", time=time.time(), attempt=held.generation, outcome=outcome, error=error)
+        held.release()
+        return outcome
+
+    def _train(self, trials: list[Trial], held: Claim) -> tuple[str, str | None]:
+        """Train a claimed family. A failure is told, written down, and kept from the other families."""
+        try:
+            train_family(self._family(trials, held))
+        except Stopped:
+            return ("lost" if held.lost else "stopped"), None
+        except UserError as error:
+            self.log(f"{trials[0].family_id}: {error}")
+            self._leave_error(trials, held, str(error))
+            return "failed", str(error)
+        except Exception as error:  # noqa: BLE001 — whatever ends one family must not end the others
+            last_line = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.log(f"{trials[0].family_id}: {last_line}")
+            self._leave_error(trials, held, traceback.format_exc())
+            return "failed", last_line
+        return "done", None
+
+    def _family(self, trials: list[Trial], held: Claim) -> Family:
+        trial = trials[0]
+        try:
+            backend = resolve_backend(self.options.backend, self.device)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+        def on_progress(news: dict[str, Any]) -> None:
+            held.progress.update(news)
+            self.on_row(news)
+
+        env = environment.describe(self.device, backend, dataclasses.asdict(self.options))
+        setup = Setup(
+            config=trial.config,
+            flops_per_token=float(trial.flops_per_token.exact),
+            tokens=Tokens.open(self.tokens_root, trial.config.data.fingerprint),
+            options=self.options,
+            device=self.device,
+            backend=backend,
+            execution_class=env["execution_class"],
+        )
+        return Family(
+            setup=setup,
+            trials=trials,
+            runs=self.runs,
+            env=env,
+            should_stop=lambda: self.stop.asked or held.lost,
+            on_progress=on_progress,
+        )
+
+    def _leave_error(self, trials: list[Trial], held: Claim, text: str) -> None:
+        trial_id = held.progress.get("trial_id", trials[0].trial_id)
+        path = RunDir.of_trial(self.runs, trial_id).error
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        except OSError as error:
+            self.log(f"{path}: cannot be written ({error.strerror}); the traceback is:\n{text}")
+
+
+def prepare_torch(options: RunOptions, device: str) -> None:
+    """Process-wide settings that decide speed and bits."""
+    torch.set_num_threads(options.threads)
+    if options.deterministic and device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
