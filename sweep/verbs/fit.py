@@ -1,0 +1,83 @@
+"""`python -m sweep fit TABLE`: a scaling law from a sweep's table, or from anybody's."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+HELP = "fit a scaling law to a sweep, or to any table with columns for N, D and loss"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", metavar="TABLE", help="a sweep's name, or a .csv, .parquet or .jsonl file")
+    parser.add_argument(
+        "--columns", default="", metavar="ROLE=COLUMN,…", help="which columns are N, D, C, loss, run, …"
+    )
+    parser.add_argument("--where", metavar="EXPR", help="use only these rows, e.g. 'tokens_per_param > 5'")
+    parser.add_argument("--form", default="additive", help="the law's form (default: additive)")
+    parser.add_argument("--objective", default="huber", help="huber, absolute or squares (default: huber)")
+    parser.add_argument("--delta", type=float, default=1e-3, help="Huber's delta in log loss (default: 1e-3)")
+    parser.add_argument("--n", default="non_embedding", metavar="CONVENTION", help="N: non_embedding or total")
+    parser.add_argument("--c", default="exact", metavar="CONVENTION", help="C: exact (the table's), or 6nd")
+    parser.add_argument(
+        "--keep-undertuned", action="store_true", help="keep cells whose best learning rate is at an edge"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where fit.json goes (default: beside the table)")
+    parser.add_argument("--json", choices=["-"], help="- prints fit.json on standard output, and nothing else")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweep import fit, table
+
+    data, curves, folder = table.read(args.table)
+    rows = table.prepare(
+        data,
+        columns=table.parse_columns(args.columns),
+        where=args.where,
+        n_convention=args.n,
+        c_convention=args.c,
+        keep_undertuned=args.keep_undertuned,
+    )
+    result = fit.fit_rows(
+        rows,
+        curves,
+        form=args.form,
+        objective=args.objective,
+        delta=args.delta,
+        command=shlex.join(["python", "-m", "sweep", *sys.argv[1:]]),
+    )
+    if args.json:
+        sys.stdout.write(result.to_json())
+        return 0
+    path = fit.write(result, args.out or folder)
+    print("\n".join([*summary(result.as_dict()), f"written to {path}"]))
+    return 0
+
+
+def summary(fit: dict[str, Any]) -> list[str]:
+    """The fit in a dozen lines for a terminal."""
+    params = ", ".join(f"{name} = {number(v)}" for name, v in fit["params"].items())
+    certificate = fit["certificate"]
+    lines = [
+        f"{fit['form']}: {params}",
+        f"{fit['n_rows']} rows of {fit['n_families']} families used, {len(fit['dropped'])} dropped; "
+        f"{certificate['verdict']} ({certificate['starts_agreeing']}/{certificate['starts']} starts agree)",
+    ]
+    for name, road in fit["roads"].items():
+        if "a" in road:
+            lines.append(f"  {name:17} N_opt ~ C^{road['a']:.3f}   D_opt ~ C^{road['b']:.3f}")
+        else:
+            lines.append(f"  {name:17} refused: {road['refused']}")
+    for cut in fit["holdout"][-1:]:
+        lines.append(
+            f"fitted on C <= {cut['cut_flops']:.3g}, {cut['n_predicted']} runs up to "
+            f"{cut['max_flops_ratio']:.3g}x dearer are predicted within {100 * cut['mean_error']:.2f}% on average"
+        )
+    lines += [f"DISAGREEMENT: {text}" for text in fit["disagreements"]]
+    lines += [f"warning: {text}" for text in fit["warnings"]]
+    return lines
+
+
+def number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1e6 else f"{value:.3e}"

@@ -1,0 +1,154 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.fit_simulation import BESIROGLU, HOFFMANN, SMALL, table
+from sweep import fit
+from sweep.fit import Fit, FitError, fit_rows, solve
+from sweep.laws import law_named
+from sweep.objective import minimise, objective_named
+from sweep.table import prepare
+
+HUBER = objective_named("huber")
+
+
+def arrays(frame):
+    return {name: frame[name].to_numpy() for name in ("N", "D", "C")}
+
+
+@pytest.mark.parametrize("params", [HOFFMANN, BESIROGLU], ids=["Hoffmann", "Besiroglu"])
+@pytest.mark.parametrize("objective", ["huber", "absolute", "squares"])
+def test_published_constants_come_back(params, objective):
+    frame = table(params)
+    found = solve(law_named("additive"), arrays(frame), frame["loss"].to_numpy(), objective_named(objective))
+    for name, true in params.items():
+        assert found.params[name] == pytest.approx(true, rel=1e-4), name
+    assert found.certificate["verdict"] == "certified"
+
+
+def test_power_laws_come_back():
+    x = {"C": np.geomspace(1e10, 1e18, 12)}
+    for name, params in {
+        "power_C": {"E": 1.5, "C0": 1e9, "alpha": 0.15},
+        "power_C_no_floor": {"C0": 3.1e8 * 8.64e19, "alpha": 0.050},  # Kaplan et al. 2020: PF-days to FLOPs
+    }.items():
+        found = solve(law_named(name), x, law_named(name).loss(params, x), HUBER)
+        for key, true in params.items():
+            assert found.params[key] == pytest.approx(true, rel=1e-4), (name, key)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("params", [HOFFMANN, SMALL], ids=["Hoffmann", "small"])
+def test_no_random_start_does_better(params, seed):
+    frame = table(params, family_sd=0.005, run_sd=0.01, seed=seed)
+    x, loss = arrays(frame), frame["loss"].to_numpy()
+    found = solve(law_named("additive"), x, loss, HUBER)
+    rng = np.random.default_rng(seed)
+    low, high = found.bound.low_P, found.bound.high_P
+    starts = low + (high - low) * rng.uniform(size=(60, 5))
+    others = minimise(found.bound, np.log(loss), np.ones(len(loss)), HUBER, starts)
+    assert found.value <= others.value_B.min() * (1 + 1e-6)
+
+
+def test_outliers_do_not_move_a_huber_fit():
+    frame = table(HOFFMANN, run_sd=1e-4)
+    spoiled = frame["loss"].to_numpy().copy()
+    spoiled[::20] *= 1.3
+    found = solve(law_named("additive"), arrays(frame), spoiled, HUBER)
+    assert found.params["alpha"] == pytest.approx(HOFFMANN["alpha"], abs=0.02)
+
+
+def test_weights_are_repetitions():
+    frame = table(HOFFMANN, run_sd=0.01)
+    twice = pd.concat([frame, frame.iloc[:30]])
+    weight = np.where(np.arange(len(frame)) < 30, 2.0, 1.0)
+    one = solve(law_named("additive"), arrays(twice), twice["loss"].to_numpy(), HUBER)
+    other = solve(law_named("additive"), arrays(frame), frame["loss"].to_numpy(), HUBER, weight)
+    assert other.value == pytest.approx(one.value, rel=1e-8)
+    assert other.params == pytest.approx(one.params, rel=1e-4)
+
+
+def test_a_missing_floor_is_reported_as_a_bound():
+    frame = table(SMALL | {"E": 1e-9})
+    found = solve(law_named("additive"), arrays(frame), frame["loss"].to_numpy(), HUBER)
+    assert found.certificate["bounds_hit"] == ["log E"]
+    assert found.certificate["verdict"] == "weakly identified"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.head(4), "4 usable rows"),
+        (lambda t: t[t["N"] == t["N"].iloc[0]].assign(D=[1e9, 2e9, 3e9, 4e9, 5e9]), "5 usable rows"),
+        (lambda t: t.assign(N=1e8), "1 distinct model sizes"),
+        (lambda t: t[t["C"] == t["C"].iloc[0]], "move together"),
+        (lambda t: t.assign(loss=3.0), "losses are equal"),
+    ],
+    ids=["four rows", "five rows", "one size", "one budget", "equal losses"],
+)
+def test_degenerate_data_is_refused(change, message):
+    with pytest.raises(FitError, match=message) as error:
+        fit_rows(prepare(change(table(HOFFMANN, run_sd=0.01)).assign(C=lambda t: 6 * t["N"] * t["D"])))
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return fit_rows(prepare(table(BESIROGLU, family_sd=0.002, run_sd=0.002)), command="python -m sweep fit t.csv")
+
+
+def test_json_and_back(whole):
+    text = whole.to_json()
+    values = json.loads(text)
+    documented = "form objective delta columns n_rows n_families dropped data_sha256 params objective_value "
+    documented += "flops_model exponents intervals certificate roads residuals holdout disagreements warnings"
+    assert set(documented.split()) | {"versions", "command"} <= set(values)
+    assert Fit.from_json(text).to_json() == text
+    with pytest.raises(ValueError, match="fit again"):
+        Fit.from_json(json.dumps({k: v for k, v in values.items() if k != "roads"}))
+
+
+def test_whole_fit(whole):
+    assert whole.n_rows == 100
+    assert whole.n_families == 20
+    assert set(whole.roads) == {"envelope", "isoflop_parabola", "isoflop_akima", "parametric"}
+    assert whole.roads["envelope"] == {"refused": "no training curves"}
+    for road, miss in {"isoflop_parabola": 0.08, "isoflop_akima": 0.06, "parametric": 0.03}.items():
+        assert whole.roads[road]["a"] == pytest.approx(0.513, abs=miss), road
+    assert whole.exponents["a"] == pytest.approx(0.513, abs=0.03)
+    assert whole.flops_model["k"] == pytest.approx(6)
+    assert whole.flops_model["gamma"] == pytest.approx(1)
+    assert len(whole.residuals) == 100
+    assert abs(np.median([r["predicted_nats"] / r["loss_nats"] - 1 for r in whole.residuals])) < 1e-3
+
+
+def test_holdout_predicts_the_dearer_rows_from_the_cheaper(whole):
+    assert [h["n_fit"] for h in whole.holdout] == [40, 60, 80]
+    for cut in whole.holdout:
+        assert min(r["C"] for r in cut["rows"]) > cut["cut_flops"]
+        assert len(cut["rows"]) == cut["n_predicted"]
+    assert whole.holdout[-1]["mean_error"] < 0.01
+    assert whole.holdout[0]["max_flops_ratio"] == pytest.approx(1000 ** (3 / 4), rel=1e-6)
+
+
+def test_questions(whole):
+    best = whole.optimal(1e22)
+    assert best["loss_nats"] == pytest.approx(float(whole.predict_loss(best["N"], best["D"])))
+    assert 6 * best["N"] * best["D"] == pytest.approx(1e22, rel=1e-6)
+    assert whole.compute_for_loss(best["loss_nats"]) == pytest.approx(1e22, rel=1e-6)
+    with pytest.raises(ValueError, match="floor"):
+        whole.compute_for_loss(whole.params["E"] * 0.99)
+
+
+def test_disagreement_alarm():
+    roads = {"one": {"a": 0.5}, "other": {"a": 0.7}, "third": {"refused": "no"}}
+    assert len(fit.disagreements(roads)) == 1
+    near = {"one": {"a": 0.5, "intervals": {"a": [0.3, 0.65]}}, "other": {"a": 0.7, "intervals": {"a": [0.6, 0.8]}}}
+    assert fit.disagreements(near) == []
+
+
+def test_repeated_data_is_warned_about():
+    frame = table(HOFFMANN, run_sd=0.001).assign(unique_tokens=1e9)
+    assert any("repeat data" in w for w in fit_rows(prepare(frame)).warnings)
