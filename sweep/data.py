@@ -24,8 +24,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from sweep import atomic
 from sweep.errors import UserError
+from sweep.files import write_json
 from sweep.hub import HubDataset
 from sweep.markov import MarkovSource
 from sweep.ngrams import COUNTED_TOKENS, reference_lines
@@ -68,11 +68,11 @@ def prepare(config: DataConfig, root: Path | str, progress: bool = True, verify:
     found = find(config, root, verify=verify)
     if found is not None:
         return found
-    with _work_folder(root) as work, Phases(config.source, progress) as bar:
+    with _work_folder(root) as work, Phases(config.title, progress) as bar:
         meta = _make(config, work, bar)
-        atomic.write_json(work / "meta.json", meta)
+        write_json(work / "meta.json", meta)
         _publish(work, root / meta["fingerprint"])
-        atomic.write_json(_request_path(config, root), {"fingerprint": meta["fingerprint"]})
+        write_json(_request_path(config, root), {"fingerprint": meta["fingerprint"]})
     return Tokens.open(root, meta["fingerprint"], verify=verify)
 
 
@@ -142,6 +142,7 @@ def _make(config: DataConfig, work: Path, bar: Phases) -> dict[str, Any]:
     return {
         "fingerprint": fingerprint,
         "format": FORMAT,
+        "title": config.title,
         "source": asdict(config),
         **made,
         "reference_lines": lines,

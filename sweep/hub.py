@@ -30,6 +30,10 @@ class HubDataset(TextConfig):
     max_documents: int | None = None
     max_bytes: Any = None
 
+    @property
+    def title(self) -> str:
+        return self.path
+
     def identity(self) -> dict[str, Any]:
         """Nothing beyond the config: if a branch moves on, its prepared tokens stay until deleted."""
         if not self.path:

@@ -36,6 +36,11 @@ class DataConfig:
     validation_fraction: float = 0.05
     unique_tokens: Any = None
 
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.source
+
     def identity(self) -> dict[str, Any]:
         """Checks the config; what tells versions of the source apart without reading it, as JSON."""
         raise NotImplementedError
