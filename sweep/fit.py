@@ -100,7 +100,7 @@ def certify(
     spread_P = np.sqrt(np.maximum(np.diag(M_BPP[0]), 1e-300))
     at_bound_P = (theta_P <= bound.low_P) | (theta_P >= bound.high_P)
     standard_P = np.where(at_bound_P, 0.0, objective.unit * g_BP[0] / spread_P)
-    scale = math.sqrt(max(float(value_B[0]) * objective.unit, 1e-300))
+    scale = math.sqrt(max(float(value_B[0]) * objective.unit, 1e-18))  # exact rows: rounding, not a slope
     singular = np.linalg.eigvalsh(M_BPP[0] / spread_P[:, None] / spread_P)
     return {
         "gradient_norm": float(np.linalg.norm(standard_P) / scale),

@@ -248,8 +248,222 @@ def power_law(variable: str, floor: bool) -> PowerSum:
     )
 
 
+KAPLAN_STEPS = PowerSum(
+    "kaplan_steps",
+    "L(N, S) = (Nc/N)^alpha_N + (Sc/S)^alpha_S",
+    "Kaplan et al. 2020, arXiv 2001.08361, eq. 1.6",
+    (
+        Term("Nc", (("N", "alpha_N", -1.0),), as_scale=True),
+        Term("Sc", (("S", "alpha_S", -1.0),), as_scale=True),
+    ),
+)
+
+PER_RATIO = PowerSum(
+    "per_ratio",
+    "L(C, M) = E + (a M^eta + b M^-eta) C^-eta, M = D/N",
+    "Gadre et al. 2024, arXiv 2403.08540, eq. 4",
+    (
+        Term("E"),
+        Term("a", (("M", "eta", 1.0), ("C", "eta", -1.0))),
+        Term("b", (("M", "eta", -1.0), ("C", "eta", -1.0))),
+    ),
+)
+
+
+# --- Kaplan's joint law -------------------------------------------------------------------------------------
+
+
+class KaplanJoint(Law):
+    """One exponent is shared: L = (sum)^alpha_D, with terms (Nc/N)^(alpha_N/alpha_D) and Dc/D."""
+
+    name = "kaplan_joint"
+    formula = "L(N, D) = [(Nc/N)^(alpha_N/alpha_D) + Dc/D]^alpha_D"
+    source = "Kaplan et al. 2020, arXiv 2001.08361, eq. 1.5"
+    variables = ("N", "D")
+    params = ("Nc", "Dc", "alpha_N", "alpha_D")
+
+    def loss(self, params: Mapping[str, Any], x: Mapping[str, Any]) -> np.ndarray:
+        alpha_N, alpha_D = np.asarray(params["alpha_N"]), np.asarray(params["alpha_D"])
+        ratio = alpha_N / alpha_D
+        return ((np.asarray(params["Nc"]) / x["N"]) ** ratio + np.asarray(params["Dc"]) / x["D"]) ** alpha_D
+
+    def bind(self, x: Mapping[str, np.ndarray], loss_n: np.ndarray) -> "BoundKaplanJoint":
+        return BoundKaplanJoint(x, loss_n)
+
+
+class BoundKaplanJoint(Bound):
+    """theta = (p, q, alpha_N, alpha_D): p and q are log loss at the data's centre if only N, only D, limited.
+
+    log L = alpha_D * logsumexp((p - alpha_N n) / alpha_D, (q - alpha_D d) / alpha_D), n and d centred logs.
+    """
+
+    theta_names = ("log Nc", "log Dc", "alpha_N", "alpha_D")
+
+    def __init__(self, x: Mapping[str, np.ndarray], loss_n: np.ndarray) -> None:
+        self.n0, self.d0 = float(np.mean(np.log(x["N"]))), float(np.mean(np.log(x["D"])))
+        self.n_n, self.d_n = np.log(x["N"]) - self.n0, np.log(x["D"]) - self.d0
+        least, most = np.log(loss_n.min()), np.log(loss_n.max())
+        self.low_P = np.array([least - 3, least - 3, EXPONENT_RANGE[0], EXPONENT_RANGE[0]])
+        self.high_P = np.array([most + 3, most + 3, EXPONENT_RANGE[1], EXPONENT_RANGE[1]])
+
+    def evaluate(self, theta_BP: np.ndarray) -> Point:
+        p, q, alpha_N, alpha_D = (theta_BP[:, i : i + 1] for i in range(4))
+        t_BKn = np.stack([(p - alpha_N * self.n_n) / alpha_D, q / alpha_D - self.d_n], axis=1)
+        top_Bn = t_BKn.max(axis=1)
+        share_BKn = np.exp(t_BKn - top_Bn[:, None])
+        total_Bn = share_BKn.sum(axis=1)
+        share_BKn /= total_Bn[:, None]
+        inner_Bn = top_Bn + np.log(total_Bn)
+        by_N, by_D = share_BKn[:, 0], share_BKn[:, 1]
+        by_alpha_D = inner_Bn - by_N * t_BKn[:, 0] - by_D * (q / alpha_D)
+        J_BPn = np.stack([by_N, by_D, -by_N * self.n_n, by_alpha_D], axis=1)
+        return Point(theta_BP, alpha_D * inner_Bn, J_BPn, share_BKn)
+
+    def starts(self, loss_n: np.ndarray, weight_n: np.ndarray) -> np.ndarray:
+        """For fixed exponents, L^(1/alpha_D) is linear in Nc^(alpha_N/alpha_D) and Dc."""
+        axis = np.geomspace(0.02, 1.0, 16)
+        alpha_N, alpha_D = (m.reshape(-1, 1) for m in np.meshgrid(axis, axis, indexing="ij"))
+        power_Gn = np.exp(-np.log(loss_n) / alpha_D)
+        basis_GKn = np.stack([np.exp(-alpha_N / alpha_D * self.n_n), np.exp(-self.d_n) + 0 * alpha_N], axis=1)
+        basis_GKn = basis_GKn * power_Gn[:, None]
+        normal_GKK = (basis_GKn * weight_n) @ basis_GKn.transpose(0, 2, 1)
+        floor = 1e-9 / np.maximum(basis_GKn.max(axis=(0, 2)), 1e-300)
+        coefficient_GK = _solve_above(normal_GKK, basis_GKn @ weight_n, floor)
+        log_GK = np.log(coefficient_GK) * alpha_D
+        return np.concatenate([log_GK, alpha_N, alpha_D], axis=1)
+
+    def to_params(self, theta_BP: np.ndarray) -> Params:
+        p, q, alpha_N, alpha_D = theta_BP.T
+        return {
+            "Nc": np.exp(p / alpha_N + self.n0),
+            "Dc": np.exp(q / alpha_D + self.d0),
+            "alpha_N": alpha_N,
+            "alpha_D": alpha_D,
+        }
+
+    def from_params(self, params: Mapping[str, Any]) -> np.ndarray:
+        alpha_N, alpha_D = params["alpha_N"], params["alpha_D"]
+        p = alpha_N * (np.log(params["Nc"]) - self.n0)
+        q = alpha_D * (np.log(params["Dc"]) - self.d0)
+        return np.array([p, q, alpha_N, alpha_D], dtype=float)
+
+
+# --- Repeated data ------------------------------------------------------------------------------------------
+
+
+class Repeated(Law):
+    """Additive in effective tokens D' = U + U R_D (1 - exp(-R/R_D)), R = D/U - 1 the epochs past the first.
+
+    With `excess_params` the same for N: U_N = min(N, the size that U tokens are compute-optimal for), and
+    parameters beyond U_N lose value as repetitions do.
+    """
+
+    def __init__(self, excess_params: bool) -> None:
+        self.excess_params = excess_params
+        self.name = "repeated_both" if excess_params else "repeated"
+        effective = "N'" if excess_params else "N"
+        self.formula = f"L(N, D, U) = E + A {effective}^-alpha + B D'^-beta, D' = U + U R_D (1 - exp(-(D/U - 1)/R_D))"
+        self.source = "Muennighoff et al. 2023, arXiv 2305.16264, eq. 5 and 6"
+        self.variables = ("N", "D", "U")
+        self.params = (*ADDITIVE.params, "R_D") + (("R_N",) if excess_params else ())
+
+    def loss(self, params: Mapping[str, Any], x: Mapping[str, Any]) -> np.ndarray:
+        A, B, alpha, beta = (np.asarray(params[name], dtype=float) for name in ("A", "B", "alpha", "beta"))
+        N, D = np.asarray(x["N"], dtype=float), np.asarray(x["D"], dtype=float)
+        U = np.minimum(D, x["U"])
+        if self.excess_params:
+            best_N = ((alpha * A) / (beta * B) * U**beta) ** (1 / alpha)
+            U_N = np.minimum(N, best_N)
+            N = _effective(U_N, N / U_N - 1, np.asarray(params["R_N"]))
+        D = _effective(U, D / U - 1, np.asarray(params["R_D"]))
+        return np.asarray(params["E"]) + A * N**-alpha + B * D**-beta
+
+    def bind(self, x: Mapping[str, np.ndarray], loss_n: np.ndarray) -> "BoundRepeated":
+        return BoundRepeated(self, x, loss_n)
+
+
+def _effective(unique: np.ndarray, repeats: np.ndarray, R: np.ndarray) -> np.ndarray:
+    return unique * (1 + R * -np.expm1(-repeats / R))
+
+
+class BoundRepeated(Bound):
+    """theta = (log E, log A, log B, alpha, beta, log R_D[, log R_N]), A and B at the data's centre."""
+
+    def __init__(self, law: Repeated, x: Mapping[str, np.ndarray], loss_n: np.ndarray) -> None:
+        self.law = law
+        self.additive = BoundPowerSum(ADDITIVE, x, loss_n)
+        self.n_n = np.log(x["N"]) - self.additive.centre["N"]
+        self.u_n = np.log(np.minimum(x["D"], x["U"])) - self.additive.centre["D"]
+        self.repeats_n = np.maximum(x["D"] / x["U"] - 1, 0.0)
+        scales = 2 if law.excess_params else 1
+        self.theta_names = self.additive.theta_names + ("log R_D", "log R_N")[:scales]
+        self.low_P = np.append(self.additive.low_P, [SCALE_RANGE[0]] * scales)
+        self.high_P = np.append(self.additive.high_P, [SCALE_RANGE[1]] * scales)
+
+    def evaluate(self, theta_BP: np.ndarray) -> Point:
+        e, a, b, alpha, beta, log_R_D = (theta_BP[:, i : i + 1] for i in range(6))
+        gain_D, gain_D_by_R, _ = _gain(self.repeats_n, log_R_D)
+        n_Bn, d_Bn = self.n_n + 0 * a, self.u_n + gain_D
+        if self.law.excess_params:
+            best_Bn = (np.log(alpha) + a - np.log(beta) - b + beta * self.u_n) / alpha
+            excess_Bn = np.clip(self.n_n - best_Bn, 0.0, 50.0)  # e^50 times too large is as good as infinite
+            gain_N, gain_N_by_R, gain_N_by_r = _gain(np.expm1(excess_Bn), theta_BP[:, 6:7])
+            n_Bn = np.minimum(self.n_n, best_Bn) + gain_N
+            # Moving the best size moves U_N and, the other way, the excess over it.
+            by_best = np.where(excess_Bn > 0, 1 - gain_N_by_r * np.exp(excess_Bn), 0.0)
+        t_BKn = np.stack([e + 0 * n_Bn, a - alpha * n_Bn, b - beta * d_Bn], axis=1)
+        top_Bn = t_BKn.max(axis=1)
+        share_BKn = np.exp(t_BKn - top_Bn[:, None])
+        total_Bn = share_BKn.sum(axis=1)
+        share_BKn /= total_Bn[:, None]
+        by_E, by_A, by_B = share_BKn.transpose(1, 0, 2)
+        rows = [by_E, by_A, by_B, -by_A * n_Bn, -by_B * d_Bn, -by_B * beta * gain_D_by_R]
+        if self.law.excess_params:
+            pull = -by_A * alpha * by_best
+            rows[1] = by_A + pull / alpha
+            rows[2] = by_B - pull / alpha
+            rows[3] = rows[3] + pull * (1 / alpha - best_Bn) / alpha
+            rows[4] = rows[4] + pull * (self.u_n - 1 / beta) / alpha
+            rows.append(-by_A * alpha * gain_N_by_R)
+        return Point(theta_BP, top_Bn + np.log(total_Bn), np.stack(rows, axis=1), share_BKn)
+
+    def starts(self, loss_n: np.ndarray, weight_n: np.ndarray) -> np.ndarray:
+        """The additive scan on tokens that all count, with a few decay constants each."""
+        start_GP = self.additive.starts(loss_n, weight_n)
+        scales = np.log([2.0, 5.0, 15.0, 60.0])
+        R_RS = scales[:, None] + np.zeros((1, len(self.low_P) - 5))
+        return np.concatenate([np.tile(start_GP, (len(R_RS), 1)), np.repeat(R_RS, len(start_GP), axis=0)], axis=1)
+
+    def to_params(self, theta_BP: np.ndarray) -> Params:
+        params = self.additive.to_params(theta_BP[:, :5]) | {"R_D": np.exp(theta_BP[:, 5])}
+        return params | ({"R_N": np.exp(theta_BP[:, 6])} if self.law.excess_params else {})
+
+    def from_params(self, params: Mapping[str, Any]) -> np.ndarray:
+        scales = [np.log(params[name]) for name in self.law.params[5:]]
+        return np.append(self.additive.from_params(params), scales)
+
+
+def _gain(repeats: np.ndarray, log_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ln(1 + R (1 - exp(-repeats/R))), its derivative by ln R, and by repeats."""
+    R = np.exp(log_R)
+    left = np.exp(-repeats / R)
+    inner = 1 - R * np.expm1(-repeats / R)
+    return np.log(inner), (R * (1 - left) - repeats * left) / inner, left / inner
+
+
+KAPLAN_JOINT, REPEATED, REPEATED_BOTH = KaplanJoint(), Repeated(False), Repeated(True)
+
 LAWS: dict[str, Law] = {
-    law.name: law for law in [ADDITIVE, *(power_law(v, floor) for v in "NDC" for floor in (True, False))]
+    law.name: law
+    for law in [
+        ADDITIVE,
+        *(power_law(variable, floor) for variable in "NDC" for floor in (True, False)),
+        KAPLAN_JOINT,
+        KAPLAN_STEPS,
+        REPEATED,
+        REPEATED_BOTH,
+        PER_RATIO,
+    ]
 }
 
 

@@ -28,15 +28,31 @@ def test_published_constants_come_back(params, objective):
     assert found.certificate["verdict"] == "certified"
 
 
-def test_power_laws_come_back():
-    x = {"C": np.geomspace(1e10, 1e18, 12)}
-    for name, params in {
-        "power_C": {"E": 1.5, "C0": 1e9, "alpha": 0.15},
-        "power_C_no_floor": {"C0": 3.1e8 * 8.64e19, "alpha": 0.050},  # Kaplan et al. 2020: PF-days to FLOPs
-    }.items():
-        found = solve(law_named(name), x, law_named(name).loss(params, x), HUBER)
-        for key, true in params.items():
-            assert found.params[key] == pytest.approx(true, rel=1e-4), (name, key)
+MUENNIGHOFF = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.39, "R_N": 5.31}
+PUBLISHED = {
+    "power_N_no_floor": {"N0": 8.8e13, "alpha": 0.076},  # Kaplan et al. 2020, eq. 1.1
+    "power_D_no_floor": {"D0": 5.4e13, "alpha": 0.095},  # eq. 1.2
+    "power_C_no_floor": {"C0": 3.1e8 * 8.64e19, "alpha": 0.050},  # eq. 1.3, PF-days to FLOPs
+    "kaplan_joint": {"Nc": 6.4e13, "Dc": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103},  # table 2
+    "kaplan_steps": {"Nc": 6.5e13, "Sc": 2.1e3, "alpha_N": 0.077, "alpha_S": 0.76},  # table 3
+    "repeated": {name: value for name, value in MUENNIGHOFF.items() if name != "R_N"},
+    "repeated_both": MUENNIGHOFF,
+    "per_ratio": {"E": 1.5, "a": 100.0, "b": 300.0, "eta": 0.15},
+    "power_N": {"E": 1.2, "N0": 8.8e13, "alpha": 0.076},
+    "power_D": {"E": 1.2, "D0": 5.4e13, "alpha": 0.095},
+    "power_C": {"E": 1.5, "C0": 1e9, "alpha": 0.15},
+}
+
+
+@pytest.mark.parametrize("form", PUBLISHED)
+def test_every_form_comes_back(form):
+    N, D = np.repeat(np.geomspace(1e6, 1e9, 12), 8), np.tile(np.geomspace(2e7, 2.3e10, 8), 12)
+    S = np.tile(np.geomspace(2e3, 2e5, 8), 12)
+    x = {"N": N, "D": D, "C": 6 * N * D, "S": S, "M": D / N, "U": D / np.resize([1, 4, 16, 64], len(D))}
+    law, params = law_named(form), PUBLISHED[form]
+    found = solve(law, x, law.loss(params, x), HUBER)
+    for name, true in params.items():
+        assert found.params[name] == pytest.approx(true, rel=1e-4), name
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -2,22 +2,27 @@ import numpy as np
 import pytest
 
 from sweep.errors import UserError
-from sweep.laws import LAWS, law_named
+from sweep.laws import LAWS, Bound, law_named
 
 RNG = np.random.default_rng(0)
 X = {
     "N": np.exp(RNG.uniform(10, 18, 30)),
     "D": np.exp(RNG.uniform(14, 22, 30)),
     "C": np.exp(RNG.uniform(30, 45, 30)),
+    "S": np.exp(RNG.uniform(4, 12, 30)),
 }
+X["M"] = X["D"] / X["N"]
+X["U"] = X["D"] * np.exp(RNG.uniform(-4, 1, 30))
 LOSS = np.exp(RNG.uniform(0.7, 1.6, 30))
 
 
 def random_theta(bound, count):
-    middle = (bound.low_P + bound.high_P) / 2
-    narrow = np.array([0.2 if name in ("alpha", "beta", "eta") else 1.0 for name in bound.theta_names])
-    start = np.where(np.array(bound.theta_names) == "alpha", 0.4, middle)
-    return start + narrow * RNG.uniform(-1, 1, (count, len(middle)))
+    """Near the middle of the box, with exponents around a half and decay constants around ten."""
+    start = (bound.low_P + bound.high_P) / 2
+    for p, name in enumerate(bound.theta_names):
+        start[p] = 0.4 if name.startswith(("alpha", "beta", "eta")) else start[p]
+        start[p] = 2.0 if name.startswith("log R_") else start[p]
+    return start + RNG.uniform(-0.2, 0.2, (count, len(start)))
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -38,7 +43,7 @@ def test_curvature_is_the_gradients_derivative(name):
     theta_BP = random_theta(bound, 3)
     s_Bn = RNG.normal(size=(3, 30))
     exact = bound.curvature(bound.evaluate(theta_BP), s_Bn)
-    numerical = super(type(bound), bound).curvature(bound.evaluate(theta_BP), s_Bn)
+    numerical = Bound.curvature(bound, bound.evaluate(theta_BP), s_Bn)
     np.testing.assert_allclose(exact, numerical, rtol=1e-5, atol=1e-6)
 
 
