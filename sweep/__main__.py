@@ -9,7 +9,7 @@ from types import ModuleType
 from sweep.errors import UserError
 
 # In the order of a sweep's life. `work` is what launchers start; people do not need it.
-VERBS = ("plan", "prepare", "launch", "train", "status", "collect", "fit", "report", "rerun", "clean", "work")
+VERBS = ("plan", "prepare", "launch", "train", "collect", "fit", "report", "rerun", "clean", "work")
 DESCRIPTION = """Scaling sweeps of small GPTs: plan a grid of model and dataset sizes, train it, fit loss versus compute.
 
   python -m sweep launch sweep=default                          a sweep, from the grid to the report

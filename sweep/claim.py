@@ -130,6 +130,19 @@ def living(folder: Path) -> dict[str, Any] | None:
     return _heartbeat(folder)
 
 
+def is_silent(folder: Path) -> bool:
+    """Whether a claim counts, but has not been renewed for long: its process cannot be asked after from here."""
+    generation, released = _current(folder)
+    if released or _held(folder, generation) is None:
+        return False
+    return time.time() - _heartbeat(folder).get("time", 0.0) > STALE_SECONDS
+
+
+def holder_of(folder: Path) -> str:
+    """Who holds the family, in words."""
+    return _held(folder, _current(folder)[0]) or "nobody"
+
+
 def force_release(folder: Path) -> bool:
     """End the current claim on a person's word that its process is gone."""
     generation, released = _current(folder)

@@ -196,13 +196,8 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
         finished_at=time.time(),
     )
     if finished:
-        record_speed(
-            family.runs,
-            trial,
-            setup.options,
-            family.env,
-            state.step * trial.config.batch_tokens / state.seconds,
-        )
+        rate = state.step * trial.config.batch_tokens / state.seconds
+        record_speed(family.runs, trial, setup.options, record.device, rate)
         if setup.options.keep_weights:
             files.write(run.weights, lambda file: torch.save(setup.model.state_dict(), file))
     record.publish(run.record)

@@ -200,7 +200,7 @@ def grid(overrides: list[str]) -> Iterator[Point]:
     group_axes = {key: values for key, values in axes.items() if (CONF / key).is_dir()}
     value_axes = {key: values for key, values in axes.items() if key not in group_axes}
     composed = {
-        choice: _Composed([*fixed, *choice])
+        choice: Composed(compose_untyped([*fixed, *choice]))
         for choice in itertools.product(*(_assignments(key, values) for key, values in group_axes.items()))
     }
     for combination in itertools.product(*(_assignments(key, values) for key, values in axes.items())):
@@ -209,12 +209,12 @@ def grid(overrides: list[str]) -> Iterator[Point]:
         yield Point(list(combination), composed[choice].with_values(values))
 
 
-class _Composed:
-    """One Hydra composition, and the configs that differ from it in values only; each section is checked once."""
+class Composed:
+    """One composition, and the configs that differ from it in values only; each section is checked once."""
 
-    def __init__(self, overrides: list[str]):
-        self.raw = compose_untyped(overrides)
-        self.base = typed(self.raw)
+    def __init__(self, raw: DictConfig):
+        self.raw = raw
+        self.base = typed(raw)
         self.sections: dict[tuple[str, ...], Any] = {}
 
     def with_values(self, assignments: list[str]) -> Config:
@@ -227,11 +227,11 @@ class _Composed:
     def _changed(self, name: str, assignments: list[str]) -> Any:
         key = (name, *assignments)
         if key not in self.sections:
-            self.sections[key] = _lay_over(self.raw, name, assignments)
+            self.sections[key] = lay_over(self.raw, name, assignments)
         return self.sections[key]
 
 
-def _lay_over(raw: DictConfig, name: str, assignments: list[str]) -> Any:
+def lay_over(raw: DictConfig, name: str, assignments: list[str]) -> Any:
     if name not in raw:
         raise UserError(f"{assignments[0]}: unknown key; conf/train.yaml has {', '.join(map(str, raw))}")
     changed = OmegaConf.create({name: raw[name]})

@@ -22,6 +22,7 @@ from sweep.rundir import SCHEMA_VERSION
 from sweep.schedule import Schedule
 from sweep.tokens import Tokens, count_sequences, more_than_available
 
+
 @dataclass
 class DataIdentity:
     """Which token shards, and how many of their sequences may be seen."""
@@ -81,12 +82,12 @@ class TrialConfig:
 class Trial:
     """A TrialConfig, its names, and what can be said before training.
 
-    `source` is how to prepare the data again and `labels` what the grid called it; neither is identity.
+    `written` is the config that it was resolved from, so that its data can be prepared again and a variant of it trained;
+    it is not part of its identity.
     """
 
     config: TrialConfig
-    source: dict[str, Any] = field(default_factory=dict)
-    labels: dict[str, Any] = field(default_factory=dict)
+    written: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def trial_id(self) -> str:
@@ -156,7 +157,7 @@ class Trial:
             "unique_tokens": self.unique_tokens,
             "epochs": self.epochs,
             "lr": self.config.optim.lr,
-            "lr_multiplier": float(self.labels.get("lr_multiplier", 1.0)),
+            "lr_multiplier": float(self.written["optim"]["lr_multiplier"]),
             "depth": model.depth,
             "width": model.width,
             "heads": model.heads,
@@ -176,8 +177,7 @@ class Trial:
             "trial_id": self.trial_id,
             "family_id": self.family_id,
             "config": asdict(self.config),
-            "source": self.source,
-            "labels": self.labels,
+            "written": self.written,
             "facts": self.facts(),
         }
 
@@ -211,7 +211,7 @@ class Trial:
                 eval=Evaluation(**raw["eval"]),
                 **{key: raw[key] for key in ("batch_sequences", "steps", "precision", "seed")},
             )
-            trial = cls(config, source=value["source"], labels=value["labels"])
+            trial = cls(config, written=value["written"])
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{where}: not a trial of this version ({error}); restore or remove it"
@@ -248,7 +248,7 @@ def resolve(config: Config, tokens: Tokens, device: str) -> Trial:
         precision=_precision(config.precision, device),
         seed=config.seed,
     )
-    return Trial(trial_config, source=asdict(config.data), labels={"lr_multiplier": config.optim.lr_multiplier})
+    return Trial(trial_config, written=_written(config))
 
 
 def check(trial: Trial, tokens: Tokens) -> None:
@@ -340,11 +340,19 @@ def _precision(asked: str, device: str) -> str:
     return "bf16" if device == "cuda" else "fp32"
 
 
+def _written(config: Config) -> dict[str, Any]:
+    """The sections that define a trial, as they were written; the ladder stays in conf/model/<name>.yaml."""
+    sections = ("model", "data", "optim", "schedule", "batch", "budget", "eval")
+    written = {name: asdict(getattr(config, name)) for name in sections}
+    del written["model"]["ladder"]
+    return {**written, "seed": config.seed, "seq_len": config.seq_len, "precision": config.precision}
+
+
 def _digest(identity: dict[str, Any]) -> str:
     canonical = json.dumps(
         {"schema_version": SCHEMA_VERSION, **identity}, sort_keys=True, separators=(",", ":")
     )
-    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 def describe(trial: Trial) -> str:

@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sweep import local
-    from sweep.quantity import duration
     from sweep.plan import save
+    from sweep.quantity import duration
     from sweep.sweepdir import SweepDir
     from sweep.verbs.plan import plan_here, price, show
 

@@ -47,14 +47,17 @@ def plan_here(overrides: list[str]):
 
 def show(plan) -> None:
     """Print the plan as a table, what was left out, and the price."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=140)
     done = plan.done()
-    table = Table(title=f"sweep {plan.name}: {len(plan.trials)} trials on {plan.device}", title_justify="left")
+    title = f"sweep {plan.name}: {len(plan.trials)} trials on {plan.device}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("trial", "N", "D", "C (FLOPs)", "D/N", "epochs", "memory", "time", ""):
-        table.add_column(heading, justify="left" if heading in ("trial", "") else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in ("trial", "") else "right", no_wrap=heading != "trial")
     for trial in plan.trials:
         estimate = plan.estimates[trial.trial_id]
         table.add_row(

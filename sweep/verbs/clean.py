@@ -1,0 +1,61 @@
+"""Free disk: list what can go, then remove it when told to.
+
+  python -m sweep clean                 list leftovers: states of finished trials, replaced trunk checkpoints
+  python -m sweep clean --trunks --yes  also the trunks' last checkpoints: larger budgets then start from step 0
+  python -m sweep clean --claims --yes  release families whose worker was on another host and is silent
+
+Records, metrics and samples are never touched.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "free disk; lists before it removes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", default="runs", help="the folder of runs (default: runs)")
+    parser.add_argument("--trunks", action="store_true", help="also the trunks' last checkpoints")
+    parser.add_argument("--weights", action="store_true", help="also final weights (model.pt)")
+    parser.add_argument("--claims", action="store_true", help="release silent claims instead of freeing disk")
+    parser.add_argument("--yes", action="store_true", help="do it, do not ask")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweep import claim
+    from sweep.clean import removable, stuck_claims
+    from sweep.errors import UserError
+    from sweep.quantity import size
+
+    runs = Path(args.runs)
+    if not runs.is_dir():
+        raise UserError(f"--runs={runs}: no such folder")
+    if args.claims:
+        stuck = stuck_claims(runs)
+        for trunk in stuck:
+            print(f"{trunk.name}: {claim.holder_of(trunk)}")
+        if stuck and _agreed(args, f"release {len(stuck)} claims?"):
+            for trunk in stuck:
+                claim.force_release(trunk)
+        elif not stuck:
+            print("no silent claims")
+        return 0
+    found = removable(runs, args.trunks, args.weights)
+    for item in found:
+        print(f"{size(item.bytes):>10}  {item.path}  {item.why}")
+    print(f"{size(sum(item.bytes for item in found))} in {len(found)} files")
+    if found and _agreed(args, "remove them?"):
+        for item in found:
+            item.path.unlink(missing_ok=True)
+        print("removed")
+    return 0
+
+
+def _agreed(args: argparse.Namespace, question: str) -> bool:
+    if args.yes:
+        return True
+    if not sys.stdin.isatty():
+        print("nothing was changed: add --yes")
+        return False
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

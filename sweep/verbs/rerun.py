@@ -1,0 +1,71 @@
+"""Train a recorded trial again, here, in a fresh directory, and say whether the result is the same.
+
+  python -m sweep rerun 12.3k-1x32-508ktok-s0-72c0
+  python -m sweep rerun /somewhere/trial.json run.threads=2
+  python -m sweep rerun 12.3k-1x32 optim.lr_multiplier=2        with overrides it is a new trial, in runs/
+
+RUN is an id, a unique prefix of one, a run directory, or a trial.json copied from another machine.
+Exit status: 0 equal (or within the measured rounding noise), 1 different.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "train one recorded trial again and compare"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_name", metavar="RUN", help="an id, a unique prefix, a run directory or a trial.json")
+    parser.add_argument("overrides", nargs="*", help="run.…=… changes how it is executed; any other key makes a new trial")
+    parser.add_argument("--runs", default="runs", help="where recorded runs lie (default: runs)")
+    parser.add_argument("--tokens", default="tokens", help="where token shards lie (default: tokens)")
+    parser.add_argument("--out", default="reruns", help="where the rerun goes (default: reruns)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweep import rerun
+    from sweep.environment import resolve_device
+    from sweep.trial import Trial, describe
+
+    recorded = rerun.find_run(args.run_name, Path(args.runs))
+    source = recorded.trial if recorded.trial.exists() else Path(args.run_name)
+    trial = Trial.read(source)
+    how = [override for override in args.overrides if override.startswith("run.")]
+    what = [override for override in args.overrides if override not in how]
+    options = rerun.recorded_options(recorded, how)
+    device = resolve_device(options.device)
+    if what:
+        return _new_trial(args, trial, what, options, device)
+    print(describe(trial), file=sys.stderr)
+    tokens = Path(args.tokens)
+    rerun.tokens_of(trial, tokens)
+    again = rerun.train_again(trial, options, device, tokens, Path(args.out))
+    if not recorded.record.exists():
+        print(f"no record to compare with at {recorded.record}; the rerun is in {again.path}")
+        return 0
+    noise = None
+    if not rerun.same_class(recorded, again):
+        print("another execution class than the record's: measuring rounding noise", file=sys.stderr)
+        noise = rerun.train_again(trial, rerun.other_micro_batch(trial, options), device, tokens, Path(args.out))
+    verdict = rerun.compare(recorded, again, noise)
+    print(f"{verdict.outcome}: {verdict.explanation}\n{again.path}")
+    return 1 if verdict.outcome == "different" else 0
+
+
+def _new_trial(args: argparse.Namespace, trial, overrides: list[str], options, device: str) -> int:
+    from sweep.data import prepare
+    from sweep.rerun import variant
+    from sweep.trial import check, describe, resolve
+    from sweep.verbs.train import show_record
+    from sweep.worker import EXIT_DONE, Worker
+
+    config = variant(trial, overrides)
+    tokens = prepare(config.data, Path(args.tokens))
+    new = resolve(config, tokens, device)
+    check(new, tokens)
+    print(f"a new trial: {describe(new)}", file=sys.stderr)
+    worker = Worker(Path(args.runs), Path(args.tokens), options, device)
+    worker.stop.listen()
+    status = worker.run([[new]])
+    return show_record(Path(args.runs), new.trial_id) if status == EXIT_DONE else status
