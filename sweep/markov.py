@@ -51,13 +51,8 @@ class MarkovSource(DataConfig):
 
     def identity(self) -> dict[str, int]:
         """Nothing beyond the config, which is checked here."""
-        for key, least in (
-            ("vocab_size", 3),
-            ("classes", 1),
-            ("words_per_class", 1),
-            ("shortest", 1),
-            ("seed", 0),
-        ):
+        lowest = {"tokens": 100, "vocab_size": 3, "classes": 1, "words_per_class": 1, "shortest": 1, "seed": 0}
+        for key, least in lowest.items():
             if getattr(self, key) < least:
                 raise UserError(f"data.{key}={getattr(self, key)}: must be at least {least}")
         if self.longest < self.shortest or self.longest * math.log2(self.vocab_size) > 62:

@@ -71,6 +71,7 @@ class PythonSource(TextConfig):
     """
 
     source: str = "pysource"
+    validation_fraction: float = 0.03  # the smallest libraries just reach 5M training tokens
     scope: str = "stdlib"
 
     def identity(self) -> dict[str, Any]:
