@@ -1,7 +1,7 @@
 """Causal self-attention, by the backend that was named. Nothing falls back in silence to another one.
 
-To add a backend: a function with `_sdpa`'s signature, in its own file if it is long, an entry in `BACKENDS`, and
-a line in `resolve_backend` if "auto" should pick it on some device.
+To add a backend: a function with `_sdpa`'s signature, in its own file if it is long, an entry in `BACKENDS`,
+and a line in `resolve_backend` if "auto" should pick it on some device.
 
 Shape suffixes: B batch, T tokens, H query heads, K key/value heads, D head dimension.
 """
@@ -27,8 +27,8 @@ def attention(
     """Each query attends to itself and what came before it, scaled by 1/√D → out_BTHD.
 
     `window`: how many keys a query sees, itself included; 0 for all. `documents_BT`: integer document ids; a
-    query sees only keys with its own id. K < H means grouped queries: K must divide H. ValueError for an unknown
-    backend.
+    query sees only keys with its own id. K < H means grouped queries: K must divide H. ValueError for an
+    unknown backend.
     """
     if backend not in BACKENDS:
         raise ValueError(f"run.backend={backend}: must be one of {', '.join(BACKENDS)}")
@@ -38,7 +38,7 @@ def attention(
 
 
 def resolve_backend(name: str, device: str) -> str:
-    """The backend that `run.backend` means on a device type ("cpu", "cuda"); ValueError when there is none."""
+    """The backend that `run.backend` means on a device type ("cpu", "cuda"); ValueError if there is none."""
     if name == "auto":
         return "sdpa"
     if name not in BACKENDS:
@@ -46,10 +46,8 @@ def resolve_backend(name: str, device: str) -> str:
     return name
 
 
-def _sdpa(
-    q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, *, window: int, documents_BT: Tensor | None
-) -> Tensor:
-    """PyTorch's fused attention, which is fastest when it knows that the mask is plainly causal and none is built."""
+def _sdpa(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, *, window: int, documents_BT: Tensor | None) -> Tensor:
+    """PyTorch's fused attention, fastest when it is told that the mask is plainly causal and none is built."""
     mask = None
     if window or documents_BT is not None:
         mask = _visible(q_BTHD.shape[1], window, documents_BT, q_BTHD.device)

@@ -1,8 +1,8 @@
-"""The specification of each kernel in plain PyTorch, a formula per line, in whatever precision its inputs have.
+"""The specification of each kernel in plain PyTorch, a formula per line, in the precision of its inputs.
 
 Optimized code never imports this file; tests compare the two, and the `reference` backend runs it.
 
-Shape suffixes: B batch, T queries, S keys (S = T), H query heads, K key/value heads, G = H/K, D head dimension.
+Shape suffixes: B batch, T queries, S keys (S = T), H query heads, K key/value heads, G = H/K, D head size.
 """
 
 import math
@@ -30,8 +30,8 @@ def attention(
 
 
 def visible(tokens: int, window: int, documents_BT: Tensor | None, device: torch.device) -> Tensor:
-    """visible_BTS (B is 1 without documents): query t sees key s when s is not later, is among the last `window`
-    keys (t itself included; 0 for no limit), and belongs to the same document."""
+    """visible_BTS (B is 1 without documents): query t sees key s when s is not later, is among the last
+    `window` keys (t itself included; 0 for no limit), and belongs to the same document."""
     t_T1 = torch.arange(tokens, device=device)[:, None]
     s_1S = torch.arange(tokens, device=device)[None, :]
     seen_BTS = (s_1S <= t_T1)[None]

@@ -1,8 +1,11 @@
 """The decoder-only transformer that `ModelConfig` describes, and nothing that trains it.
 
-The default is today's practice for small models: rotary positions (arXiv 2104.09864), pre-normalisation by RMS
-without gains (as nanochat; a gain before a matrix is the matrix's to learn), normalised queries and keys (arXiv
-2302.05442), squared ReLU (arXiv 2109.08668), no biases, an untied head that starts at zero.
+The default is today's practice for small models: rotary positions (arXiv 2104.09864), pre-normalisation by
+RMS without gains (as nanochat; a gain before a matrix is the matrix's to learn), of the embedding too, normalised
+queries and keys (arXiv 2302.05442), squared ReLU (arXiv 2109.08668), no biases, an untied head that starts at zero.
+Two choices were measured on Python source (12k parameters, 1,000 steps of 1,024 tokens, two seeds that agreed within
+0.02): normalising the embedding took 0.14 nats off a loss of 3.40; a gain on normalised queries and keys, without
+which small heads cannot attend sharply (|q·k|/√D ≤ √D), another 0.05.
 `conf/model/gpt2.yaml` turns it into GPT-2's: learned positions, LayerNorm, GELU, biases, a tied head.
 
 Parameters are fp32. Under autocast to bf16 the residual stream, the norms' statistics and the loss stay fp32.
@@ -19,11 +22,11 @@ from kernels.attention import BACKENDS, attention
 from models.config import ModelConfig
 
 NORM_EPS = 1e-6
-EMBEDDING_STD = 0.02
+EMBEDDING_STD = 0.02  # small beside an Adam step, whose size does not depend on it: embeddings learn fast
 
 
 class GPT(nn.Module):
-    """`GPT(cfg, backend).init_weights(seed)`. The attention backend changes rounding and speed, nothing else."""
+    """`GPT(cfg, backend).init_weights(seed)`. The backend of attention changes only rounding and speed."""
 
     def __init__(self, cfg: ModelConfig, backend: str = "sdpa") -> None:
         super().__init__()
@@ -32,6 +35,7 @@ class GPT(nn.Module):
         self.cfg = cfg
         self.embedding = nn.Embedding(cfg.vocab_size, cfg.width)
         self.positions = nn.Embedding(cfg.seq_len, cfg.width) if cfg.positions == "learned" else None
+        self.embedding_norm = _norm(cfg) if cfg.norm == "rmsnorm" else None
         self.blocks = nn.ModuleList(Block(cfg, backend) for _ in range(cfg.depth))
         self.norm = _norm(cfg)
         self.head = None if cfg.tied else nn.Linear(cfg.width, cfg.vocab_size, bias=False)
@@ -42,8 +46,8 @@ class GPT(nn.Module):
         """Sets every parameter from `seed` alone, the same on every device; returns the model.
 
         Matrices that read the residual stream start at standard deviation 1/√fan_in, which suits any width.
-        Those that write to it start at zero, so that every block begins as the identity, and so does an untied
-        head: the first loss is log V. Biases start at zero, gains at one.
+        Those that write to it start at zero, so that every block begins as the identity, and so does an
+        untied head: the first loss is log V. Biases start at zero, gains at one.
         """
         generator = torch.Generator(device="cpu").manual_seed(seed)
         for name, module in self.named_modules():
@@ -54,9 +58,9 @@ class GPT(nn.Module):
                     module.bias.zero_()
             elif isinstance(module, nn.Embedding):
                 _normal(module.weight, EMBEDDING_STD, generator)
-            elif isinstance(module, nn.LayerNorm):
+            elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
                 module.weight.fill_(1.0)
-                if module.bias is not None:
+                if isinstance(module, nn.LayerNorm) and module.bias is not None:
                     module.bias.zero_()
         return self
 
@@ -66,6 +70,8 @@ class GPT(nn.Module):
         x_BTC = self.embedding(tokens_BT)
         if self.positions is not None:
             x_BTC = x_BTC + self.positions.weight[:T]
+        if self.embedding_norm is not None:
+            x_BTC = self.embedding_norm(x_BTC)
         rotary = None if self.rotary is None else self.rotary(T)
         for block in self.blocks:
             x_BTC = block(x_BTC, rotary, documents_BT)
@@ -80,9 +86,7 @@ class GPT(nn.Module):
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
 
     @torch.no_grad()
-    def generate(
-        self, prompt_T: Tensor, n_tokens: int, generator: torch.Generator, temperature: float = 1.0
-    ) -> Tensor:
+    def generate(self, prompt_T: Tensor, n_tokens: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """The `n_tokens` ids sampled after a prompt of at least one token; 0 temperature takes the likeliest.
 
         Each is drawn given the last `seq_len` tokens, on the generator's device.
@@ -109,9 +113,7 @@ class Block(nn.Module):
         self.mlp_norm = _norm(cfg)
         self.mlp = MLP(cfg)
 
-    def forward(
-        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, documents_BT: Tensor | None
-    ) -> Tensor:
+    def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, documents_BT: Tensor | None) -> Tensor:
         x_BTC = x_BTC + self.attention(self.attention_norm(x_BTC), rotary, documents_BT)
         return x_BTC + self.mlp(self.mlp_norm(x_BTC))
 
@@ -123,18 +125,17 @@ class Attention(nn.Module):
     def __init__(self, cfg: ModelConfig, backend: str) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = cfg.heads, cfg.kv_heads, cfg.head_dim
-        self.qk_norm, self.window, self.backend = cfg.qk_norm, cfg.window, backend
+        self.window, self.backend = cfg.window, backend
         self.qkv = nn.Linear(cfg.width, (cfg.heads + 2 * cfg.kv_heads) * cfg.head_dim, bias=cfg.bias)
+        self.qk_norm = nn.RMSNorm(cfg.head_dim, eps=NORM_EPS) if cfg.qk_norm else None
         self.out = nn.Linear(cfg.heads * cfg.head_dim, cfg.width, bias=cfg.bias)
 
-    def forward(
-        self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, documents_BT: Tensor | None
-    ) -> Tensor:
+    def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, documents_BT: Tensor | None) -> Tensor:
         H, K, D = self.heads, self.kv_heads, self.head_dim
         heads_BTND = self.qkv(x_BTC).unflatten(-1, (H + 2 * K, D))
         qk_BTND, v_BTKD = heads_BTND.split((H + K, K), dim=2)
-        if self.qk_norm:
-            qk_BTND = F.rms_norm(qk_BTND, (D,), eps=NORM_EPS)
+        if self.qk_norm is not None:
+            qk_BTND = self.qk_norm(qk_BTND.to(self.qk_norm.weight.dtype))  # fused only when the types agree
         if rotary is not None:
             qk_BTND = rotate(qk_BTND, *rotary)
         q_BTHD, k_BTKD = qk_BTND.to(v_BTKD.dtype).split((H, K), dim=2)
@@ -187,7 +188,7 @@ class Rotary(nn.Module):
 
 
 def rotate(x_BTND: Tensor, cos_T1D: Tensor, sin_T1D: Tensor) -> Tensor:
-    """Rotary positions (arXiv 2104.09864, eq. 34; halves, not neighbours, make the pairs), in three operations."""
+    """Rotary positions (arXiv 2104.09864, eq. 34; halves, not neighbours, are paired) in three operations."""
     return torch.addcmul(x_BTND * cos_T1D, x_BTND.roll(x_BTND.shape[-1] // 2, -1), sin_T1D)
 
 

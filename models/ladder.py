@@ -40,7 +40,5 @@ def choose_shape(params: int, rungs: Sequence[Sequence[int]], count: Callable[[R
 
 def _rung(rung: Sequence[int]) -> Rung:
     if len(rung) != 3 or min(rung) < 1 or rung[1] % rung[2]:
-        raise ValueError(
-            f"model.ladder: {list(rung)} is not [depth, width, heads] with a width divisible by heads"
-        )
+        raise ValueError(f"model.ladder: {list(rung)} is not [depth, width, heads] with a width divisible by heads")
     return (rung[0], rung[1], rung[2])

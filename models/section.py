@@ -33,7 +33,7 @@ class ModelSection:
 
 
 def resolve(section: ModelSection, vocab_size: int, seq_len: int) -> ModelConfig:
-    """The shape asked for by `params` (an int by now) or by depth, width and heads; ValueError names the key."""
+    """The shape asked for by `params` (an int by now) or by depth, width, heads; ValueError names the key."""
 
     def config(rung: Rung) -> ModelConfig:
         return _config(section, rung, vocab_size, seq_len)
@@ -43,9 +43,7 @@ def resolve(section: ModelSection, vocab_size: int, seq_len: int) -> ModelConfig
     given = [key for key in ("depth", "width", "heads") if getattr(section, key) is not None]
     if given:
         said = ", ".join(f"model.{key}={getattr(section, key)}" for key in given)
-        raise ValueError(
-            f"model.params={section.params}: chooses the shape, and so does {said}; give only one"
-        )
+        raise ValueError(f"model.params={section.params}: chooses the shape, and so does {said}; give only one")
     rungs = [rung for rung in section.ladder if len(rung) != 3 or rung[2] % (section.kv_heads or 1) == 0]
     if section.ladder and not rungs:
         raise ValueError(f"model.kv_heads={section.kv_heads}: divides the heads of no rung of model.ladder")
@@ -56,20 +54,14 @@ def _explicit_shape(section: ModelSection) -> Rung:
     depth, width, heads = section.depth, section.width, section.heads
     if heads is None and width is not None and section.head_dim:
         if width % section.head_dim:
-            raise ValueError(
-                f"model.head_dim={section.head_dim}: must divide model.width={width}, or give model.heads"
-            )
+            raise ValueError(f"model.head_dim={section.head_dim}: must divide model.width={width}, or give model.heads")
         heads = width // section.head_dim
     if depth is None or width is None or heads is None:
         shape = {"depth": depth, "width": width, "heads": heads}
         missing = ", ".join(f"model.{key}" for key, value in shape.items() if value is None)
-        raise ValueError(
-            f"model.params=null: give a size such as model.params=1M, or a shape (missing: {missing})"
-        )
+        raise ValueError(f"model.params=null: give a size such as model.params=1M, or a shape (missing: {missing})")
     if section.head_dim is None and heads > 0 and width % heads:
-        raise ValueError(
-            f"model.width={width}: must be a multiple of model.heads={heads}, or give model.head_dim"
-        )
+        raise ValueError(f"model.width={width}: must be a multiple of model.heads={heads}, or give model.head_dim")
     return depth, width, heads
 
 
