@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,20 @@ import pandas as pd
 
 from sweep.errors import UserError
 
-CURVE_COLUMNS = (
-    "trial_id family_id params_non_embedding phase step tokens flops lr "
-    "train_loss_nats val_loss_nats grad_norm tokens_per_second"
-).split()
-SAMPLE_COLUMNS = "trial_id step tokens text".split()
+# The columns that the figures use, for a sweep without curves or samples.
+NO_CURVES = pd.DataFrame(
+    columns=[
+        "trial_id",
+        "family_id",
+        "params_non_embedding",
+        "step",
+        "tokens",
+        "flops",
+        "train_loss_nats",
+        "val_loss_nats",
+    ]
+)
+NO_SAMPLES = pd.DataFrame(columns=["trial_id", "step", "tokens", "text"])
 AXIS_COLUMNS = {"N": "params_non_embedding", "D": "tokens", "C": "flops", "loss": "loss_nats"}
 
 
@@ -23,8 +33,8 @@ class Results:
 
     name: str
     table: pd.DataFrame
-    curves: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=CURVE_COLUMNS))
-    samples: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=SAMPLE_COLUMNS))
+    curves: pd.DataFrame = field(default_factory=NO_CURVES.copy)
+    samples: pd.DataFrame = field(default_factory=NO_SAMPLES.copy)
     fit: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
@@ -32,9 +42,10 @@ class Results:
     @property
     def columns(self) -> dict[str, str]:
         """The table's columns that stand for N, D, C and the loss: the fit's choice, where there is a fit."""
-        return AXIS_COLUMNS | self.fit.get("columns", {})
+        chosen = self.fit.get("columns", {})
+        return {letter: chosen.get(letter, column) for letter, column in AXIS_COLUMNS.items()}
 
-    @property
+    @cached_property
     def finished(self) -> pd.DataFrame:
         """Finished trials with their N, D, C and loss also under those four names, smallest N first."""
         rows = self.table[self.table["status"] == "finished"].copy()
@@ -48,15 +59,21 @@ class Results:
         return {name: float(nats) for name, nats in (self.meta.get("reference_lines") or {}).items() if nats}
 
 
-def load(folder: Path) -> Results:
-    """Read a sweep folder. Only `table.parquet` must be there.
+def find(name: str, sweeps: Path = Path("sweeps")) -> Path:
+    """The folder of a collected sweep, by its name or as a path. UserError lists the names that there are."""
+    for folder in (sweeps / name, Path(name)):
+        if (folder / "table.parquet").exists():
+            return folder
+    known = sorted(path.parent.name for path in sweeps.glob("*/table.parquet"))
+    have = f"collected sweeps: {', '.join(known)}" if known else "no sweep is collected yet"
+    raise UserError(
+        f"{name}: no {sweeps / name / 'table.parquet'} ({have}); run `python -m sweep collect {name}` first"
+    )
 
-    Raises UserError naming the file that is missing or damaged and the verb that makes it.
-    """
-    table_path = folder / "table.parquet"
-    if not table_path.exists():
-        raise UserError(f"{table_path}: not found; make it with `python -m sweep collect {folder.name}`")
-    results: dict[str, Any] = {"table": _parquet(table_path)}
+
+def load(folder: Path) -> Results:
+    """Read a sweep folder, of which only `table.parquet` must be there. UserError names a file that is damaged."""
+    results: dict[str, Any] = {"table": _parquet(folder / "table.parquet")}
     for name in ("curves", "samples"):
         if (folder / f"{name}.parquet").exists():
             results[name] = _parquet(folder / f"{name}.parquet")

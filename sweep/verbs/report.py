@@ -1,20 +1,33 @@
-"""`python -m sweep report SWEEP`: figures, the interactive page, its numbers as JSON, and a summary."""
+"""Make the report of a sweep that was collected: figures, one interactive page, and every number in it.
+
+  python -m sweep report default
+  python -m sweep report default --out somewhere
+
+Writes report.html (opens without a network), report.json and figures/*.png, *.svg, and prints a summary. Without a
+fit it shows the data, and why there is no fit.
+"""
 
 import argparse
 from pathlib import Path
 
-from sweep import report, results
-
-HELP = "figures, one interactive HTML page, report.json and a terminal summary of a collected sweep"
+HELP = "figures, an interactive page, its numbers as JSON, and a summary of a collected sweep"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", help="a sweep's name, or its folder")
-    parser.add_argument("--out", type=Path, help="where to write (default: the sweep's folder, report/)")
+    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's name, or its folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: report/ in the sweep's folder)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    folder = Path(args.sweep) if Path(args.sweep).is_dir() else Path("sweeps") / args.sweep
+    from rich.console import Console
+
+    from sweep import report, results
+    from sweep.summary import summary
+
+    folder = results.find(args.sweep)
     out = args.out or folder / "report"
-    report.show(report.write(results.load(folder), out), out)
+    numbers = report.write(results.load(folder), out)
+    Console(highlight=False).print(summary(numbers, out))
     return 0
