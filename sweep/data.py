@@ -177,7 +177,7 @@ def _make_text(config: TextConfig, work: Path, bar: Phases) -> dict[str, Any]:
         for split in SPLITS:
             tokens = 0
             with (work / f"{split}.bin").open("wb") as file:
-                for batch in _batches_of(spool.read(split), ENCODE_BYTES):
+                for batch in batches_of(spool.read(split), ENCODE_BYTES):
                     for ids in tokenizers.encode(tokenizer, batch, eot_id):
                         file.write(np.asarray(ids, dtype=dtype).tobytes())
                         tokens += len(ids)
@@ -214,7 +214,7 @@ def _dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
-def _batches_of(documents: Iterator[str], limit_chars: int) -> Iterator[list[str]]:
+def batches_of(documents: Iterator[str], limit_chars: int) -> Iterator[list[str]]:
     """Lists of documents of about `limit_chars` together."""
     batch: list[str] = []
     chars = 0

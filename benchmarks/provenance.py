@@ -1,0 +1,38 @@
+"""Where a measured number comes from: every result file says device, versions, commit and date."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sweep.environment import device_model
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def save(name: str, packages: list[str], measured: dict[str, Any], device: str = "cpu") -> Path:
+    """Write `benchmarks/results/<name>.json` and return its path. `packages` are those whose version matters."""
+    result = {
+        "device": device_model(device),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {package: importlib.metadata.version(package) for package in packages},
+        "commit": _git("rev-parse", "--short", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "date": datetime.now(UTC).date().isoformat(),
+        **measured,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
