@@ -115,6 +115,8 @@ def _positive(value: Any) -> float | None:
 def warnings(results: Results) -> list[str]:
     """What must be read before any number is trusted, most serious first."""
     found = [f"There is no fit: {results.refused}."] if results.refused else []
+    if results.outdated:
+        found.append(f"The table was collected again after this fit: run `python -m sweep fit {results.name}`.")
     found += [str(text) for text in results.fit.get("disagreements", [])]
     found += [str(text) for text in results.fit.get("warnings", [])]
     finished = results.table[results.table["status"] == "finished"]
@@ -137,14 +139,15 @@ def warnings(results: Results) -> list[str]:
 
 def _compute(results: Results) -> dict[str, Any]:
     finished = results.table[results.table["status"] == "finished"]
-    alone, saved = float(finished["flops"].sum()), _positive(results.meta.get("flops_saved"))
+    alone = float(finished["flops"].sum())
+    saved = _positive(results.meta.get("flops_saved")) if alone else None
     hours = answers.device_seconds(results) / 3600
     rate = results.meta.get("dollars_per_device_hour")
     return {
         "flops": alone - (saved or 0),
         "flops_alone": alone,
         "flops_saved": saved,
-        "share_saved": saved / alone if saved and alone else None,
+        "share_saved": saved / alone if saved else None,
         "device_hours": hours or None,
         "dollars": hours * rate if hours and rate is not None else None,
     }

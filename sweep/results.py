@@ -38,6 +38,7 @@ class Results:
     fit: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    outdated: bool = False  # the table was written after the fit
 
     @property
     def columns(self) -> dict[str, str]:
@@ -84,7 +85,9 @@ def load(folder: Path) -> Results:
         refused = f"there is no fit.json yet: make it with `python -m sweep fit {folder.name}`"
     elif "refused" in fit:
         refused, fit = str(fit["refused"]), {}
-    return Results(name=meta.get("name", folder.name), fit=fit, refused=refused, meta=meta, **results)
+    outdated = bool(fit) and (folder / "table.parquet").stat().st_mtime > (folder / "fit.json").stat().st_mtime
+    name = meta.get("name", folder.name)
+    return Results(name=name, fit=fit, refused=refused, meta=meta, outdated=outdated, **results)
 
 
 def _parquet(path: Path) -> pd.DataFrame:

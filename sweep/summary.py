@@ -31,7 +31,7 @@ def _compute(compute: dict[str, Any]) -> Text:
         text += f", {duration(3600 * compute['device_hours'])} of device time"
     if compute["dollars"] is not None:
         text += f", {dollars(compute['dollars'])}"
-    if compute["flops_saved"]:
+    if compute["share_saved"]:
         text += f"; shared trunks saved {100 * compute['share_saved']:.0f}% of the FLOPs of training each trial alone"
     return Text(text)
 
