@@ -31,8 +31,23 @@ RESULTS = {  # Record field → table column, where the names differ or the mean
     "execution_class": "execution_class",
     "code_hash": "code_hash",
 }
-CURVE = ("phase", "step", "tokens", "flops", "lr", "train_loss_nats", "val_loss_nats", "grad_norm", "tokens_per_second")
-SAMPLE = ("step", "tokens", "prompt", "text")
+@dataclass(frozen=True)
+class History:
+    """One table of what was written along the way: a row for each line of each run's file."""
+
+    table: str
+    lines: str
+    of_trial: tuple[str, ...]  # columns from the trial's own row
+    of_line: tuple[str, ...]  # columns from its lines
+
+
+CURVES = History(
+    "curves",
+    "metrics.jsonl",
+    ("trial_id", "family_id", "params_non_embedding"),
+    ("phase", "step", "tokens", "flops", "lr", "train_loss_nats", "val_loss_nats", "grad_norm", "tokens_per_second"),
+)
+SAMPLES = History("samples", "samples.jsonl", ("trial_id",), ("step", "tokens", "prompt", "text"))
 
 
 @dataclass
@@ -60,8 +75,8 @@ def collect(sweep: SweepDir) -> Collected:
         rows.append(row)
     table = pd.DataFrame(rows)
     kept = {row["trial_id"] for row in rows} - {row["trial_id"] for row in fresh}
-    curves = _history(folder / "curves.parquet", kept, fresh, runs, "metrics", CURVE)
-    samples = _history(folder / "samples.parquet", kept, fresh, runs, "samples", SAMPLE)
+    curves = _history(CURVES, folder, kept, fresh, runs)
+    samples = _history(SAMPLES, folder, kept, fresh, runs)
     if fresh or not before:
         for name, frame in (("table", table), ("curves", curves), ("samples", samples)):
             _write(folder / f"{name}.parquet", frame)
@@ -132,21 +147,19 @@ def _unfinished(planned: dict[str, Any], run: RunDir, trunk: RunDir) -> tuple[st
     return "missing", outcome.get(last["outcome"], "not reached; launch again to go on")
 
 
-def _history(
-    path: Path, kept: set[str], fresh: list[dict[str, Any]], runs: Path, name: str, columns: tuple[str, ...]
-) -> pd.DataFrame:
-    """Rows of all trials' JSON lines: those of unchanged trials from the last file, the others read."""
-    data: dict[str, list[Any]] = {key: [] for key in ("trial_id", "family_id", "params_non_embedding", *columns)}
+def _history(history: History, folder: Path, kept: set[str], fresh: list[dict[str, Any]], runs: Path) -> pd.DataFrame:
+    """Rows of all trials: those of unchanged trials from the last table, the others read."""
+    data: dict[str, list[Any]] = {key: [] for key in (*history.of_trial, *history.of_line)}
     for row in fresh:
-        for line in files.read_json_lines(getattr(RunDir.of_trial(runs, row["trial_id"]), name)):
-            for key in ("trial_id", "family_id", "params_non_embedding"):
+        for line in files.read_json_lines(RunDir.of_trial(runs, row["trial_id"]).path / history.lines):
+            for key in history.of_trial:
                 data[key].append(row[key])
-            for key in columns:
+            for key in history.of_line:
                 data[key].append(line.get(key))
     frame = pd.DataFrame(data)
     if not kept:
         return frame
-    old = pd.read_parquet(path)
+    old = pd.read_parquet(folder / f"{history.table}.parquet")
     return old if not fresh else pd.concat([old[old["trial_id"].isin(kept)], frame], ignore_index=True)
 
 

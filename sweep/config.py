@@ -29,7 +29,7 @@ DEVICES = ("auto", "cpu", "cuda")
 @dataclass
 class OptimSection:
     lr: float | None = None
-    lr_base: float = 3e-3
+    lr_base: float = 6e-3
     lr_multiplier: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.95
@@ -89,6 +89,7 @@ class ClusterSection:
 
     name: str = "local"
     dollars_per_device_hour: float = 0.0
+    device_name: str | None = None
     device_memory_gib: float | None = None
     peak_tflops: float = 0.1
     mfu: float = 0.4

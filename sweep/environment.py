@@ -48,6 +48,11 @@ def resolve_device(asked: str) -> str:
     return "cpu"
 
 
+def planned_device(asked: str) -> str:
+    """"cpu" or "cuda" for a plan, which may be made where there is no GPU."""
+    return asked if asked == "cuda" else resolve_device(asked)
+
+
 @cache
 def device_model(device: str) -> str:
     """The marketing name of the CPU or GPU."""
@@ -71,11 +76,6 @@ def device_memory_bytes(device: str) -> int:
     import psutil
 
     return psutil.virtual_memory().total
-
-
-def device_facts(device: str) -> tuple[str, int]:
-    """Model name and memory in bytes."""
-    return device_model(device), device_memory_bytes(device)
 
 
 def describe(device: str, backend: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from sweep import claim
-from sweep.environment import ROOT
+from sweep.environment import ROOT, resolve_device
 from sweep.errors import UserError
 from sweep.plan import Plan
 from sweep.quantity import duration, short
@@ -196,8 +196,9 @@ class _Board:
         return Group(bar, table)
 
 
-def check_paths(plan: Plan) -> None:
-    """The folders that a launch writes to can be written to."""
+def check(plan: Plan) -> None:
+    """The device is here, and the folders that a launch writes to can be written to."""
+    resolve_device(plan.device)
     for key, folder in (("paths.runs", plan.config.paths.runs), ("paths.sweeps", plan.config.paths.sweeps)):
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)

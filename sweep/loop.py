@@ -293,7 +293,7 @@ def _write_sample(curve: Curve) -> None:
     setup.model.train()
     prompt, text = (
         setup.tokens.decode(prompt_T.tolist()),
-        setup.tokens.decode(ids_T.tolist()[len(prompt_T) :]),
+        setup.tokens.decode(ids_T.tolist()),
     )
     _append(
         curve.samples,

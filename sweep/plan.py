@@ -23,6 +23,7 @@ from models.count import memory_bytes
 from sweep import files, where
 from sweep.config import CONF, Config, compose_untyped, scalar, section, typed
 from sweep.data import DataConfig
+from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import Estimate, Speeds
 from sweep.quantity import size
@@ -110,25 +111,23 @@ class Plan:
 def make_plan(
     overrides: list[str],
     prepared: Callable[[DataConfig, Path], Tokens],
-    resolve_device: Callable[[str], str],
-    device_facts: Callable[[str], tuple[str, int]],
 ) -> Plan:
     """Plan the grid that `overrides` say; without a `sweep=` it is the one trial, or the axes given.
 
-    `prepared` gives the tokens of a data section, `resolve_device` the device of `run.device`, `device_facts` its
-    model name and memory in bytes.
+    `prepared` gives the tokens of a data section. The device is what `run.device` asks for; where it is not of this
+    machine, `cluster` says its name and memory.
     """
     points = list(grid(overrides))
     if not points:
         raise UserError("the grid has no points: an axis is empty")
     first = points[0].config
-    device = resolve_device(first.run.device)
+    device = planned_device(first.run.device)
     conditions = [where.parse(text) for text in first.sweep.where]
     tokens_of: dict[str, Tokens] = {}
     plan = Plan(first.sweep.name, first, device, [], [], repeated=0)
-    device_model, device_memory = device_facts(device)
-    if first.cluster.device_memory_gib is not None:
-        device_memory = round(first.cluster.device_memory_gib * 2**30)
+    cluster = first.cluster
+    device_name = cluster.device_name or _asked(device, device_model, "cluster.device_name")
+    memory_gib = cluster.device_memory_gib or _asked(device, device_memory_bytes, "cluster.device_memory_gib") / 2**30
     speeds = Speeds.read(plan.runs)
     seen: set[str] = set()
     for point in points:
@@ -141,7 +140,7 @@ def make_plan(
                 plan.excluded.append(Excluded(point.overrides, *broken))
                 continue
             check(trial, tokens_of[key])
-            _check_memory(plan, trial, device_memory)
+            _check_memory(plan, trial, memory_gib)
         except UserError as error:
             at = f" (at {' '.join(point.overrides)})" if point.overrides else ""
             raise UserError(f"{error}{at}") from error
@@ -150,7 +149,7 @@ def make_plan(
             continue
         seen.add(trial.trial_id)
         plan.trials.append(trial)
-        plan.estimates[trial.trial_id] = speeds.estimate(trial, first.run, device_model, first.cluster)
+        plan.estimates[trial.trial_id] = speeds.estimate(trial, first.run, device_name, cluster)
     return plan
 
 
@@ -300,10 +299,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def _check_memory(plan: Plan, trial: Trial, available_bytes: int) -> None:
+def _asked(device: str, ask: Callable[[str], Any], key: str) -> Any:
+    """A fact of this machine's device."""
+    if device == "cuda" and resolve_device("auto") != "cuda":
+        raise UserError(f"{key}: run.device=cuda and there is no GPU here to ask; give it, or take cluster=h100")
+    return ask(device)
+
+
+def _check_memory(plan: Plan, trial: Trial, available_gib: float) -> None:
     needed = plan.memory_bytes(trial)
-    if needed > available_bytes:
+    if needed > available_gib * 2**30:
         raise UserError(
-            f"{trial.trial_id} needs about {size(needed)} of device memory and there are {size(available_bytes)}; "
+            f"{trial.trial_id} needs about {size(needed)} of device memory and there are {available_gib:.1f} GiB; "
             "give a smaller run.micro_batch_sequences, a smaller model, or a larger device"
         )

@@ -343,6 +343,7 @@ def _precision(asked: str, device: str) -> str:
 def _written(config: Config) -> dict[str, Any]:
     """The sections that define a trial, as they were written; the ladder stays in conf/model/<name>.yaml."""
     sections = ("model", "data", "optim", "schedule", "batch", "budget", "eval")
+    config = replace(config, model=replace(config.model, ladder=[]))
     written = {name: asdict(getattr(config, name)) for name in sections}
     del written["model"]["ladder"]
     return {**written, "seed": config.seed, "seq_len": config.seq_len, "precision": config.precision}

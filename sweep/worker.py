@@ -1,5 +1,6 @@
 """A worker: trains a list of families in one process, each under its claim, until all are done or it is told to stop."""
 
+import ctypes
 import dataclasses
 import os
 import signal
@@ -24,6 +25,7 @@ from sweep.rundir import RunDir
 from sweep.tokens import Tokens
 from sweep.trial import Trial
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 EXIT_DONE, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75  # 75 is EX_TEMPFAIL: saved, run me again
 
 
@@ -145,6 +147,19 @@ class Worker:
 def prepare_torch(options: RunOptions, device: str) -> None:
     """Process-wide settings that decide speed and bits."""
     torch.set_num_threads(options.threads)
+    if device == "cpu":
+        _keep_freed_memory()
     if options.deterministic and device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep freed blocks instead of giving them back to the kernel and faulting them in again at every step.
+
+    5 to 24% of a step of the smallest models. Without glibc there is nothing to set.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            libc.mallopt(parameter, 2**28)

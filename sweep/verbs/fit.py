@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-undertuned", action="store_true", help="keep cells whose best learning rate is at an edge"
     )
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="refits for the intervals; 0: none")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where fit.json goes (default: beside the table)")
     parser.add_argument("--json", choices=["-"], help="- prints fit.json on standard output, and nothing else")
 
@@ -31,20 +33,21 @@ def run(args: argparse.Namespace) -> int:
     from sweep import fit, table
 
     data, curves, folder = table.read(args.table)
-    rows = table.prepare(
-        data,
-        columns=table.parse_columns(args.columns),
-        where=args.where,
-        n_convention=args.n,
-        c_convention=args.c,
-        keep_undertuned=args.keep_undertuned,
-    )
+    options = {
+        "columns": table.parse_columns(args.columns),
+        "where": args.where,
+        "keep_undertuned": args.keep_undertuned,
+    }
+    rows = table.prepare(data, n_convention=args.n, c_convention=args.c, **options)
     result = fit.fit_rows(
         rows,
         curves,
         form=args.form,
         objective=args.objective,
         delta=args.delta,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        alternatives=table.alternatives(data, rows, **options),
         command=shlex.join(["python", "-m", "sweep", *sys.argv[1:]]),
     )
     if args.json:

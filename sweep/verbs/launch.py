@@ -34,11 +34,11 @@ def run(args: argparse.Namespace) -> int:
     from sweep.verbs.plan import plan_here, price, show
 
     console = Console(stderr=True)
-    plan = plan_here(args.overrides)
+    plan = plan_here(args.overrides, download=not args.dry_run)
     if args.dry_run:
         show(plan)
         return 0
-    local.check_paths(plan)
+    local.check(plan)
     sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
     command = ["python", "-m", "sweep", "launch", *args.overrides]
     save(plan, sweep, command, extend=args.extend)

@@ -7,6 +7,7 @@ Any key of conf/train.yaml can be overridden; several values make it an axis.
 """
 
 import argparse
+import sys
 
 from sweep.quantity import duration, scientific, short, size
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    plan = plan_here(args.overrides)
+    plan = plan_here(args.overrides, download=args.calibrate)
     if args.calibrate:
         from sweep.calibrate import calibrate
 
@@ -36,13 +37,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def plan_here(overrides: list[str]):
-    """The plan for this machine; data that is not there yet is prepared."""
-    from sweep.data import prepare
-    from sweep.environment import device_facts, resolve_device
+def plan_here(overrides: list[str], download: bool = True):
+    """The plan for this machine. Data that is not there yet is prepared, from the Hub only where `download`."""
+    from sweep.data import find, prepare
     from sweep.plan import make_plan
+    from sweep.tokens import Unprepared
 
-    return make_plan(overrides, prepare, resolve_device, device_facts)
+    def prepared(config, root):
+        if config.source != "hub" or download:
+            return prepare(config, root)
+        tokens = find(config, root)
+        if tokens is None:
+            print(f"data {config.path} is not prepared: ids and epochs are not known yet", file=sys.stderr)
+        return tokens or Unprepared(config.tokenizer.vocab_size)
+
+    return make_plan(overrides, prepared)
 
 
 def show(plan) -> None:

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sweep.environment import resolve_device
     from sweep.errors import UserError
     from sweep.trial import describe
     from sweep.verbs.plan import plan_here
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
             f"{len(plan.trials)} trials: train takes one; `python -m sweep launch {' '.join(args.overrides)}` takes a grid"
         )
     (trial,) = plan.trials
+    resolve_device(plan.device)
     print(describe(trial), file=sys.stderr)
     paths, options = plan.config.paths, plan.config.run
     worker = Worker(Path(paths.runs), Path(paths.tokens), options, plan.device, on_row=_print_row)
