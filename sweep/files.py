@@ -1,13 +1,17 @@
 """Files that are there whole or not at all, on local and network file systems, and JSON in them."""
 
+import contextlib
+import errno
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sweep.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space left, over a quota, over a limit on file sizes
 
 
 def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
@@ -29,13 +33,18 @@ def create_json(path: Path, value: Any) -> bool:
 
 
 def append_json(path: Path, row: dict[str, Any]) -> None:
-    """One line, in one write, so that lines of several writers do not mix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(descriptor, (json.dumps(row) + "\n").encode())
-    finally:
-        os.close(descriptor)
+    """One line, in one write, so that lines of several writers do not mix. A full disk leaves no half of it."""
+    line = (json.dumps(row) + "\n").encode()
+    with full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            written = os.write(descriptor, line)
+            if written < len(line):
+                os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR) - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            os.close(descriptor)
 
 
 def read_json(path: Path) -> Any:
@@ -56,18 +65,39 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         text = path.read_bytes()
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines()]
+    rows = []
+    for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: damaged line ({error}); restore the file, or remove it") from error
+    return rows
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """A full disk as a UserError that names the file which did not fit."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while isinstance(cause, RuntimeError):  # torch.save lets its own error hide the one it comes from
+            cause = cause.__context__
+        if not isinstance(cause, OSError) or cause.errno not in FULL:
+            raise
+        raise UserError(f"{path}: {cause.strerror}; free some space and run again, what is done is kept") from error
 
 
 def _complete(path: Path, fill: Callable[[BinaryIO], Any], publish: Callable[[Path, Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        publish(temporary, path)
+        with full_disk_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

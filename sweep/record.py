@@ -2,7 +2,8 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from sweep.errors import UserError
 from sweep.files import create_json, read_json
@@ -64,4 +65,17 @@ class Record:
             raise UserError(
                 f"{where}: damaged record (no {', '.join(missing)}); delete it to train the trial again"
             )
+        wrong = [f.name for f in fields(cls) if not _fits(value[f.name], f.type)]
+        if wrong or value["status"] not in ("finished", "diverged"):
+            name = wrong[0] if wrong else "status"
+            raise UserError(f"{where}: damaged record ({name}={value[name]!r}); delete it to train the trial again")
         return cls(**{f.name: value[f.name] for f in fields(cls)})
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of an annotated type, the types inside lists and dicts aside."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, get_origin(kind) or kind)

@@ -1,0 +1,40 @@
+import json
+import signal
+
+import pytest
+import tiny
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """(corpus, tokens folder): a small text, and its token shards prepared once."""
+    from sweep.data import TextFiles, prepare
+    from sweep.sources import TokenizerConfig
+
+    folder = tmp_path_factory.mktemp("data")
+    corpus = tiny.write_corpus(folder / "corpus.jsonl")
+    config = TextFiles(files=[str(corpus)], tokenizer=TokenizerConfig(kind="bytes"), validation_fraction=0.2)
+    prepare(config, folder / "tokens", progress=False)
+    return corpus, folder / "tokens"
+
+
+@pytest.fixture(scope="session")
+def overrides(prepared):
+    """Hydra overrides of a trial over the small text, all but its budget."""
+    corpus, tokens = prepared
+    data = [
+        "data=text",
+        f"data.files=[{json.dumps(str(corpus))}]",
+        "data.tokenizer.kind=bytes",
+        "data.validation_fraction=0.2",
+    ]
+    return [*data, f"paths.tokens={tokens}", *tiny.OVERRIDES]
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """An empty folder to run verbs in; what they do to signals is undone."""
+    monkeypatch.chdir(tmp_path)
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    yield tmp_path
+    for number, handler in kept.items():
+        signal.signal(number, handler)
