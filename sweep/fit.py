@@ -1,14 +1,13 @@
-"""One fit of a scaling law to rows of (N, D, C, loss): the best of several polished starts, certified.
-
-From arrays to `fit.json`: `solve` finds the parameters and certifies them; `fit_rows` adds exponents, the
-three roads to the frontier, residuals, the expanding-compute holdout, and where they disagree.
+"""The whole fit, from checked rows to `fit.json`: parameters with their certificate and intervals, the three roads
+to the frontier, extrapolation, sensitivity, and the warnings that follow from them.
 """
 
 import dataclasses
 import json
 import math
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,131 +16,21 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from sweep import frontier
+from sweep import frontier, uncertainty
+from sweep.consistency import crossing, floors
 from sweep.errors import UserError
 from sweep.frontier import FlopsModel
-from sweep.laws import Bound, Law, law_named
-from sweep.objective import Objective, derivatives, minimise, objective_named, value
+from sweep.holdout import holdout
+from sweep.laws import law_named
+from sweep.objective import objective_named
+from sweep.roads import all_roads, disagreements
+from sweep.sensitivity import conventions, effect_of_drops, leave_out
+from sweep.solve import WEAK_CONDITION, FitError, Solution, solve
 from sweep.table import Rows
+from sweep.uncertainty import Replicates
 
-STARTS = 12
-SAME_OPTIMUM = 1e-6  # relative difference of objectives that counts as the same optimum
-WEAK_CONDITION = 1e3
-
-
-class FitError(UserError):
-    """The data cannot carry this fit: one line that says why. Beats a number that only looks like a fit."""
-
-
-# --- Parameters ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The best parameters found for `law` on some rows, and the certificate of the search."""
-
-    law: Law
-    bound: Bound
-    objective: Objective
-    theta_P: np.ndarray
-    value: float
-    certificate: dict[str, Any]
-
-    @property
-    def params(self) -> dict[str, float]:
-        return {name: float(v[0]) for name, v in self.bound.to_params(self.theta_P[None]).items()}
-
-
-def solve(
-    law: Law,
-    x: Mapping[str, np.ndarray],
-    loss_n: np.ndarray,
-    objective: Objective,
-    weight_n: np.ndarray | None = None,
-    starts: int = STARTS,
-) -> Solution:
-    """Fit `law` to losses (nats, shape (n,)) at `x` (variable -> (n,)): scan, polish `starts`, certify.
-    FitError where the rows cannot determine the parameters at all."""
-    refuse_degenerate(law, x, loss_n)
-    weight_n = np.ones(len(loss_n)) if weight_n is None else weight_n
-    bound = law.bind(x, loss_n)
-    log_loss_n = np.log(loss_n)
-    scan_BP = bound.starts(loss_n, weight_n)
-    scan_B = value(bound, log_loss_n, weight_n, objective, scan_BP)
-    chosen = _spread_out(scan_BP, scan_B, starts)
-    found = minimise(bound, log_loss_n, weight_n, objective, scan_BP[chosen])
-    best = int(found.value_B.argmin())
-    theta_P = found.theta_BP[best]
-    scale = max(float(found.value_B[best]), objective.unit * 1e-20)
-    certificate = certify(bound, log_loss_n, weight_n, objective, theta_P) | {
-        "starts": len(chosen),
-        "starts_agreeing": int(np.sum(found.value_B - found.value_B[best] <= SAME_OPTIMUM * scale)),
-        "converged": bool(found.converged_B[best]),
-    }
-    certificate["verdict"] = _verdict(certificate)
-    return Solution(law, bound, objective, theta_P, float(found.value_B[best]), certificate)
-
-
-def _spread_out(theta_BP: np.ndarray, value_B: np.ndarray, count: int) -> np.ndarray:
-    """Half of the starts are the best of the scan, half the best among a sparse tenth of it: starts that are
-    all neighbours would agree with each other and prove nothing."""
-    order = np.argsort(value_B, kind="stable")
-    near = order[: count - count // 2]
-    sparse = order[len(near) :: max(1, len(order) // (3 * count))]
-    return np.concatenate([near, sparse[: count // 2]])
-
-
-def certify(
-    bound: Bound, log_loss_n: np.ndarray, weight_n: np.ndarray, objective: Objective, theta_P: np.ndarray
-) -> dict[str, Any]:
-    """Gradient norm (in units of the objective per standardised parameter), condition number of the
-    standardised least-squares problem, and the bounds that the parameters lie on."""
-    value_B, g_BP, _, M_BPP = derivatives(bound, log_loss_n, weight_n, objective, theta_P[None])
-    spread_P = np.sqrt(np.maximum(np.diag(M_BPP[0]), 1e-300))
-    at_bound_P = (theta_P <= bound.low_P) | (theta_P >= bound.high_P)
-    standard_P = np.where(at_bound_P, 0.0, objective.unit * g_BP[0] / spread_P)
-    scale = math.sqrt(max(float(value_B[0]) * objective.unit, 1e-18))  # exact rows: rounding, not a slope
-    singular = np.linalg.eigvalsh(M_BPP[0] / spread_P[:, None] / spread_P)
-    return {
-        "gradient_norm": float(np.linalg.norm(standard_P) / scale),
-        "condition_number": float(np.sqrt(singular[-1] / max(singular[0], 1e-30))),
-        "bounds_hit": [name for name, hit in zip(bound.theta_names, at_bound_P, strict=True) if hit],
-    }
-
-
-def _verdict(certificate: Mapping[str, Any]) -> str:
-    if not certificate["converged"] or certificate["starts_agreeing"] < 2:
-        return "uncertain optimum"
-    if certificate["bounds_hit"] or certificate["condition_number"] > WEAK_CONDITION:
-        return "weakly identified"
-    return "certified"
-
-
-def refuse_degenerate(law: Law, x: Mapping[str, np.ndarray], loss_n: np.ndarray) -> None:
-    """FitError where no fit of `law` can mean anything."""
-    need = len(law.params) + 1
-    if len(loss_n) < need:
-        raise FitError(f"{len(loss_n)} usable rows: {law.name} has {len(law.params)} parameters and needs {need} rows")
-    if np.ptp(np.log(loss_n)) < 1e-9:
-        raise FitError(f"all {len(loss_n)} losses are equal ({loss_n[0]:g}): there is nothing to fit")
-    meaning = {
-        "N": "model sizes",
-        "D": "token counts",
-        "C": "compute budgets",
-        "S": "step counts",
-        "M": "tokens per N",
-    }
-    for name in law.variables:
-        distinct = len(np.unique(x[name]))
-        if name in meaning and distinct < 3:
-            raise FitError(f"{distinct} distinct {meaning[name]} ({name}): {law.name} needs at least 3")
-    if {"N", "D"} <= set(law.variables):
-        log_N, log_D = np.log(x["N"]), np.log(x["D"])
-        if abs(np.corrcoef(log_N, log_D)[0, 1]) > 0.9999:
-            raise FitError("N and D move together in all rows (one budget, or one ratio): their effects are one")
-
-
-# --- The whole fit ------------------------------------------------------------------------------------------
+STORED = 400  # replicates kept in fit.json
+WIDE_EXPONENT = 0.5
 
 
 @dataclass
@@ -161,18 +50,28 @@ class Fit:
     objective_value: float
     flops_model: dict[str, float]
     exponents: dict[str, float]
-    intervals: dict[str, list[float]] | None
+    intervals: dict[str, list[float] | None] | None
     certificate: dict[str, Any]
     roads: dict[str, Any]
     residuals: list[dict[str, Any]]
     holdout: list[dict[str, Any]]
+    targets: list[dict[str, Any]] = field(default_factory=list)
+    replicates: dict[str, list[float]] | None = None
+    bootstrap: dict[str, Any] | None = None
+    seed_noise: dict[str, Any] | None = None
+    leave_out: list[dict[str, Any]] = field(default_factory=list)
+    effect_of_drops: list[dict[str, Any]] = field(default_factory=list)
+    conventions: list[dict[str, Any]] = field(default_factory=list)
+    floors: dict[str, Any] = field(default_factory=dict)
+    crossing: dict[str, Any] = field(default_factory=dict)
     disagreements: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
 
     def to_json(self) -> str:
-        return json.dumps(_plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(_plain(dataclasses.asdict(self)), indent=1, allow_nan=False)
+        return re.sub(r"\[\s+([^\[\]{}\"]*?)\s+\]", _one_line, text) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Fit":
@@ -197,6 +96,11 @@ class Fit:
     def compute_for_loss(self, loss_nats: float) -> float:
         """See `frontier.compute_for_loss`."""
         return frontier.compute_for_loss(self.as_dict(), loss_nats)
+
+
+def _one_line(numbers: re.Match[str]) -> str:
+    """A list of numbers on one line, where json.dumps would take a line for each."""
+    return "[" + " ".join(numbers.group(1).split()) + "]"
 
 
 def _plain(value: Any) -> Any:
@@ -226,9 +130,15 @@ def fit_rows(
     form: str = "additive",
     objective: str = "huber",
     delta: float = 1e-3,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    alternatives: Sequence[Rows] = (),
     command: str = "",
 ) -> Fit:
-    """The whole fit. FitError where the rows cannot carry it; a refused part says why in its place."""
+    """The whole fit. FitError where the rows cannot carry it; a refused part says why in its place.
+
+    `bootstrap`: replicates for the intervals, 0 for none. `alternatives`: the same table under other conventions.
+    """
     law, goal = law_named(form), objective_named(objective, delta)
     x = variables(rows)
     missing = [name for name in law.variables if name not in x]
@@ -236,10 +146,15 @@ def fit_rows(
         names = {"S": "steps", "U": "unique_tokens"}
         raise FitError(f"--form {form} needs {missing[0]}: name its column with --columns {names[missing[0]]}=…")
     solution = solve(law, x, rows.loss, goal)
+    families = len(np.unique(rows.family.astype(str)))
+    replicates = None
+    if bootstrap and families >= uncertainty.LEAST_FAMILIES:
+        replicates = uncertainty.bootstrap(solution, rows.loss, rows.family, bootstrap, seed)
     flops = frontier.measure_flops(rows.N, rows.D, rows.C)
-    roads = all_roads(rows, curves, solution, flops)
-    a, b = (roads["parametric"].get(name, math.nan) for name in ("a", "b"))
-    residuals = _residuals(rows, solution, flops)
+    roads, drawn = all_roads(rows, curves, solution, flops, replicates, seed)
+    exponents = {name: roads["parametric"].get(name, math.nan) for name in ("a", "b")}
+    intervals = _intervals(solution, replicates, roads["parametric"])
+    noise = uncertainty.seed_noise(rows.N, rows.D, rows.loss, rows.family)
     return Fit(
         form=form,
         objective=objective,
@@ -247,23 +162,87 @@ def fit_rows(
         columns=rows.columns,
         convention=rows.convention,
         n_rows=len(rows.row),
-        n_families=len(np.unique(rows.family.astype(str))),
+        n_families=families,
         dropped=[dataclasses.asdict(d) for d in rows.dropped],
         data_sha256=rows.data_sha256,
         params=solution.params,
         objective_value=solution.value,
         flops_model=dataclasses.asdict(flops),
-        exponents={"a": a, "b": b},
-        intervals=None,
+        exponents=exponents,
+        intervals=intervals,
         certificate=solution.certificate,
         roads=roads,
-        residuals=residuals,
-        holdout=holdout(rows, law, goal),
+        residuals=_residuals(rows, solution, flops),
+        holdout=holdout(law, x, rows.loss, rows.C, rows.family, rows.row, goal, intervals=bool(bootstrap), seed=seed),
+        targets=_targets(rows, solution, flops, replicates),
+        replicates=_stored(replicates),
+        bootstrap=_method(replicates, bootstrap, seed),
+        seed_noise=noise,
+        leave_out=leave_out(rows, solution, flops),
+        effect_of_drops=effect_of_drops(rows, law, goal, flops, exponents["a"]),
+        conventions=conventions(alternatives, law, goal, exponents["a"]),
+        floors=floors(
+            solution.params,
+            intervals,
+            roads["isoflop_akima"],
+            drawn["isoflop_akima"].get("loss_nats"),
+            replicates.widening if replicates else 1.0,
+            goal,
+        ),
+        crossing=crossing(law, solution.params, flops, rows.C, rows.D),
         disagreements=disagreements(roads),
-        warnings=rows.warnings + warnings_about(rows, solution, flops),
+        warnings=rows.warnings + warnings_about(rows, solution, flops, families, bootstrap, intervals, noise),
         versions=versions(),
         command=command,
     )
+
+
+def _intervals(
+    solution: Solution, replicates: Replicates | None, parametric: Mapping[str, Any]
+) -> dict[str, list[float] | None] | None:
+    """90% intervals of every parameter and of a and b; None without replicates."""
+    if replicates is None:
+        return None
+    found = {
+        name: uncertainty.interval(value, replicates.params[name], replicates.widening, positive=True)
+        for name, value in solution.params.items()
+    }
+    return found | {name: (parametric.get("intervals") or {}).get(name) for name in ("a", "b")}
+
+
+def _targets(rows: Rows, solution: Solution, flops: FlopsModel, replicates: Replicates | None) -> list[dict[str, Any]]:
+    """The best buy at the dearest compute of the rows times 1, 10, 100, 1000, with intervals."""
+    known = {
+        "form": solution.law.name,
+        "params": solution.params,
+        "flops_model": dataclasses.asdict(flops),
+        "replicates": replicates.params if replicates else None,
+        "bootstrap": {"widening": replicates.widening} if replicates else None,
+    }
+    try:
+        return [frontier.optimal(known, float(rows.C.max()) * times) | {"times": times} for times in (1, 10, 100, 1000)]
+    except UserError:
+        return []
+
+
+def _stored(replicates: Replicates | None) -> dict[str, list[float]] | None:
+    """Parameters of the first STORED replicates, for intervals at any C; 6 digits are far under their spread."""
+    if replicates is None:
+        return None
+    return {name: [float(f"{v:.6g}") for v in values_B[:STORED]] for name, values_B in replicates.params.items()}
+
+
+def _method(replicates: Replicates | None, count: int, seed: int) -> dict[str, Any] | None:
+    if replicates is None:
+        return None
+    return {
+        "method": "exponential weights per family, percentiles widened about the estimate",
+        "replicates": count,
+        "families": replicates.families,
+        "widening": replicates.widening,
+        "level": uncertainty.LEVEL,
+        "seed": seed,
+    }
 
 
 def versions() -> dict[str, str]:
@@ -294,54 +273,15 @@ def _residuals(rows: Rows, solution: Solution, flops: FlopsModel) -> list[dict[s
     return sorted(found, key=lambda r: r["row"])
 
 
-def all_roads(rows: Rows, curves: pd.DataFrame | None, solution: Solution, flops: FlopsModel) -> dict[str, Any]:
-    """The three roads (isoFLOP twice) side by side; a road that cannot be taken is {"refused": reason}."""
-    groups = frontier.budgets(rows.N, rows.D, rows.C)
-    log_loss_n = np.log(rows.loss)
-    roads: dict[str, Any] = {}
-    try:
-        size_of_family = dict(zip(rows.family, rows.N, strict=True))
-        roads["envelope"] = frontier.envelope_road(frontier.stable_curves(curves, size_of_family))
-    except UserError as refusal:
-        roads["envelope"] = {"refused": str(refusal)}
-    for method in frontier.ISOFLOP_METHODS:
-        roads[method] = frontier.isoflop_road(method, groups, log_loss_n)
-    centres = [g.C for g in groups] or list(np.geomspace(rows.C.min(), rows.C.max(), 5))
-    try:
-        roads["parametric"] = parametric_road(solution.law, solution.params, flops, centres)
-    except UserError as refusal:
-        roads["parametric"] = {"refused": str(refusal)}
-    return roads
-
-
-def parametric_road(law: Law, params: Mapping[str, float], flops: FlopsModel, centres: list[float]) -> dict[str, Any]:
-    N_m, D_m, loss_m = frontier.optimum(law, params, flops, np.array(centres))
-    a, b = frontier.exponents(law, params, flops)
-    optima = [
-        {"C": C, "N": float(N), "D": float(D), "loss_nats": float(L)}
-        for C, N, D, L in zip(centres, N_m, D_m, loss_m, strict=True)
-    ]
-    note = f"the fitted form along C = {flops.k:.4g} N^{flops.gamma:.4g} D"
-    return {"a": float(a), "b": float(b), "intervals": None, "optima": optima, "refused": [], "note": note}
-
-
-def disagreements(roads: Mapping[str, Any]) -> list[str]:
-    """Pairs of roads whose exponents differ beyond their intervals (by more than 0.1 without any)."""
-    found = []
-    open_roads = [(name, road) for name, road in roads.items() if "a" in road]
-    for i, (name, road) in enumerate(open_roads):
-        for other_name, other in open_roads[i + 1 :]:
-            mine, theirs = ((r.get("intervals") or {}).get("a") for r in (road, other))
-            if mine and theirs:
-                apart = mine[1] < theirs[0] or theirs[1] < mine[0]
-            else:
-                apart = abs(road["a"] - other["a"]) > 0.1
-            if apart:
-                found.append(f"N_opt ~ C^a: {name} gives a = {road['a']:.3f}, {other_name} gives a = {other['a']:.3f}")
-    return found
-
-
-def warnings_about(rows: Rows, solution: Solution, flops: FlopsModel) -> list[str]:
+def warnings_about(
+    rows: Rows,
+    solution: Solution,
+    flops: FlopsModel,
+    families: int,
+    bootstrap: int,
+    intervals: Mapping[str, Any] | None,
+    noise: Mapping[str, Any] | None,
+) -> list[str]:
     certificate, warnings = solution.certificate, []
     if certificate["verdict"] == "uncertain optimum":
         warnings.append(f"uncertain optimum: {certificate['starts_agreeing']} of {certificate['starts']} starts agree")
@@ -353,6 +293,21 @@ def warnings_about(rows: Rows, solution: Solution, flops: FlopsModel) -> list[st
             f"weakly identified (condition number {certificate['condition_number']:.0f}): the parameters "
             "trade off against each other; widen the range of N and of D"
         )
+    if bootstrap and intervals is None:
+        warnings.append(
+            f"too few independent runs for intervals: {families} families; {uncertainty.LEAST_FAMILIES} are needed"
+        )
+    for name in ("alpha", "beta", "a"):
+        ends = (intervals or {}).get(name)
+        if ends and ends[1] - ends[0] > WIDE_EXPONENT:
+            warnings.append(f"weakly identified: {name} is anywhere in [{ends[0]:.2f}, {ends[1]:.2f}]")
+    if noise is not None:
+        residual = np.log(rows.loss) - solution.bound.evaluate(solution.theta_P[None]).y_Bn[0]
+        ratio = float(np.sqrt(np.mean(residual**2))) / max(noise["sd_log_loss"], 1e-12)
+        if ratio > 3:
+            warnings.append(
+                f"the form misses by {ratio:.1f} times what seeds differ by: it does not describe these rows"
+            )
     if flops.worst_relative_error > 0.1:
         warnings.append(
             f"C = {flops.k:.3g} N^{flops.gamma:.3f} D misses the FLOPs of a row by "
@@ -364,50 +319,6 @@ def warnings_about(rows: Rows, solution: Solution, flops: FlopsModel) -> list[st
             f"{int(np.sum(epochs_n > 1.001))} rows repeat data: {solution.law.name} counts a repeated token as new"
         )
     return warnings
-
-
-# --- Extrapolation ------------------------------------------------------------------------------------------
-
-
-def holdout(rows: Rows, law: Law, objective: Objective) -> list[dict[str, Any]]:
-    """Fit the rows up to each cut in compute, predict the dearer ones. `error` is predicted / observed - 1;
-    `mean_error` is the mean of its absolute value, `mean_signed_error` of itself."""
-    x, found = variables(rows), []
-    for cut in _cuts(rows.C):
-        inside = cut >= rows.C
-        try:
-            fitted = solve(law, {k: v[inside] for k, v in x.items()}, rows.loss[inside], objective)
-        except FitError:
-            continue
-        beyond = {k: v[~inside] for k, v in x.items()}
-        predicted = law.loss(fitted.params, beyond)
-        error = predicted / rows.loss[~inside] - 1
-        cells = zip(rows.row[~inside], rows.N[~inside], rows.D[~inside], rows.C[~inside], strict=True)
-        found.append(
-            {
-                "cut_flops": float(cut),
-                "n_fit": int(inside.sum()),
-                "n_predicted": int((~inside).sum()),
-                "max_flops_ratio": float(rows.C.max() / rows.C[inside].max()),
-                "mean_error": float(np.mean(np.abs(error))),
-                "mean_signed_error": float(np.mean(error)),
-                "params": fitted.params,
-                "rows": [
-                    {"row": int(r), "N": N, "D": D, "C": C, "loss_nats": L, "predicted_nats": P, "error": e}
-                    for (r, N, D, C), L, P, e in zip(cells, rows.loss[~inside], predicted, error, strict=True)
-                ],
-            }
-        )
-    return found
-
-
-def _cuts(C_n: np.ndarray, most: int = 6) -> list[float]:
-    """Compute values to cut at: between budgets where the rows form a few, else quantiles of the rows."""
-    log_C = np.sort(np.log(C_n))
-    gaps = np.flatnonzero(np.diff(log_C) > frontier.SAME_BUDGET)
-    if not 1 <= len(gaps) <= 12:
-        gaps = np.unique(np.linspace(0.3 * len(log_C), 0.9 * len(log_C), most).astype(int)) - 1
-    return [float(np.exp(log_C[i])) * (1 + 1e-12) for i in gaps if i + 1 < len(log_C)]
 
 
 def write(fit: Fit, folder: Path) -> Path:

@@ -19,10 +19,12 @@ from scipy.interpolate import Akima1DInterpolator
 
 from sweep.errors import UserError
 from sweep.laws import Law, law_named
+from sweep.uncertainty import interval
 
 SAME_BUDGET = 0.15  # rows whose FLOPs differ by less than this (ln) from the next belong to one budget
 LEAST_SIZES = 4
 LEAST_BUDGETS = 3
+LEAST_PASSINGS = 3
 GRID = 600
 
 
@@ -136,11 +138,21 @@ def predict_loss(fit: Mapping[str, Any], N: Any, D: Any, **more: Any) -> Any:
     return law.loss(fit["params"], x)
 
 
-def optimal(fit: Mapping[str, Any], C: float) -> dict[str, float]:
-    """{"C", "N", "D", "loss_nats"}: the best buy for C FLOPs, from what `fit.json` holds."""
-    flops = FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
-    N, D, loss = optimum(law_named(fit["form"]), fit["params"], flops, C)
-    return {"C": float(C), "N": float(N), "D": float(D), "loss_nats": float(loss)}
+def optimal(fit: Mapping[str, Any], C: float) -> dict[str, Any]:
+    """The best buy for C FLOPs, from what `fit.json` holds: {"C", "N", "D", "loss_nats"}, and "N_interval",
+    "D_interval", "loss_nats_interval" (90%) where the fit has replicates."""
+    law, flops = law_named(fit["form"]), FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
+    best = dict(zip(("N", "D", "loss_nats"), optimum(law, fit["params"], flops, C), strict=True))
+    found: dict[str, Any] = {"C": float(C)} | {name: float(value) for name, value in best.items()}
+    if fit.get("replicates"):
+        params = {name: np.asarray(values, dtype=float) for name, values in fit["replicates"].items()}
+        try:
+            drawn = dict(zip(best, optimum(law, params, flops, C), strict=True))
+        except UserError:  # some replicate has no optimum at C: no interval would be honest
+            return found
+        widen = fit["bootstrap"]["widening"]
+        found |= {f"{name}_interval": interval(best[name], drawn[name], widen, positive=True) for name in best}
+    return found
 
 
 def compute_for_loss(fit: Mapping[str, Any], loss_nats: float) -> float:
@@ -206,9 +218,12 @@ def akima_minimum(log_N_m: np.ndarray, loss_Bm: np.ndarray) -> tuple[np.ndarray,
     return x_B, loss_GB[best_B, column_B], [_refusal(False, edge) for edge in edge_B]
 
 
+CONCAVE = "the parabola opens downwards: no minimum over N"
+
+
 def _refusal(concave: bool, outside: bool) -> str:
     if concave:
-        return "the parabola opens downwards: no minimum over N"
+        return CONCAVE
     return "the minimum is at the edge of the sizes tried: add sizes on that side" if outside else ""
 
 
@@ -235,14 +250,37 @@ def isoflop_road(method: str, groups: list[Budget], log_loss_n: np.ndarray) -> d
     if len(optima) < LEAST_BUDGETS:
         reason = f"{len(optima)} budgets with a minimum inside the sizes tried; {LEAST_BUDGETS} are needed"
         return {"refused": reason, "optima": optima, "budgets_refused": refused}
-    a, b = (_slope(optima, name) for name in ("N", "D"))
+    log_C = np.log([o["C"] for o in optima])
+    a, b = (float(_slopes(log_C, np.log([[o[name] for o in optima]]))[0]) for name in ("N", "D"))
     note = "parabola in ln N over all sizes" if method == "isoflop_parabola" else "Akima spline in ln N"
     return {"a": a, "b": b, "intervals": None, "optima": optima, "refused": refused, "note": note}
 
 
-def _slope(optima: list[dict[str, float]], name: str) -> float:
-    log_C = np.log([o["C"] for o in optima])
-    return float(np.polyfit(log_C, np.log([o[name] for o in optima]), 1)[0])
+def isoflop_draws(method: str, groups: list[Budget], log_loss_Bn: np.ndarray) -> dict[str, np.ndarray]:
+    """{"a", "b": (B,), "N", "D", "loss_nats": (B, budgets)} of losses drawn B times, for the budgets that a road
+    has accepted. A draw without a minimum is NaN, one beyond the sizes tried is put at their edge."""
+    log_N, log_D, loss = [], [], []
+    for group in groups:
+        x_B, loss_B, reasons = ISOFLOP_METHODS[method](group.log_N_m, np.exp(log_loss_Bn @ group.average_mn.T))
+        concave_B = np.array([reason == CONCAVE for reason in reasons])
+        x_B = np.where(concave_B, np.nan, np.clip(x_B, group.log_N_m[0], group.log_N_m[-1]))
+        log_N.append(x_B)
+        log_D.append(np.interp(x_B, group.log_N_m, group.log_D_m))
+        loss.append(loss_B)
+    log_C = np.log([group.C for group in groups])
+    log_N_Bg, log_D_Bg = np.stack(log_N, axis=1), np.stack(log_D, axis=1)
+    return {
+        "a": _slopes(log_C, log_N_Bg),
+        "b": _slopes(log_C, log_D_Bg),
+        "N": np.exp(log_N_Bg),
+        "D": np.exp(log_D_Bg),
+        "loss_nats": np.stack(loss, axis=1),
+    }
+
+
+def _slopes(x_g: np.ndarray, y_Bg: np.ndarray) -> np.ndarray:
+    centred_g = x_g - x_g.mean()
+    return y_Bg @ centred_g / (centred_g @ centred_g)
 
 
 # --- Road 1: envelope ---------------------------------------------------------------------------------------
@@ -292,33 +330,50 @@ def stable_curves(curves: Any, size_of_family: Mapping[Any, float], points: int 
 
 
 def envelope_road(curves: Curves) -> dict[str, Any]:
-    """The least undecayed loss at each C; (a, b) from the grid points whose winner is neither the smallest
-    nor the largest size present there (an envelope of edge winners says only which sizes were run)."""
-    best_G, inside_G = envelope_winners(curves, curves.log_loss_FG)
-    chosen = np.flatnonzero(inside_G)
-    sizes = len(np.unique(curves.log_N_F[best_G[chosen]]))
-    note = "undecayed losses: compare exponents, not levels"
-    if sizes < 3:
-        return {"refused": f"the envelope passes through {sizes} sizes that are not at the edge; 3 are needed"}
+    """The least undecayed loss at each C. Where the best curve passes from one size to another, both are equally
+    good and the size between them (geometric mean) is N_opt; (a, b) are the slopes through these points."""
+    log_C, log_N, log_D, log_loss = passings(curves, curves.log_loss_FG)
+    if len(log_C) < LEAST_PASSINGS:
+        return {"refused": f"the envelope passes from size to size {len(log_C)} times; {LEAST_PASSINGS} are needed"}
     optima = [
-        {
-            "C": float(np.exp(curves.log_C_G[g])),
-            "N": float(np.exp(curves.log_N_F[best_G[g]])),
-            "D": float(np.exp(curves.log_D_FG[best_G[g], g])),
-            "loss_nats": float(np.exp(curves.log_loss_FG[best_G[g], g])),
-        }
-        for g in chosen
+        dict(zip(("C", "N", "D", "loss_nats"), map(float, np.exp(point)), strict=True))
+        for point in zip(log_C, log_N, log_D, log_loss, strict=True)
     ]
-    a, b = (_slope(optima, name) for name in ("N", "D"))
-    return {"a": a, "b": b, "intervals": None, "optima": optima, "refused": [], "note": note}
+    note = "undecayed losses: compare exponents, not levels; its intervals know nothing of the grid of sizes"
+    return {
+        "a": float(_slopes(log_C, log_N[None])[0]),
+        "b": float(_slopes(log_C, log_D[None])[0]),
+        "intervals": None,
+        "optima": optima,
+        "refused": [],
+        "note": note,
+    }
 
 
-def envelope_winners(curves: Curves, log_loss_FG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the best curve at each grid point, whether its size is inside the sizes present there)."""
+def passings(curves: Curves, log_loss_FG: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(ln C, ln N, ln D, log loss) where the best curve changes to another size while both curves are there: a
+    curve that begins or ends makes a change that says nothing."""
     present_FG = np.isfinite(log_loss_FG)
     best_G = np.where(present_FG, log_loss_FG, np.inf).argmin(axis=0)
-    log_N_FG = np.broadcast_to(curves.log_N_F[:, None], log_loss_FG.shape)
-    smallest_G = np.where(present_FG, log_N_FG, np.inf).min(axis=0)
-    largest_G = np.where(present_FG, log_N_FG, -np.inf).max(axis=0)
-    winner_G = curves.log_N_F[best_G]
-    return best_G, (winner_G > smallest_G + 1e-9) & (winner_G < largest_G - 1e-9)
+    here_g = np.flatnonzero(curves.log_N_F[best_G[:-1]] != curves.log_N_F[best_G[1:]])
+    before, after = best_G[here_g], best_G[here_g + 1]
+    both = present_FG[before, here_g + 1] & present_FG[after, here_g]
+    here_g, before, after = here_g[both], before[both], after[both]
+
+    def between(values_FG: np.ndarray) -> np.ndarray:
+        corners = [values_FG[f, g] for f in (before, after) for g in (here_g, here_g + 1)]
+        return np.mean(corners, axis=0)
+
+    log_C = (curves.log_C_G[here_g] + curves.log_C_G[here_g + 1]) / 2
+    log_N = (curves.log_N_F[before] + curves.log_N_F[after]) / 2
+    return log_C, log_N, between(curves.log_D_FG), between(log_loss_FG)
+
+
+def envelope_draws(curves: Curves, log_loss_BFG: np.ndarray) -> dict[str, np.ndarray]:
+    """{"a", "b": (B,)} of curves drawn B times; NaN where the envelope has fewer than two passings."""
+    slopes = []
+    for log_loss_FG in log_loss_BFG:
+        log_C, log_N, log_D, _ = passings(curves, log_loss_FG)
+        enough = len(log_C) >= 2
+        slopes.append(_slopes(log_C, np.stack([log_N, log_D])) if enough else np.full(2, np.nan))
+    return {"a": np.array(slopes)[:, 0], "b": np.array(slopes)[:, 1]}

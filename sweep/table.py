@@ -33,6 +33,7 @@ ROLE_COLUMNS: dict[str, tuple[str, ...]] = {
 NUMERIC_ROLES = ("N", "D", "C", "loss", "unique_tokens", "steps", "lr")
 N_CONVENTIONS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 C_CONVENTIONS = ("exact", "6nd")
+EXTRA = {"S": "steps", "U": "unique_tokens"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Rows:
     extra: dict[str, np.ndarray]  # "S" optimizer steps, "U" unique tokens, where the table has them
     columns: dict[str, str]
     dropped: list[Dropped]
-    unused: dict[str, np.ndarray]  # N, D, C, loss and row of dropped rows that have all of them
+    unused: dict[str, np.ndarray]  # N, D, C, loss, extra and row of dropped rows that have the first four
     data_sha256: str
     convention: dict[str, str]
     warnings: list[str] = field(default_factory=list)
@@ -172,7 +173,7 @@ def prepare(
         counts = pd.Series([d.reason for d in check.dropped]).value_counts()
         raise UserError(f"no usable row among {len(table)}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
     family_n, warnings = _families(table, names)
-    extra = {k: values[role][used] for k, role in (("S", "steps"), ("U", "unique_tokens")) if role in values}
+    extra = {name: values[role][used] for name, role in EXTRA.items() if role in values}
     shown = np.flatnonzero(~check.used_n & np.all([np.isfinite(values[r]) for r in ("N", "D", "C", "loss")], axis=0))
     return Rows(
         row=used,
@@ -181,11 +182,27 @@ def prepare(
         extra=extra,
         columns=names,
         dropped=sorted(check.dropped, key=lambda d: d.row),
-        unused={role: values[role][shown] for role in ("N", "D", "C", "loss")} | {"row": shown},
+        unused={role: values[role][shown] for role in ("N", "D", "C", "loss")}
+        | {name: values[role][shown] for name, role in EXTRA.items() if role in values}
+        | {"row": shown},
         data_sha256=_fingerprint(values, family_n),
         convention={"N": n_convention, "C": c_convention if "C" in names else "6nd"},
         warnings=warnings,
     )
+
+
+def alternatives(table: pd.DataFrame, chosen: Rows, **options: Any) -> list[Rows]:
+    """The same table under the other conventions for N and C that it has columns for. `options` as for `prepare`."""
+    has_C = "C" in chosen.columns
+    own_N = options.get("columns") and "N" in options["columns"]
+    sizes = [n for n, column in N_CONVENTIONS.items() if column in table.columns and not own_N]
+    found = []
+    for n_convention in sizes or [chosen.convention["N"]]:
+        for c_convention in C_CONVENTIONS if has_C else ("6nd",):
+            if {"N": n_convention, "C": c_convention} != chosen.convention:
+                names = options | {"n_convention": n_convention, "c_convention": c_convention}
+                found.append(prepare(table, **names))
+    return found
 
 
 class _Check:

@@ -59,19 +59,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(fit: dict[str, Any]) -> list[str]:
-    """The fit in a dozen lines for a terminal."""
-    params = ", ".join(f"{name} = {number(v)}" for name, v in fit["params"].items())
-    certificate = fit["certificate"]
-    lines = [
-        f"{fit['form']}: {params}",
-        f"{fit['n_rows']} rows of {fit['n_families']} families used, {len(fit['dropped'])} dropped; "
-        f"{certificate['verdict']} ({certificate['starts_agreeing']}/{certificate['starts']} starts agree)",
-    ]
+    """The fit in a screenful for a terminal."""
+    intervals, certificate = fit["intervals"] or {}, fit["certificate"]
+    lines = [f"{fit['form']} on {fit['n_rows']} rows of {fit['n_families']} families, {len(fit['dropped'])} dropped"]
+    for reason in sorted({d["reason"] for d in fit["dropped"]}):
+        lines.append(f"  dropped: {sum(d['reason'] == reason for d in fit['dropped'])} {reason}")
+    lines += [f"  {name:8} {number(v)}{ends(intervals.get(name))}" for name, v in fit["params"].items()]
+    lines.append(
+        f"{certificate['verdict']}: {certificate['starts_agreeing']} of {certificate['starts']} starts agree, "
+        f"condition number {certificate['condition_number']:.0f}"
+    )
     for name, road in fit["roads"].items():
         if "a" in road:
-            lines.append(f"  {name:17} N_opt ~ C^{road['a']:.3f}   D_opt ~ C^{road['b']:.3f}")
+            found = road.get("intervals") or {}
+            a, b = (f"{road[e]:.3f}{ends(found.get(e))}" for e in ("a", "b"))
+            lines.append(f"  {name:17} N_opt ~ C^{a}   D_opt ~ C^{b}")
         else:
             lines.append(f"  {name:17} refused: {road['refused']}")
+    for best in fit["targets"]:
+        N, D, loss = (number(best[e]) + ends(best.get(f"{e}_interval")) for e in ("N", "D", "loss_nats"))
+        lines.append(f"  C = {best['C']:.2e}: N = {N}, D = {D}, loss = {loss}")
     for cut in fit["holdout"][-1:]:
         lines.append(
             f"fitted on C <= {cut['cut_flops']:.3g}, {cut['n_predicted']} runs up to "
@@ -83,4 +90,8 @@ def summary(fit: dict[str, Any]) -> list[str]:
 
 
 def number(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 1e6 else f"{value:.3e}"
+    return f"{value:.4g}" if abs(value) < 1e5 else f"{value:.3e}"
+
+
+def ends(interval: list[float] | None) -> str:
+    return f" [{number(interval[0])}, {number(interval[1])}]" if interval else ""

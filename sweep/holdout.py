@@ -1,0 +1,102 @@
+"""Extrapolation, the headline: fit the cheaper runs, predict the dearer ones, as the cut in compute moves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sweep.errors import UserError
+from sweep.frontier import SAME_BUDGET
+from sweep.laws import Law
+from sweep.objective import Objective
+from sweep.solve import Solution, solve
+from sweep.uncertainty import LEAST_FAMILIES, bootstrap, prediction_interval
+
+MOST_CUTS = 6
+REPLICATES = 300
+
+
+def holdout(
+    law: Law,
+    x: Mapping[str, np.ndarray],
+    loss_n: np.ndarray,
+    C_n: np.ndarray,
+    family_n: np.ndarray,
+    row_n: np.ndarray,
+    objective: Objective,
+    *,
+    intervals: bool = True,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """One entry per cut, cheapest first; a cut whose cheaper rows cannot be fitted is left out.
+
+    `error` is predicted / observed - 1; `mean_error` the mean of its absolute value, `mean_signed_error` of
+    itself. `coverage`: the fraction of the predicted rows inside their 90% prediction interval.
+    """
+    found = []
+    for cut in cuts(C_n):
+        inside_n = cut >= C_n
+        cheaper = {name: v[inside_n] for name, v in x.items()}
+        dearer = {name: v[~inside_n] for name, v in x.items()}
+        try:
+            fitted = solve(law, cheaper, loss_n[inside_n], objective)
+        except UserError:
+            continue
+        predicted = law.loss(fitted.params, dearer)
+        limits = _limits(fitted, loss_n[inside_n], family_n[inside_n], dearer, seed) if intervals else None
+        found.append(
+            {
+                "cut_flops": cut,
+                "n_fit": int(inside_n.sum()),
+                "max_flops_ratio": float(C_n.max() / C_n[inside_n].max()),
+                "params": fitted.params,
+            }
+            | score(row_n[~inside_n], dearer, C_n[~inside_n], loss_n[~inside_n], predicted, limits)
+        )
+    return found
+
+
+def _limits(
+    fitted: Solution, loss_n: np.ndarray, family_n: np.ndarray, dearer: Mapping[str, np.ndarray], seed: int
+) -> np.ndarray | None:
+    """90% prediction limits of new runs, (2, rows); None with too few independent families."""
+    if len(np.unique(family_n.astype(str))) < LEAST_FAMILIES:
+        return None
+    replicates = bootstrap(fitted, loss_n, family_n, REPLICATES, seed)
+    return prediction_interval(fitted, replicates, dearer, seed)
+
+
+def score(
+    row_m: np.ndarray,
+    x: Mapping[str, np.ndarray],
+    C_m: np.ndarray,
+    loss_m: np.ndarray,
+    predicted_m: np.ndarray,
+    limits_2m: np.ndarray | None,
+) -> dict[str, Any]:
+    """How predictions of m runs compare with what was seen."""
+    error_m = predicted_m / loss_m - 1
+    rows = [
+        {"row": int(r), "N": N, "D": D, "C": C, "loss_nats": L, "predicted_nats": P, "error": e}
+        for r, N, D, C, L, P, e in zip(row_m, x["N"], x["D"], C_m, loss_m, predicted_m, error_m, strict=True)
+    ]
+    if limits_2m is not None:
+        for cell, low, high in zip(rows, *limits_2m, strict=True):
+            cell |= {"low_nats": low, "high_nats": high}
+    inside = None if limits_2m is None else (limits_2m[0] <= loss_m) & (loss_m <= limits_2m[1])
+    return {
+        "n_predicted": len(loss_m),
+        "mean_error": float(np.mean(np.abs(error_m))),
+        "mean_signed_error": float(np.mean(error_m)),
+        "coverage": None if inside is None else float(np.mean(inside)),
+        "rows": rows,
+    }
+
+
+def cuts(C_n: np.ndarray) -> list[float]:
+    """Compute values to cut at: between budgets where the rows form a few, else quantiles of the rows."""
+    log_C = np.sort(np.log(C_n))
+    gaps = np.flatnonzero(np.diff(log_C) > SAME_BUDGET)
+    if not 1 <= len(gaps) <= 2 * MOST_CUTS:
+        gaps = np.unique(np.linspace(0.3 * len(log_C), 0.9 * len(log_C), MOST_CUTS).astype(int)) - 1
+    return [float(np.exp(log_C[i])) * (1 + 1e-12) for i in gaps if 0 <= i < len(log_C) - 1]

@@ -1,0 +1,132 @@
+"""How far a fit can be trusted: a bootstrap over what is independent, batched, with small-sample widening.
+
+What is independent is a family, not a row: the budgets of a family share their trunk, points of one curve are one
+run. Each replicate gives every family a random weight (exponential, mean 1: the Bayesian bootstrap of Rubin 1981,
+"fractional random weights" of Xu et al. 2020) and refits. No family ever vanishes, so a replicate of few
+sizes is as well posed as the fit. Percentiles of the replicates are widened about the estimate by
+sqrt(F / (F - 1)) t / z, t with F - 3 degrees of freedom for F families (three parameters, E, A and alpha, are
+decided between families). `benchmarks/fit_calibration.py` simulates what that covers.
+
+The isoFLOP and envelope roads interpolate, and weights do not move an interpolation. Their intervals come from
+losses that are drawn again: each family's deviation from the law fitted without it, with a random sign.
+
+Shape suffixes: B replicates, F families, P parameters, n rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from sweep.laws import Params
+from sweep.objective import minimise
+
+LEVEL = 0.90
+LEAST_FAMILIES = 5
+TOLERANCE = 1e-6  # of a replicate's objective: far under the spread between replicates
+CHUNK_ROWS = 200_000  # rows times replicates refitted together: what stays in cache
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """B refits: theta_BP, and the deviation of each row from the law fitted without its family (log loss)."""
+
+    theta_BP: np.ndarray
+    params: Params
+    deviation_n: np.ndarray
+    family_n: np.ndarray  # 0 … F-1
+    widening: float
+
+    @property
+    def families(self) -> int:
+        return int(self.family_n.max()) + 1
+
+
+def widening(families: int) -> float:
+    """What percentiles of F families are stretched by, about the estimate."""
+    tail = (1 + LEVEL) / 2
+    small = np.sqrt(families / (families - 1)) * stats.t.ppf(tail, families - 3)
+    return float(small / stats.norm.ppf(tail))
+
+
+def bootstrap(solution: Any, loss_n: np.ndarray, family_n: np.ndarray, count: int, seed: int) -> Replicates:
+    """`count` refits of `solution` (a `fit.Solution` on these rows) with random weights per family."""
+    _, family_n = np.unique(family_n.astype(str), return_inverse=True)
+    families = int(family_n.max()) + 1
+    rng = np.random.default_rng(seed)
+    weight_BF = rng.exponential(size=(count, families))
+    weight_BF /= weight_BF.mean(axis=1, keepdims=True)
+    theta_BP = refit(solution, np.log(loss_n), weight_BF[:, family_n])
+    without_Fn = (np.arange(families)[:, None] != family_n).astype(float)
+    theta_FP = refit(solution, np.log(loss_n), without_Fn)
+    predicted_n = _own_row(solution, theta_FP, family_n)
+    params = solution.bound.to_params(theta_BP)
+    return Replicates(theta_BP, params, np.log(loss_n) - predicted_n, family_n, widening(families))
+
+
+def refit(solution: Any, log_loss_n: np.ndarray, weight_Bn: np.ndarray) -> np.ndarray:
+    """theta_BP of the law refitted from the solution, under each row of weights."""
+    step = max(1, CHUNK_ROWS // weight_Bn.shape[1])
+    parts = []
+    for start in range(0, len(weight_Bn), step):
+        part_Bn = weight_Bn[start : start + step]
+        theta_BP = np.repeat(solution.theta_P[None], len(part_Bn), axis=0)
+        found = minimise(solution.bound, log_loss_n, part_Bn, solution.objective, theta_BP, TOLERANCE, 60)
+        parts.append(found.theta_BP)
+    return np.concatenate(parts)
+
+
+def _own_row(solution: Any, theta_FP: np.ndarray, family_n: np.ndarray) -> np.ndarray:
+    """Log loss of each row, predicted by the parameters fitted without its family."""
+    predicted_n = np.empty(len(family_n))
+    for family, theta_P in enumerate(theta_FP):
+        predicted_n[family_n == family] = solution.bound.evaluate(theta_P[None]).y_Bn[0, family_n == family]
+    return predicted_n
+
+
+def interval(estimate: Any, draws_B: np.ndarray, widen: float, positive: bool = False) -> list[float] | None:
+    """[low, high]: percentiles of the replicates, stretched about the estimate (in the log where `positive`).
+    None where replicates are missing."""
+    draws_B = np.asarray(draws_B, dtype=float)
+    if not np.isfinite(estimate) or np.mean(np.isfinite(draws_B)) < 0.9:
+        return None
+    draws_B = draws_B[np.isfinite(draws_B)]
+    if positive:
+        estimate, draws_B = np.log(estimate), np.log(np.maximum(draws_B, 1e-300))
+    ends = np.quantile(draws_B, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    ends = estimate + widen * (ends - estimate)
+    ends = np.exp(ends) if positive else ends
+    return [float(ends[0]), float(ends[1])]
+
+
+def prediction_interval(solution: Any, replicates: Replicates, x: Mapping[str, np.ndarray], seed: int) -> np.ndarray:
+    """[low, high] of the loss (nats) that a new run at `x` will show, (2, m): the law's own uncertainty and the
+    deviation of a run from it, drawn from the deviations of rows from the law fitted without their family."""
+    rng = np.random.default_rng(seed + 1)
+    centre_m = np.log(solution.law.loss(solution.params, x))
+    params = {name: values_B[:, None] for name, values_B in replicates.params.items()}
+    drawn_Bm = np.log(solution.law.loss(params, {name: v[None] for name, v in x.items()}))
+    drawn_Bm = centre_m + replicates.widening * (drawn_Bm - centre_m)
+    drawn_Bm = drawn_Bm + rng.choice(replicates.deviation_n, size=drawn_Bm.shape)
+    return np.exp(np.quantile(drawn_Bm, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
+
+
+def signed_deviations(replicates: Replicates, count: int, seed: int) -> np.ndarray:
+    """Random signs per family, (count, F), for losses drawn again."""
+    return np.random.default_rng(seed + 2).choice([-1.0, 1.0], size=(count, replicates.families))
+
+
+def seed_noise(N_n: np.ndarray, D_n: np.ndarray, loss_n: np.ndarray, family_n: np.ndarray) -> dict[str, Any] | None:
+    """Standard deviation of log loss between replicates: runs of the same N and D in different families. None
+    without any."""
+    cells: dict[tuple[float, float], dict[str, float]] = {}
+    for N, D, loss, family in zip(N_n, D_n, loss_n, family_n.astype(str), strict=True):
+        cells.setdefault((float(N), float(D)), {})[family] = float(np.log(loss))
+    repeated = [list(cell.values()) for cell in cells.values() if len(cell) > 1]
+    if not repeated:
+        return None
+    freedom = sum(len(values) - 1 for values in repeated)
+    squares = sum(float(np.sum((np.array(values) - np.mean(values)) ** 2)) for values in repeated)
+    return {"sd_log_loss": float(np.sqrt(squares / freedom)), "degrees_of_freedom": freedom, "cells": len(repeated)}
