@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3}
-COUNTED_TOKENS = 20_000_000  # of the training split: bounds memory to about 1 GB
+COUNTED_TOKENS = 20 << 20  # of the training split: bounds memory to about 1 GB
 SCORED_TOKENS = 1_000_000  # of the validation split
 BLOCK_TOKENS = 1 << 16
 

@@ -4,7 +4,7 @@ A token folder is `<root>/<fingerprint>/` with `meta.json`, `train.bin` and `val
 uint16 or uint32, one stream per split) and, for text, `tokenizer.json`. `sweep.data.prepare` writes it and
 nothing changes it later.
 
-Shape suffixes: B sequences in a batch, T tokens in a sequence, N sequences in a fixed set.
+Shape suffixes: B sequences in a batch, T tokens in a sequence, N windows of a stream.
 """
 
 import hashlib
@@ -77,6 +77,15 @@ class Tokens:
         return np.memmap(self.folder / f"{split}.bin", dtype=self.meta["dtype"], mode="r")
 
 
+class Unprepared:
+    """Stands for data that is not there yet, for a plan that needs its vocabulary only: as many tokens as you like."""
+
+    def __init__(self, vocab_size: int):
+        self.fingerprint = "unprepared"
+        self.vocab_size = vocab_size
+        self.train = self.validation = np.broadcast_to(np.uint16(0), (2**50,))
+
+
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -113,12 +122,6 @@ def windows(tokens_1d: TokenArray, seq_len: int) -> TokenArray:
     return np.lib.stride_tricks.as_strided(
         flat, shape=(count, seq_len + 1), strides=(seq_len * stride, stride), writeable=False
     )
-
-
-def first_sequences(tokens_1d: TokenArray, seq_len: int, sequences: int) -> tuple[NDArray, NDArray]:
-    """(inputs_NT, targets_NT) int64: the fixed validation set, the first N windows, or all there are."""
-    rows = windows(tokens_1d, seq_len)[:sequences].astype(np.int64)
-    return rows[:, :-1], rows[:, 1:]
 
 
 def documents_from(tokens_BT: NDArray, eot_id: int | None) -> NDArray:

@@ -11,8 +11,8 @@ from sweep.tokens import (
     Tokens,
     count_sequences,
     documents_from,
-    first_sequences,
     more_than_available,
+    windows,
 )
 
 SEQ_LEN = 8
@@ -105,11 +105,13 @@ def test_more_unique_sequences_than_there_are(unique):
         Batches(STREAM, SEQ_LEN, 4, unique)
 
 
-def test_the_validation_set_is_the_first_windows():
-    inputs_NT, targets_NT = first_sequences(STREAM, SEQ_LEN, 3)
-    assert inputs_NT[:, 0].tolist() == [0, 8, 16]
-    assert (targets_NT == inputs_NT + 1).all()
-    assert len(first_sequences(STREAM, SEQ_LEN, 10**6)[0]) == 124
+def test_windows_share_one_token_with_the_next_and_no_memory_is_copied():
+    rows = windows(STREAM, SEQ_LEN)
+    assert rows.shape == (124, SEQ_LEN + 1)
+    assert (rows[:, 0] == 8 * np.arange(124)).all()
+    assert (np.diff(rows.astype(int), axis=1) == 1).all()
+    assert np.shares_memory(rows, STREAM)
+    assert not rows.flags.writeable
 
 
 def test_documents_are_counted_by_the_ends_before_a_position():
