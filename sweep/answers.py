@@ -12,7 +12,9 @@ import numpy as np
 
 from sweep import frontier
 from sweep.errors import UserError
+from sweep.fit import FitError, solve
 from sweep.laws import Law, law_named
+from sweep.objective import objective_named
 from sweep.results import Results
 
 NEXT_NATS = 0.1
@@ -115,6 +117,27 @@ def _typical_error(results: Results, ratio: float, loss_nats: float) -> float | 
         return float(np.mean([abs(row["loss_nats"] - row["predicted_nats"]) for row in used]))
     cuts = [cut for cut in results.fit["holdout"] if cut["max_flops_ratio"] >= 0.99 * ratio]
     return loss_nats * min(cuts, key=lambda cut: cut["max_flops_ratio"])["mean_error"] if cuts else None
+
+
+def floors(results: Results) -> dict[str, Any] | None:
+    """The floor of the loss in nats estimated twice (the check of Henighan et al. 2020, arXiv 2010.14701).
+
+    `surface` is the E of the fitted form, `frontier` that of E + (C0/C)^alpha through the isoFLOP minima: None, with a
+    `reason`, where they do not carry it.
+    """
+    fit = fitted(results)
+    if isinstance(fit, str) or "E" not in fit.params:
+        return None
+    minima = results.fit["roads"].get("isoflop_akima", {}).get("optima", [])
+    C, loss = (np.array([point[name] for point in minima]) for name in ("C", "loss_nats"))
+    objective = objective_named(results.fit["objective"], results.fit["delta"])
+    try:
+        solution = solve(law_named("power_C"), {"C": C}, loss, objective)
+    except FitError as refusal:
+        return {"surface": fit.floor, "frontier": None, "reason": f"isoFLOP minima: {refusal}"}
+    if "log E" in solution.certificate["bounds_hit"]:
+        return {"surface": fit.floor, "frontier": None, "reason": "the isoFLOP minima do not bend towards any floor"}
+    return {"surface": fit.floor, "frontier": solution.params["E"], "reason": None}
 
 
 def reachable(results: Results) -> tuple[float, float] | None:

@@ -54,9 +54,8 @@ def headline(results: Results) -> Figure | LeftOut:
     else:
         caption += f"No frontier is drawn: {answers.fitted(results)}."
     shown = [x for each in (*curves, *ends) for x, y in zip(each.x, each.y, strict=True) if y < spread[1]]
-    x_axis = Axis(
-        _compute_axis().label, True, "power", (min(shown) / 1.3, rows["C"].max() * (10 if frontiers else 1.3))
-    )
+    reach = (min(shown) / 1.3, rows["C"].max() * (10 if frontiers else 1.3))
+    x_axis = Axis(_compute_axis().label, True, "power", reach)
     series = [*_references(results, spread), *curves, *ends, *frontiers]
     panel = Panel(x_axis, Axis(LOSS, range=spread), series)
     return Figure(key, title, [panel], caption, legend_title="size N")
@@ -84,7 +83,8 @@ def isoflop(results: Results) -> Figure | LeftOut:
         refused += [
             f"{style['label']} at {power(budget['C'])} FLOPs ({budget['reason']})" for budget in refused_budgets(road)
         ]
-    caption = "Refused: " + "; ".join(refused) + "." if refused else ""
+    caption = "Lines join the runs; a parabola's minimum lies on the parabola through all sizes of its budget."
+    caption += " Refused: " + "; ".join(refused) + "." if refused else ""
     panel = Panel(_size_axis(results), Axis(LOSS), series)
     return Figure(key, title, [panel], caption, legend_title="budget")
 
@@ -348,8 +348,8 @@ def data_limited(results: Results) -> Figure | LeftOut:
     """Sizes × unique tokens: where epochs stop paying, and overfitting."""
     key, title = "data_limited", "When data runs out: epochs and overfitting"
     rows = results.finished.dropna(subset=["unique_tokens", "best_loss_nats"])
-    if rows["unique_tokens"].nunique() < 2:
-        return LeftOut(key, title, "trials do not differ in unique tokens")
+    if rows.empty or rows.groupby(["N", "D"])["unique_tokens"].nunique().max() < 2:
+        return LeftOut(key, title, "no size was trained for the same tokens on different numbers of unique tokens")
     shades = _shades(rows["N"])
     by_unique, by_epochs = [], []
     for (size, _), group in rows.groupby(["N", "D"]):

@@ -27,6 +27,7 @@ def render(report: dict[str, Any], figures: dict[str, Any]) -> str:
         "power": _or_dash(power),
         "significant": _or_dash(significant),
         "duration": _or_dash(duration),
+        "nats": _or_dash("{:.3f}".format),
         "dollars": _or_dash(dollars),
         "span": _span,
         "cell": _cell,
@@ -60,7 +61,7 @@ def _cell(value: Any, style: str) -> str:
         "text": str,
         "count": short,
         "power": lambda value: power(value, 3),
-        "loss": lambda value: significant(value, 4),
+        "loss": "{:.3f}".format,
         "number": significant,
         "duration": duration,
     }

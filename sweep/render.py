@@ -180,11 +180,12 @@ def _draw(ax: Axes, series: Series) -> None:
             ha="right",
             fontsize=8,
             color=color,
+            bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
         )
 
 
 def _dress(ax: Axes, panel: Panel) -> None:
-    ax.set_title(panel.title, fontsize=10)
+    ax.set_title(panel.title, fontsize=10, loc="left")
     for which, axis in (("x", panel.x), ("y", panel.y)):
         side = getattr(ax, f"{which}axis")
         side.set_label_text(axis.label)
@@ -302,7 +303,11 @@ def _plotly_reference(series: Series, suffix: str) -> tuple[dict[str, Any], dict
         "xanchor": "right",
         "yanchor": "bottom",
     }
-    return shape | where, label | where | {"font": {"size": 11, "color": color}}
+    return shape | where, label | where | {
+        "font": {"size": 11, "color": color},
+        "bgcolor": "rgba(255,255,255,0.7)",
+        "borderpad": 0,
+    }
 
 
 def _plotly_layout(figure: Figure) -> dict[str, Any]:
@@ -334,8 +339,8 @@ def _plotly_layout(figure: Figure) -> dict[str, Any]:
             where = {
                 "xref": "paper",
                 "yref": "paper",
-                "x": (start + end) / 2,
-                "xanchor": "center",
+                "x": start,
+                "xanchor": "left",
                 "y": 1,
                 "yanchor": "bottom",
             }

@@ -107,6 +107,7 @@ function showSample() {
   slider.max = run.points.length - 1;
   const point = run.points[Math.min(Number(slider.value), run.points.length - 1)];
   byId("sample-where").textContent = `step ${point.step}, ${count(point.tokens)} tokens`;
+  byId("sample-prompt").textContent = point.prompt ?? "";
   byId("sample-text").textContent = point.text;
 }
 

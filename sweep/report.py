@@ -7,6 +7,7 @@ nothing else.
 import json
 import math
 import platform
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ MEANINGS = {
     "E": "floor: the loss that no compute crosses (nats per token)",
     "A": "coefficient of the size term",
     "B": "coefficient of the tokens term",
-    "alpha": "exponent of size",
+    "alpha": "exponent of size (4/d by Sharma and Kaplan 2020, d the intrinsic dimension of the data)",
     "beta": "exponent of tokens",
     "a": "exponent of the optimal size, N ∝ C^a",
     "b": "exponent of the optimal tokens, D ∝ C^b",
@@ -90,6 +91,7 @@ def numbers(results: Results, figures: list[Figure | LeftOut]) -> dict[str, Any]
         "priced": "dollars_per_device_hour" in results.meta,
         "next_nats": answers.NEXT_NATS,
         "budgets": answers.budgets(results),
+        "floors": answers.floors(results),
         "costs": answers.costs(results, answers.round_losses(results)),
         "calculator": _calculator(results),
         "fit": _fit(results),
@@ -97,6 +99,7 @@ def numbers(results: Results, figures: list[Figure | LeftOut]) -> dict[str, Any]
         "left_out": [plain(figure) for figure in figures if isinstance(figure, LeftOut)],
         "samples": _samples(results),
         **_trials(results),
+        "excluded": _excluded(results),
         "made": _made(results),
     }
     return plain(report)
@@ -116,7 +119,7 @@ def warnings(results: Results) -> list[str]:
     """What must be read before any number is trusted, most serious first."""
     found = [f"There is no fit: {results.refused}."] if results.refused else []
     if results.outdated:
-        found.append(f"The table was collected again after this fit: run `python -m sweep fit {results.name}`.")
+        found.append(f"The fit was made of another table than this one: run `python -m sweep fit {results.name}`.")
     found += [str(text) for text in results.fit.get("disagreements", [])]
     found += [str(text) for text in results.fit.get("warnings", [])]
     finished = results.table[results.table["status"] == "finished"]
@@ -252,7 +255,8 @@ def _samples(results: Results) -> list[dict[str, Any]]:
     runs = []
     for size, of_size in rows.groupby("params_non_embedding"):
         longest = of_size.loc[of_size["tokens"].idxmax(), "trial_id"]
-        points = of_size[of_size["trial_id"] == longest][["step", "tokens", "text"]].to_dict("records")
+        columns = [name for name in ("step", "tokens", "prompt", "text") if name in of_size]
+        points = of_size[of_size["trial_id"] == longest][columns].to_dict("records")
         runs.append({"label": short(float(size)), "trial_id": longest, "points": points})
     return runs
 
@@ -272,11 +276,24 @@ def _trials(results: Results) -> dict[str, Any]:
     }
 
 
+def _command(command: str | list[str]) -> str:
+    return command if isinstance(command, str) else shlex.join(command)
+
+
+def _excluded(results: Results) -> list[dict[str, Any]]:
+    """Points of the grid that were never planned, by the condition that they broke."""
+    groups: dict[str, list[str]] = {}
+    for point in results.meta.get("excluded") or []:
+        overrides = " ".join(map(str, point["overrides"]))
+        groups.setdefault(str(point["condition"]), []).append(f"{overrides} ({point['facts']})")
+    return [{"condition": condition, "points": points} for condition, points in groups.items()]
+
+
 def _made(results: Results) -> list[str]:
     """How this page came to be: commands, data, versions."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "pandas", "matplotlib", "plotly"))
     lines = [
-        f"Trained by: {results.meta['command']}" if results.meta.get("command") else "",
+        f"Trained by: {_command(results.meta['command'])}" if results.meta.get("command") else "",
         f"Fitted by: {results.fit['command']}" if results.fit.get("command") else "",
         f"Fit versions: {_words(results.fit['versions'])}" if results.fit.get("versions") else "",
         f"Data of the fit (sha256): {results.fit['data_sha256']}" if results.fit.get("data_sha256") else "",

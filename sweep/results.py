@@ -38,7 +38,6 @@ class Results:
     fit: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
-    outdated: bool = False  # the table was written after the fit
 
     @property
     def columns(self) -> dict[str, str]:
@@ -53,6 +52,16 @@ class Results:
         for letter, column in self.columns.items():
             rows[letter] = rows[column].astype(float)
         return rows.dropna(subset=["N", "D", "C", "loss"]).sort_values(["N", "D"])
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the fit was made of another table than this one: other rows, or other losses in them."""
+        if not self.fit:
+            return False
+        fitted = {row["row"]: row["loss_nats"] for row in self.fit["residuals"]}
+        rows = set(fitted) | {row["row"] for row in self.fit["dropped"]}
+        losses = self.table[self.columns["loss"]].astype(float).to_dict()
+        return rows != set(losses) or any(abs(losses[row] - loss) > 1e-9 for row, loss in fitted.items())
 
     @property
     def reference_lines(self) -> dict[str, float]:
@@ -85,9 +94,7 @@ def load(folder: Path) -> Results:
         refused = f"there is no fit.json yet: make it with `python -m sweep fit {folder.name}`"
     elif "refused" in fit:
         refused, fit = str(fit["refused"]), {}
-    outdated = bool(fit) and (folder / "table.parquet").stat().st_mtime > (folder / "fit.json").stat().st_mtime
-    name = meta.get("name", folder.name)
-    return Results(name=name, fit=fit, refused=refused, meta=meta, outdated=outdated, **results)
+    return Results(name=meta.get("name", folder.name), fit=fit, refused=refused, meta=meta, **results)
 
 
 def _parquet(path: Path) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def _best(best: dict[str, Any] | None) -> list[Text]:
     if best is None:
         return []
     model = f"{short(best['N'])} parameters on {short(best['D'])} tokens"
-    return [Text(f"best run: {significant(best['loss_nats'], 4)} nats per token, {model}")]
+    return [Text(f"best run: {best['loss_nats']:.3f} nats per token, {model}")]
 
 
 def _warnings(warnings: list[str]) -> list[Text]:
@@ -79,7 +79,7 @@ def _budgets(report: dict[str, Any]) -> RenderableType:
         paid = "–" if row["dollars"] is None else dollars(row["dollars"])
         error = "" if row["error_nats"] is None else f" ± {significant(row['error_nats'], 2)}"
         cells = [power(row["flops"], 3), f"{row['times_largest']}×", hours, *([paid] if priced else [])]
-        table.add_row(*cells, short(row["N"]), short(row["D"]), significant(row["loss_nats"]) + error)
+        table.add_row(*cells, short(row["N"]), short(row["D"]), f"{row['loss_nats']:.3f}{error}")
     return Padding(table, (1, 0, 1, 0))
 
 

@@ -171,11 +171,13 @@ def test_nothing_finished_makes_a_page_all_the_same(tmp_path):
 
 def test_a_table_collected_after_the_fit_is_said(tmp_path):
     folder = write(tmp_path / "sweep", "normal")
-    assert not any("collected" in text for text in reports.warnings(results.load(folder)))
+    assert not any("another table" in text for text in reports.warnings(results.load(folder)))
     table = pd.read_parquet(folder / "table.parquet")
+    pd.concat([table, table[:1].assign(trial_id="new")], ignore_index=True).to_parquet(folder / "table.parquet")
+    assert results.load(folder).outdated
     table.loc[0, "loss_nats"] += 0.5
     table.to_parquet(folder / "table.parquet")
-    assert any("collected again after this fit" in text for text in reports.warnings(results.load(folder)))
+    assert any("another table" in text for text in reports.warnings(results.load(folder)))
 
 
 def test_summary_fits_a_screen(written):
