@@ -2,9 +2,9 @@
 
   python -m benchmarks.training [--threads 1]
 
-The plain loop is the model, fused AdamW, clipping and a random batch from the memory-mapped shard: no schedule, logging,
-checkpoints, claims. Both loops take turns, round by round, because the machine's speed drifts; the ratio is the median
-over rounds. Validation and samples, which a plain loop does not have, are left out of both.
+The plain loop is the model, fused AdamW, clipping and a random batch from the memory-mapped shard: no schedule,
+logging, checkpoints or claims. Both loops take turns, round by round, because the machine's speed drifts; the ratio is
+the median over rounds. Validation and samples, which a plain loop does not have, are left out of both.
 """
 
 import argparse
@@ -40,7 +40,8 @@ def main() -> None:
     args = parser.parse_args()
     device = resolve_device("auto")
     rows = [measure(size, device, args.threads) for size in SIZES]
-    measured = {"command": f"python -m benchmarks.training --threads {args.threads}", "device_kind": device, "rows": rows}
+    command = f"python -m benchmarks.training --threads {args.threads}"
+    measured = {"command": command, "device_kind": device, "rows": rows}
     path = save("training", ["torch", "numpy"], measured, device)
     sys.stdout.write(path.read_text())
 

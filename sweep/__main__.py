@@ -8,9 +8,9 @@ from types import ModuleType
 
 from sweep.errors import UserError
 
-# In the order of a sweep's life. `work` is what launchers start; people do not need it.
-VERBS = ("plan", "prepare", "launch", "train", "collect", "fit", "report", "rerun", "clean", "work")
-DESCRIPTION = """Scaling sweeps of small GPTs: plan a grid of model and dataset sizes, train it, fit loss versus compute.
+VERBS = ("plan", "prepare", "launch", "train", "collect", "fit", "report", "rerun", "clean")  # as a sweep lives
+HIDDEN = ("work",)  # what launchers start
+DESCRIPTION = """Scaling sweeps of small GPTs: plan a grid of model and dataset sizes, train it, fit the frontier.
 
   python -m sweep launch sweep=default                          a sweep, from the grid to the report
   python -m sweep train model.params=1M budget.tokens=2M        one trial, without any sweep
@@ -42,13 +42,12 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         prog="python -m sweep", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    asked = [name for name in VERBS if name in arguments[:1]]
+    asked = [name for name in (*VERBS, *HIDDEN) if name in arguments[:1]]
     for name in asked or VERBS:
         module = _verb(name)
-        text = None if name == "work" else module.HELP
         verb = verbs.add_parser(
             name,
-            help=text,
+            help=module.HELP,
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )

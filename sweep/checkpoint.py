@@ -47,7 +47,7 @@ def save(path: Path, owner: str, curve: Curve) -> None:
 
 
 def load(path: Path, owner: str, setup: Setup) -> tuple[State, tuple[int, int]]:
-    """The state in `path`, put into `setup.model` and a new optimizer; and the lengths of metrics and samples in bytes."""
+    """The state in `path`, put into `setup.model` and a new optimizer; and the lengths of its two files in bytes."""
     content = read(path, setup.device)
     if content.get("format") != FORMAT or content.get("owner") != owner:
         raise UserError(
@@ -75,11 +75,14 @@ def load(path: Path, owner: str, setup: Setup) -> tuple[State, tuple[int, int]]:
 
 
 def read(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """A checkpoint's content; UserError that names a damaged file."""
+    """A checkpoint's content; UserError that names a damaged file. Its checksums are compared: torch.load does not."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"checksum of {damaged} differs")
         return torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = str(error).split("\n")[0][:120] or type(error).__name__
         raise UserError(
             f"{path}: damaged checkpoint ({reason}); delete it to go on from what lies before it"
         ) from error

@@ -1,7 +1,7 @@
 """From run directories to a sweep's table: every planned trial one row, whatever became of it.
 
-Reads `plan.jsonl`, records, metrics and samples; needs neither torch nor the models. Records never change, so rows whose
-record was read before are taken from the last `table.parquet`.
+Reads `plan.jsonl`, records, metrics and samples; needs neither torch nor the models. Records never change, so rows
+whose record was read before are taken from the last `table.parquet`.
 """
 
 import time

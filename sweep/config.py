@@ -271,10 +271,9 @@ def _explain_composition(error: Exception, overrides: list[str]) -> str:
             return f"{override}: no such option; conf/{key}/ has {', '.join(options)}"
         if "Could not override" in text or "not in struct" in text:
             head, _, leaf = key.rpartition(".")
-            valid = _keys_at(head)
-            return (
-                f"{override}: unknown key; {_suggest(leaf, valid)}" if valid else f"{override}: unknown key"
-            )
+            top = key.partition(".")[0]
+            said = _suggest(leaf, _keys_at(head)) if top in _SECTIONS else _suggest(top, _keys_at(""))
+            return f"{override}: unknown key; {said}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -168,6 +168,7 @@ def _make_text(config: TextConfig, work: Path, bar: Phases) -> dict[str, Any]:
         made: dict[str, Any] = {
             "vocab_size": vocab_size,
             "vocab_sha256": tokenizers.digest(tokenizer),
+            "tokenizer_sha256": file_sha256(work / "tokenizer.json"),
             "eot_id": eot_id,
             "dtype": dtype.str,
             "documents": sum(spool.documents(split) for split in SPLITS),
@@ -198,6 +199,7 @@ def _make_synthetic(config: MarkovSource, work: Path, bar: Phases) -> dict[str, 
     made: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "vocab_sha256": None,
+        "tokenizer_sha256": None,
         "eot_id": None,
         "dtype": dtype.str,
         "bytes_per_token": None,

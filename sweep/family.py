@@ -18,7 +18,7 @@ import torch
 
 from sweep import checkpoint, files, loop
 from sweep.estimate import record_speed
-from sweep.loop import Curve, Diverged, Setup, State
+from sweep.loop import Curve, Diverged, Setup, State, Stopped
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.trial import Trial
@@ -49,17 +49,13 @@ class Family:
         return [trial for trial in ordered if not RunDir.of_trial(self.runs, trial.trial_id).record.exists()]
 
 
-def train_family(family: Family) -> None:
-    """Train every trial that has no record.
-
-    Raises loop.Stopped when asked to stop, all state saved; other errors pass through, what was finished kept.
-    """
-    for trial in family.missing():
-        train_trial(family, trial)
-
-
 def train_trial(family: Family, trial: Trial) -> None:
-    """One trial to its record, from its own checkpoint, the trunk or step 0, whichever is furthest."""
+    """One trial to its record, from its own checkpoint, the trunk or step 0, whichever is furthest.
+
+    Raises loop.Stopped when asked to stop, all state saved; other errors pass through.
+    """
+    if family.should_stop():
+        raise Stopped
     run = RunDir.of_trial(family.runs, trial.trial_id)
     trial.keep(run.trial)
     files.write_json(run.env, family.env)
@@ -85,7 +81,7 @@ def _resume(family: Family, run: RunDir, trial: Trial) -> Curve | None:
 
 
 def _begin(family: Family, run: RunDir, trial: Trial) -> Curve:
-    """The trial's curve where it leaves the trunk (at its branch, or before it if the trunk is past that), or at step 0."""
+    """The trial's curve where it leaves the trunk: at its branch, before it if the trunk is past that, or at step 0."""
     branch = trial.config.branch_step
     steps = family.trunk.stable_steps()
     if branch == 0:
@@ -155,7 +151,7 @@ def _copy_history(trunk: RunDir, run: RunDir, until: int) -> None:
     """The trunk's rows up to a step become the trial's, byte for byte."""
     for source, target in ((trunk.metrics, run.metrics), (trunk.samples, run.samples)):
         lines = source.read_bytes().splitlines(keepends=True) if until and source.exists() else []
-        kept = b"".join(line for line in lines if _step_of(line) <= until)
+        kept = b"".join(line for line in lines if line.endswith(b"\n") and _step_of(line) <= until)
         files.write(target, lambda file, kept=kept: file.write(kept))  # type: ignore[misc]
 
 

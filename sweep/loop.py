@@ -7,7 +7,6 @@ other budgets, gives the same numbers as one that ran alone.
 Shapes: B sequences, T tokens of a sequence.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import torch
 from models.gpt import GPT
 from sweep.config import RunOptions
 from sweep.errors import UserError
+from sweep.files import append_json
 from sweep.optim import adamw
 from sweep.tokens import Batches, Tokens, documents_from, windows
 from sweep.trial import TrialConfig
@@ -277,7 +277,7 @@ def _write_row(curve: Curve, clock: _Clock, lr: float, grad_norm: torch.Tensor, 
         "seconds": round(state.seconds, 4),
         "tokens_per_second": round(speed, 1),
     }
-    _append(curve.metrics, row)
+    append_json(curve.metrics, row)
     curve.on_progress({"loss_nats": row["val_loss_nats"] or row["train_loss_nats"], **row})
     if not math.isfinite(mean_loss) or (val_loss is not None and not math.isfinite(val_loss)):
         raise Diverged(curve)
@@ -295,7 +295,7 @@ def _write_sample(curve: Curve) -> None:
         setup.tokens.decode(prompt_T.tolist()),
         setup.tokens.decode(ids_T.tolist()),
     )
-    _append(
+    append_json(
         curve.samples,
         {"step": step, "tokens": step * setup.config.batch_tokens, "prompt": prompt, "text": text},
     )
@@ -304,8 +304,3 @@ def _write_sample(curve: Curve) -> None:
 def finite(value: float | None) -> float | None:
     """JSON knows no NaN; a missing number is null, never 0."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with open(path, "a") as file:
-        file.write(json.dumps(row) + "\n")

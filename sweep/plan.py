@@ -1,8 +1,8 @@
 """From a grid to priced trials, before anything runs.
 
-Axes are Hydra overrides in Hydra's sweep grammar, from `conf/sweep/*.yaml` and the command line. Hydra composes once per
-combination of group choices (65 ms each); values are then laid over the composed sections, so that 1,000 trials take
-seconds. `where:` conditions on derived quantities exclude points, each with its reason.
+Axes are Hydra overrides in Hydra's sweep grammar, from `conf/sweep/*.yaml` and the command line. Hydra composes once
+per combination of group choices (65 ms each); values are then laid over the composed sections, so that 1,000 trials
+take seconds. `where:` conditions on derived quantities exclude points, each with its reason.
 """
 
 import itertools
@@ -270,7 +270,16 @@ def _sweep_axes(fixed: list[str], overrides: list[str]) -> dict[str, list[str]]:
 
 
 def _values(override: Override) -> list[str]:
-    return list(override.sweep_string_iterator())
+    return [_short_float(text) for text in override.sweep_string_iterator()]
+
+
+def _short_float(text: str) -> str:
+    """Hydra writes 3e11 as 300000000000.0; as people write it, where that is the same number."""
+    try:
+        short = f"{float(text):g}".replace("e+", "e")
+    except ValueError:
+        return text
+    return short if "." in text and float(short) == float(text) else text
 
 
 def _assignments(key: str, values: list[str]) -> list[str]:
@@ -302,7 +311,10 @@ def _is_number(value: Any) -> bool:
 def _asked(device: str, ask: Callable[[str], Any], key: str) -> Any:
     """A fact of this machine's device."""
     if device == "cuda" and resolve_device("auto") != "cuda":
-        raise UserError(f"{key}: run.device=cuda and there is no GPU here to ask; give it, or take cluster=h100")
+        raise UserError(
+            "run.device=cuda: torch sees no CUDA device here; take run.device=cpu, or, to plan for another machine, "
+            f"cluster=h100 (or give {key})"
+        )
     return ask(device)
 
 

@@ -129,6 +129,10 @@ class TextFiles(TextConfig):
     document_bytes: int = 16_384
 
     def identity(self) -> dict[str, Any]:
+        if self.document_bytes < 0:
+            raise UserError(
+                f"data.document_bytes={self.document_bytes}: must be a number of bytes, or 0 for whole files"
+            )
         stats = [(str(path), path.stat()) for path in self._paths()]
         return {"files": [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]}
 

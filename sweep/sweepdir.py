@@ -55,5 +55,5 @@ class SweepDir:
             try:
                 lines.append(json.loads(line))
             except json.JSONDecodeError as error:
-                raise UserError(f"{self.plan}:{number}: damaged line; launch the sweep again to write it anew") from error
+                raise UserError(f"{self.plan}:{number}: damaged line; launch again to write it anew") from error
         return lines

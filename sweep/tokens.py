@@ -40,7 +40,7 @@ class Tokens:
 
     @classmethod
     def open(cls, root: Path | str, fingerprint: str, verify: bool = False) -> "Tokens":
-        """Open `<root>/<fingerprint>`; sizes are always checked, checksums too where `verify`.
+        """Open `<root>/<fingerprint>`; the tokenizer and sizes are always checked, the shards' checksums where `verify`.
 
         Raises UserError, naming the file and what to do, where the folder is missing or damaged.
         """
@@ -54,8 +54,11 @@ class Tokens:
                 raise _damaged(path, f"{found_bytes} bytes instead of {wanted_bytes}")
             if verify and file_sha256(path) != meta[split]["sha256"]:
                 raise _damaged(path, "its checksum differs from meta.json")
-        if meta["eot_id"] is not None and not (folder / "tokenizer.json").exists():
-            raise _damaged(folder / "tokenizer.json", "missing")
+        tokenizer = folder / "tokenizer.json"
+        if meta["eot_id"] is not None and not tokenizer.exists():
+            raise _damaged(tokenizer, "missing")
+        if meta["eot_id"] is not None and file_sha256(tokenizer) != meta["tokenizer_sha256"]:
+            raise _damaged(tokenizer, "its checksum differs from meta.json")
         return cls(folder, meta)
 
     def decode(self, ids: Any) -> str:
@@ -91,6 +94,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_NEEDED = (
+    "fingerprint",
+    "vocab_size",
+    "eot_id",
+    "tokenizer_sha256",
+    "dtype",
+    "bytes_per_token",
+    "reference_lines",
+)
+
+
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
     if not path.exists():
@@ -99,9 +113,10 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         meta = json.loads(path.read_text("utf-8"))
     except ValueError:
         raise _damaged(path, "not valid JSON") from None
-    needed = ("fingerprint", "vocab_size", "eot_id", "dtype", "bytes_per_token", "reference_lines", *SPLITS)
-    if not isinstance(meta, dict) or any(key not in meta for key in needed):
+    if not isinstance(meta, dict) or any(key not in meta for key in (*_NEEDED, *SPLITS)):
         raise _damaged(path, "a field is missing")
+    if meta["fingerprint"] != folder.name:
+        raise _damaged(path, f"it is about {meta['fingerprint']}")
     return meta
 
 

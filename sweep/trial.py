@@ -82,8 +82,8 @@ class TrialConfig:
 class Trial:
     """A TrialConfig, its names, and what can be said before training.
 
-    `written` is the config that it was resolved from, so that its data can be prepared again and a variant of it trained;
-    it is not part of its identity.
+    `written` is the config that it was resolved from, so that its data can be prepared again and a variant of it
+    trained; it is not part of its identity.
     """
 
     config: TrialConfig

@@ -1,4 +1,4 @@
-"""A worker: trains a list of families in one process, each under its claim, until all are done or it is told to stop."""
+"""A worker: trains a list of families in one process, each under its claim, until done or told to stop."""
 
 import ctypes
 import dataclasses
@@ -19,7 +19,7 @@ from sweep import claim, environment
 from sweep.claim import Claim
 from sweep.config import RunOptions
 from sweep.errors import UserError
-from sweep.family import Family, train_family
+from sweep.family import Family, train_trial
 from sweep.loop import Setup, Stopped
 from sweep.rundir import RunDir
 from sweep.tokens import Tokens
@@ -81,28 +81,30 @@ class Worker:
             "family_id": trials[0].family_id,
             **dataclasses.asdict(held.holder),
         }
-        trunk.attempt("start", time=time.time(), **attempt)
-        outcome, error = self._train(trials, held)
-        trunk.attempt("end", time=time.time(), attempt=held.generation, outcome=outcome, error=error)
-        held.release()
+        try:
+            trunk.attempt("start", time=time.time(), **attempt)
+            outcome, error = self._train(trials, held)
+            trunk.attempt("end", time=time.time(), attempt=held.generation, outcome=outcome, error=error)
+        finally:
+            held.release()
         return outcome
 
     def _train(self, trials: list[Trial], held: Claim) -> tuple[str, str | None]:
-        """Train a claimed family. A failure is told, written down, and kept from the other families."""
+        """Train a claimed family. A trial's failure is told, written down, and kept from the others."""
+        failures = []
         try:
-            train_family(self._family(trials, held))
-        except Stopped:
-            return ("lost" if held.lost else "stopped"), None
-        except UserError as error:
-            self.log(f"{trials[0].family_id}: {error}")
-            self._leave_error(trials, held, str(error))
-            return "failed", str(error)
+            family = self._family(trials, held)
         except Exception as error:  # noqa: BLE001 — whatever ends one family must not end the others
-            last_line = f"{type(error).__name__}: {error}".splitlines()[0]
-            self.log(f"{trials[0].family_id}: {last_line}")
-            self._leave_error(trials, held, traceback.format_exc())
-            return "failed", last_line
-        return "done", None
+            missing = [t for t in trials if not RunDir.of_trial(self.runs, t.trial_id).record.exists()]
+            return "failed", self._failed((missing or trials)[0], error)
+        for trial in family.missing():
+            try:
+                train_trial(family, trial)
+            except Stopped:
+                return ("lost" if held.lost else "stopped"), None
+            except Exception as error:  # noqa: BLE001 — as above, of one trial
+                failures.append(self._failed(trial, error))
+        return ("failed", failures[0]) if failures else ("done", None)
 
     def _family(self, trials: list[Trial], held: Claim) -> Family:
         trial = trials[0]
@@ -114,6 +116,11 @@ class Worker:
         def on_progress(news: dict[str, Any]) -> None:
             held.progress.update(news)
             self.on_row(news)
+
+        def should_stop() -> bool:
+            if held.lost:
+                raise Stopped  # at once: the folder is another worker's now, and nothing may be saved there
+            return self.stop.asked
 
         env = environment.describe(self.device, backend, dataclasses.asdict(self.options))
         setup = Setup(
@@ -130,18 +137,23 @@ class Worker:
             trials=trials,
             runs=self.runs,
             env=env,
-            should_stop=lambda: self.stop.asked or held.lost,
+            should_stop=should_stop,
             on_progress=on_progress,
         )
 
-    def _leave_error(self, trials: list[Trial], held: Claim, text: str) -> None:
-        trial_id = held.progress.get("trial_id", trials[0].trial_id)
-        path = RunDir.of_trial(self.runs, trial_id).error
+    def _failed(self, trial: Trial, error: Exception) -> str:
+        """Say why a trial failed, leave it (the traceback, unless a person can correct it) in its folder; in one line."""
+        by_person = isinstance(error, UserError)
+        line = str(error) if by_person else f"{type(error).__name__}: {error}".splitlines()[0]
+        text = line if by_person else "".join(traceback.format_exception(error))
+        self.log(f"{trial.trial_id}: {line}")
+        path = RunDir.of_trial(self.runs, trial.trial_id).error
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        except OSError as error:
-            self.log(f"{path}: cannot be written ({error.strerror}); the traceback is:\n{text}")
+        except OSError as full:
+            self.log(f"{path}: cannot be written ({full.strerror}); it would say:\n{text}")
+        return line
 
 
 def prepare_torch(options: RunOptions, device: str) -> None:

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     collected = collect(sweep)
     counts = collected.table["status"].value_counts()
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
-    print(f"{sweep.path / 'table.parquet'}: {len(collected.table)} trials ({said}); {collected.read} read, the rest as before")
+    print(f"{sweep.path / 'table.parquet'}: {len(collected.table)} trials ({said}); {collected.read} read anew")
     for _, row in collected.table[collected.table["status"].isin(["failed", "diverged"])].iterrows():
         print(f"  {row['status']}: {row['trial_id']}: {row['reason']}")
     return 0

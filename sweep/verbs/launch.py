@@ -45,9 +45,11 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"sweep {plan.name} on {plan.device}: {price(plan, plan.done())}", highlight=False)
     outcome = local.launch(plan, sweep, console)
     done = len(plan.done())
-    console.print(f"{done} of {len(plan.trials)} trials have a record, after {duration(outcome.seconds)}", highlight=False)
+    after = duration(outcome.seconds)
+    console.print(f"{done} of {len(plan.trials)} trials have a record, after {after}", highlight=False)
     if outcome.status:
-        console.print(f"not all: exit status {outcome.status}; see {sweep.logs}, and launch again with\n  {shlex.join(command)}")
+        again = shlex.join(command)
+        console.print(f"not all: exit status {outcome.status}; see {sweep.logs}, and launch again with\n  {again}")
     if not args.no_report and done:
         _report(sweep)
     return outcome.status

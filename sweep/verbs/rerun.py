@@ -17,7 +17,7 @@ HELP = "train one recorded trial again and compare"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_name", metavar="RUN", help="an id, a unique prefix, a run directory or a trial.json")
-    parser.add_argument("overrides", nargs="*", help="run.…=… changes how it is executed; any other key makes a new trial")
+    parser.add_argument("overrides", nargs="*", help="run.KEY=… is how it is executed; any other key makes a new trial")
     parser.add_argument("--runs", default="runs", help="where recorded runs lie (default: runs)")
     parser.add_argument("--tokens", default="tokens", help="where token shards lie (default: tokens)")
     parser.add_argument("--out", default="reruns", help="where the rerun goes (default: reruns)")

@@ -27,9 +27,8 @@ def run(args: argparse.Namespace) -> int:
 
     plan = plan_here(args.overrides)
     if len(plan.trials) != 1:
-        raise UserError(
-            f"{len(plan.trials)} trials: train takes one; `python -m sweep launch {' '.join(args.overrides)}` takes a grid"
-        )
+        grid = " ".join(args.overrides)
+        raise UserError(f"{len(plan.trials)} trials: train takes one; for a grid: python -m sweep launch {grid}")
     (trial,) = plan.trials
     resolve_device(plan.device)
     print(describe(trial), file=sys.stderr)
