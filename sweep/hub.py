@@ -35,7 +35,7 @@ class HubDataset(TextConfig):
         return self.path
 
     def identity(self) -> dict[str, Any]:
-        """Nothing beyond the config, which is checked here: if a branch moves on, its prepared tokens stay until deleted."""
+        """Nothing beyond the config: if a branch moves on, its prepared tokens stay until deleted."""
         if not self.path:
             raise UserError("data.path: name a dataset of the Hub, e.g. data.path=roneneldan/TinyStories")
         if self.max_bytes is not None:

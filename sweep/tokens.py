@@ -40,7 +40,7 @@ class Tokens:
 
     @classmethod
     def open(cls, root: Path | str, fingerprint: str, verify: bool = False) -> "Tokens":
-        """Open `<root>/<fingerprint>`; the tokenizer and sizes are always checked, the shards' checksums where `verify`.
+        """Open `<root>/<fingerprint>`; sizes are always checked, the shards' checksums where `verify`.
 
         Raises UserError, naming the file and what to do, where the folder is missing or damaged.
         """

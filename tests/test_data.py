@@ -182,6 +182,16 @@ def test_damaged_shards_are_refused_by_size_and_on_request_by_checksum(corpus, t
         make(corpus, root)
 
 
+def test_a_damaged_tokenizer_is_refused(corpus, tmp_path):
+    path = make(corpus, tmp_path / "tokens").folder / "tokenizer.json"
+    path.write_text(path.read_text()[:-10])
+    with pytest.raises(UserError, match=r"tokenizer\.json: damaged \(its checksum"):
+        make(corpus, tmp_path / "tokens")
+    path.unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.json: damaged \(missing\)"):
+        make(corpus, tmp_path / "tokens")
+
+
 def test_a_damaged_note_of_a_request_is_written_again(corpus, tmp_path):
     root = tmp_path / "tokens"
     first = make(corpus, root)

@@ -228,3 +228,8 @@ def test_without_a_network_one_line_comes_soon(tmp_path):
 def test_a_dataset_needs_a_name():
     with pytest.raises(UserError, match=r"data\.path: name a dataset of the Hub"):
         HubDataset().identity()
+
+
+def test_a_limit_is_a_quantity():
+    with pytest.raises(UserError, match=r"data\.max_bytes=lots: not a positive number"):
+        HubDataset(path="someone/tiny", max_bytes="lots").identity()

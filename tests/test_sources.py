@@ -131,6 +131,12 @@ def test_nothing_named_and_nothing_matched(tmp_path):
         TextFiles(files=[str(tmp_path)]).identity()
 
 
+def test_negative_documents(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(UserError, match=r"data\.document_bytes=-1: must be"):
+        TextFiles(files=[str(tmp_path / "a.txt")], document_bytes=-1).identity()
+
+
 def test_unknown_scope():
     with pytest.raises(UserError, match=r"data\.scope=all: must be one of stdlib, packages"):
         PythonSource(scope="all").identity()

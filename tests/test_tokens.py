@@ -168,6 +168,12 @@ def test_a_damaged_meta_is_named(copied, text):
         Tokens.open(copied.parent, copied.name)
 
 
+def test_a_folder_under_another_name_is_refused(copied):
+    copied.rename(copied.with_name("other"))
+    with pytest.raises(UserError, match=rf"meta\.json: damaged \(it is about {copied.name}\)"):
+        Tokens.open(copied.parent, "other")
+
+
 def test_too_many_unique_tokens_says_how_many_there_are(tokens):
     error = more_than_available(10**9, tokens, seq_len=128)
     assert "data.unique_tokens=1000000000" in str(error)
