@@ -25,13 +25,15 @@ def main() -> None:
     if len(sys.argv) == 2 and sys.argv[1] == "--measure":
         print(json.dumps(measure()))
         return
+    other_load = round(os.getloadavg()[0], 1)  # processes of others over the last minute: these numbers share cores
     rows = []
     for threads in sorted({1, os.cpu_count() or 1}):
         env = os.environ | {"RAYON_NUM_THREADS": str(threads)}  # read once, when the tokenizer's threads start
         command = [sys.executable, "-m", "benchmarks.encoding", "--measure"]
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
         rows += [{"threads": threads, **row} for row in json.loads(done.stdout)]
-    path = save("encoding", ["tokenizers", "numpy"], {"encoding": rows, "prepare": measure_prepare()})
+    measured = {"load_average_before": other_load, "encoding": rows, "prepare": measure_prepare()}
+    path = save("encoding", ["tokenizers", "numpy"], measured)
     print(path.read_text())
 
 

@@ -4,7 +4,6 @@ The mathematics is in `sweep.laws` and `sweep.frontier`; this file turns it into
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +11,7 @@ import numpy as np
 
 from sweep import frontier
 from sweep.errors import UserError
-from sweep.fit import FitError, solve
-from sweep.laws import Law, law_named
-from sweep.objective import objective_named
+from sweep.laws import law_named
 from sweep.results import Results
 
 NEXT_NATS = 0.1
@@ -23,41 +20,51 @@ FARTHEST = 1000  # answers reach this many times the dearest run's compute
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted law with the FLOPs model that goes with it: what `sweep.frontier` needs for its answers."""
+    """What `fit.json` holds, asked through `sweep.frontier` for losses and optima."""
 
-    law: Law
-    params: Mapping[str, float]
-    flops: frontier.FlopsModel
+    fit: dict[str, Any]
 
     @property
     def floor(self) -> float:
         """The loss in nats that no compute crosses."""
-        return float(self.params.get("E", 0.0))
+        return float(self.fit["params"].get("E", 0.0))
+
+    @property
+    def flops(self) -> frontier.FlopsModel:
+        return frontier.FlopsModel(self.fit["flops_model"]["k"], self.fit["flops_model"]["gamma"])
 
     def loss(self, N: Any, D: Any) -> np.ndarray:
-        return self.law.loss(self.params, {"N": N, "D": D})
+        return frontier.predict_loss(self.fit, N, D)
 
-    def optimal(self, C: Any) -> tuple[Any, Any, Any]:
-        """(N, D, loss in nats) at the optimum for C FLOPs."""
-        return frontier.optimum(self.law, self.params, self.flops, C)
+    def optimum(self, C: Any) -> tuple[Any, Any, Any]:
+        """(N, D, loss in nats) at the optimum for C FLOPs, an array or a number."""
+        return frontier.optimum(law_named(self.fit["form"]), self.fit["params"], self.flops, C)
+
+    def band(self, C: np.ndarray, name: str) -> tuple[list[float], list[float], list[float]]:
+        """(C, low, high) of the 90% interval of the optimum's N, D or loss_nats, at those C that have one."""
+        ends = [(float(c), frontier.optimal(self.fit, c).get(f"{name}_interval")) for c in C]
+        known = [(c, *interval) for c, interval in ends if interval]
+        return tuple(map(list, zip(*known, strict=True))) if known else ([], [], [])  # type: ignore[return-value]
 
     def compute_for(self, loss_nats: float) -> float | None:
         """The least FLOPs that reach a loss; None where the law says that none do."""
         try:
-            return frontier.cheapest(self.law, self.params, self.flops, loss_nats)
+            return frontier.compute_for_loss(self.fit, loss_nats)
         except UserError:
             return None
 
 
 def fitted(results: Results) -> Fitted | str:
-    """The fit, if it is one of loss in N and D; else why there is none to draw."""
+    """The fit, if it gives a loss for every N and D, and an optimum for every C; else why there is none to draw."""
     if not results.fit:
         return results.refused
-    law = law_named(results.fit["form"])
-    if not {"N", "D"} <= set(law.variables):
-        return f"the fitted form {law.name}, {law.formula}, is not one of N and D"
-    model = results.fit["flops_model"]
-    return Fitted(law, results.fit["params"], frontier.FlopsModel(model["k"], model["gamma"]))
+    fit = Fitted(results.fit)
+    try:
+        fit.loss(1e6, 1e8)
+        fit.optimum(results.finished["C"].max())
+    except UserError as refusal:
+        return str(refusal)
+    return fit
 
 
 def flops_per_device_hour(results: Results) -> float | None:
@@ -95,21 +102,18 @@ def budgets(results: Results) -> list[dict[str, Any]]:
     bytes_per_token = results.meta.get("bytes_per_token")
     rows = []
     for ratio in (1, 10, 100, FARTHEST):
-        N, D, loss = (float(value) for value in fit.optimal(largest * ratio))
-        row = {
+        best = frontier.optimal(results.fit, largest * ratio)
+        best |= price(results, best.pop("C")) | {
             "times_largest": ratio,
-            "N": N,
-            "D": D,
-            "tokens_per_param": D / N,
-            "loss_nats": loss,
-            "error_nats": _typical_error(results, ratio, loss),
-            "bits_per_byte": loss / math.log(2) / bytes_per_token if bytes_per_token else None,
+            "tokens_per_param": best["D"] / best["N"],
+            "bits_per_byte": best["loss_nats"] / math.log(2) / bytes_per_token if bytes_per_token else None,
+            "error_nats": _seen_error(results, ratio, best["loss_nats"]),
         }
-        rows.append(row | price(results, largest * ratio))
+        rows.append({f"{name}_interval": None for name in ("N", "D", "loss_nats")} | best)
     return rows
 
 
-def _typical_error(results: Results, ratio: float, loss_nats: float) -> float | None:
+def _seen_error(results: Results, ratio: float, loss_nats: float) -> float | None:
     """The mean error in nats to expect of a loss predicted at `ratio` times the compute that was fitted: that of the
     fit's own residuals at 1, beyond it of the nearest holdout that reached at least as far. None where none did."""
     if ratio <= 1:
@@ -119,34 +123,13 @@ def _typical_error(results: Results, ratio: float, loss_nats: float) -> float | 
     return loss_nats * min(cuts, key=lambda cut: cut["max_flops_ratio"])["mean_error"] if cuts else None
 
 
-def floors(results: Results) -> dict[str, Any] | None:
-    """The floor of the loss in nats estimated twice (the check of Henighan et al. 2020, arXiv 2010.14701).
-
-    `surface` is the E of the fitted form, `frontier` that of E + (C0/C)^alpha through the isoFLOP minima: None, with a
-    `reason`, where they do not carry it.
-    """
-    fit = fitted(results)
-    if isinstance(fit, str) or "E" not in fit.params:
-        return None
-    minima = results.fit["roads"].get("isoflop_akima", {}).get("optima", [])
-    C, loss = (np.array([point[name] for point in minima]) for name in ("C", "loss_nats"))
-    objective = objective_named(results.fit["objective"], results.fit["delta"])
-    try:
-        solution = solve(law_named("power_C"), {"C": C}, loss, objective)
-    except FitError as refusal:
-        return {"surface": fit.floor, "frontier": None, "reason": f"isoFLOP minima: {refusal}"}
-    if "log E" in solution.certificate["bounds_hit"]:
-        return {"surface": fit.floor, "frontier": None, "reason": "the isoFLOP minima do not bend towards any floor"}
-    return {"surface": fit.floor, "frontier": solution.params["E"], "reason": None}
-
-
 def reachable(results: Results) -> tuple[float, float] | None:
     """Losses in nats worth pricing: from the frontier at the cheapest run to FARTHEST times the dearest."""
     fit = fitted(results)
     if isinstance(fit, str):
         return None
     C = results.finished["C"]
-    worst, best = (float(fit.optimal(at)[2]) for at in (C.min(), FARTHEST * C.max()))
+    worst, best = (float(fit.optimum(at)[2]) for at in (C.min(), FARTHEST * C.max()))
     return (worst, best) if worst > best > fit.floor else None
 
 

@@ -31,6 +31,8 @@ RESULTS = {  # Record field → table column, where the names differ or the mean
     "execution_class": "execution_class",
     "code_hash": "code_hash",
 }
+
+
 @dataclass(frozen=True)
 class History:
     """One table of what was written along the way: a row for each line of each run's file."""

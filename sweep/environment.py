@@ -42,14 +42,12 @@ def resolve_device(asked: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if asked == "cuda":
-        raise UserError(
-            "run.device=cuda: torch sees no CUDA device here; use run.device=cpu, or a machine with a GPU"
-        )
+        raise UserError("run.device=cuda: torch sees no CUDA device here; use run.device=cpu, or a machine with a GPU")
     return "cpu"
 
 
 def planned_device(asked: str) -> str:
-    """"cpu" or "cuda" for a plan, which may be made where there is no GPU."""
+    """ "cpu" or "cuda" for a plan, which may be made where there is no GPU."""
     return asked if asked == "cuda" else resolve_device(asked)
 
 

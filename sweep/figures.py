@@ -46,8 +46,9 @@ def headline(results: Results) -> Figure | LeftOut:
         _points(group, "C", "loss", short(size), shades[size]) for size, group in rows.groupby("params_non_embedding")
     ]
     frontiers = [*_envelope_line(results), *_frontier_line(results)]
-    lowest = min([rows["loss"].min(), *(min(line.y) for line in frontiers)])
-    spread = _padded(lowest, rows["loss"].max() + 0.6 * (rows["loss"].max() - lowest))
+    lowest = min([rows["loss"].min(), *(min(line.y or line.lower) for line in frontiers)])
+    highest = min(rows["loss"].max(), max(results.reference_lines.get("uniform", math.inf), rows["loss"].median()))
+    spread = _padded(lowest, highest + 0.6 * (highest - lowest))
     caption = "Each line is one run's validation loss, each point its final loss. "
     if frontiers:
         caption += "The frontier is dashed beyond the dearest run."
@@ -80,9 +81,7 @@ def isoflop(results: Results) -> Figure | LeftOut:
             minima, name = pd.DataFrame(road["optima"]), f"minimum, {style['label'].removeprefix('isoFLOP, ')}"
             spot = {"marker": style["marker"], "size": 11}
             series.append(_points(minima, "N", "loss_nats", name, style["color"], id_column=None, **spot))
-        refused += [
-            f"{style['label']} at {power(budget['C'])} FLOPs ({budget['reason']})" for budget in refused_budgets(road)
-        ]
+        refused += [f"{style['label']}: {reason}" for reason in refusals(road)]
     caption = "Lines join the runs; a parabola's minimum lies on the parabola through all sizes of its budget."
     caption += " Refused: " + "; ".join(refused) + "." if refused else ""
     panel = Panel(_size_axis(results), Axis(LOSS), series)
@@ -101,7 +100,7 @@ def optimal_tokens(results: Results) -> Figure | LeftOut:
 
 def _optimum(results: Results, letter: str, key: str, title: str) -> Figure | LeftOut:
     exponent = {"N": "a", "D": "b"}[letter]
-    series, refused = [], []
+    series, refused, fit = [], [], answers.fitted(results)
     for key_of_road, style in ROADS.items():
         road = _road(results, key_of_road)
         if isinstance(road.get("refused"), str):
@@ -116,6 +115,9 @@ def _optimum(results: Results, letter: str, key: str, title: str) -> Figure | Le
             through = np.exp(np.log(optima[letter]).mean() - slope * np.log(optima["C"]).mean())
             dash = "dash" if key_of_road == "envelope" else "solid"
             series.append(_line(ends, through * ends**slope, name, style["color"], dash=dash))
+            if key_of_road == "parametric" and not isinstance(fit, str):
+                x, lower, upper = fit.band(np.geomspace(*ends, 30), letter)
+                series += [Series("band", name, x, lower=lower, upper=upper, color=style["color"])] if x else []
         if key_of_road != "parametric":  # its optima lie on its line by construction
             spot = {"marker": style["marker"], "size": 2.5 if key_of_road == "envelope" else 9}
             series.append(_points(optima, "C", letter, name, style["color"], id_column=None, **spot))
@@ -147,7 +149,7 @@ def contour(results: Results) -> Figure | LeftOut:
         style = {"dash": "dot", "width": 1.2, "hover": [f"{power(10.0**exponent)} FLOPs"] * int(inside.sum())}
         series.append(_line(N[inside], D_same[inside], "equal compute (steps of 10×)", "gray", **style))
     series.append(_points(rows, "N", "D", "runs", "ink"))
-    N_best, D_best, _ = fit.optimal(np.geomspace(10**cheapest, 10**dearest, 200))
+    N_best, D_best, _ = fit.optimum(np.geomspace(10**cheapest, 10**dearest, 200))
     inside = (N_best >= N[0]) & (N_best <= N[-1]) & (D_best >= D[0]) & (D_best <= D[-1])
     series.append(_line(N_best[inside], D_best[inside], "compute-optimal", "vermillion", width=2.5))
     x_axis = Axis(_size_axis(results).label, True, "size", (N[0], N[-1]))
@@ -497,10 +499,13 @@ def _road(results: Results, name: str) -> dict[str, Any]:
     return results.fit.get("roads", {}).get(name, {})
 
 
-def refused_budgets(road: dict[str, Any]) -> list[dict[str, Any]]:
-    """The budgets that a road refused, each {"C", "reason"}; a road refused as a whole keeps them apart."""
-    refused = road.get("refused", [])
-    return road.get("budgets_refused", []) if isinstance(refused, str) else refused
+def refusals(road: dict[str, Any]) -> list[str]:
+    """Why a road refused the budgets that it refused, a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    refused = road.get("refused", [])  # a road refused as a whole keeps its budgets apart
+    for budget in road.get("budgets_refused", []) if isinstance(refused, str) else refused:
+        by_reason.setdefault(budget["reason"], []).append(power(budget["C"]))
+    return [f"at {', '.join(budgets)} FLOPs {reason}" for reason, budgets in by_reason.items()]
 
 
 def _references(results: Results, spread: tuple[float, float]) -> list[Series]:
@@ -553,9 +558,14 @@ def _frontier_line(results: Results, reach: float = 10) -> list[Series]:
     if isinstance(fit, str):
         return []
     C = results.finished["C"]
-    parts = ((np.geomspace(C.min() / 2, C.max(), 60), "solid"), (np.geomspace(C.max(), C.max() * reach, 20), "dash"))
+    within, beyond = np.geomspace(C.min() / 2, C.max(), 40), np.geomspace(C.max(), C.max() * reach, 20)
+    x, lower, upper = fit.band(np.append(within, beyond[1:]), "loss_nats")
+    band = Series("band", "90% interval", x, lower=lower, upper=upper, color="vermillion")
     style: dict[str, Any] = {"name": "frontier (parametric)", "color": "vermillion", "width": 2.5}
-    return [_line(part, fit.optimal(part)[2], dash=dash, **style) for part, dash in parts]
+    lines = [
+        _line(part, fit.optimum(part)[2], dash=dash, **style) for part, dash in ((within, "solid"), (beyond, "dash"))
+    ]
+    return [band, *lines] if x else lines
 
 
 def _envelope_line(results: Results) -> list[Series]:

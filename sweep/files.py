@@ -54,9 +54,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: damaged ({error}); restore it, or delete it to have it made again"
-        ) from error
+        raise UserError(f"{path}: damaged ({error}); restore it, or delete it to have it made again") from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

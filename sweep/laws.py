@@ -146,6 +146,8 @@ class BoundPowerSum(Bound):
             for variable, exponent, sign in term.powers:
                 centred_n = np.log(x[variable]) - self.centre[variable]
                 self.X_KPn[k, K + law.exponents.index(exponent)] += sign * centred_n
+        self.X_PKn = self.X_KPn.transpose(1, 0, 2).reshape(K + E, -1)
+        self.by_exponent = list(zip(*np.nonzero(np.abs(self.X_KPn[:, K:]).sum(axis=2)), strict=True))
         self.XX_KnQ = np.einsum("kpn,kqn->knpq", self.X_KPn, self.X_KPn).reshape(K * len(loss_n), -1)
         self.theta_names = tuple(f"log {t.coefficient}" for t in law.terms) + law.exponents
         least, most = np.log(loss_n.min()), np.log(loss_n.max())
@@ -155,14 +157,14 @@ class BoundPowerSum(Bound):
 
     def evaluate(self, theta_BP: np.ndarray) -> Point:
         K, P, n = self.X_KPn.shape
-        t_BKn = np.einsum("bp,kpn->bkn", theta_BP, self.X_KPn, optimize=True)
+        t_BKn = (theta_BP @ self.X_PKn).reshape(len(theta_BP), K, n)
         top_Bn = t_BKn.max(axis=1)
         share_BKn = np.exp(t_BKn - top_Bn[:, None])
         total_Bn = share_BKn.sum(axis=1)
         share_BKn /= total_Bn[:, None]
         J_BPn = np.zeros((len(theta_BP), P, n))
         J_BPn[:, :K] = share_BKn
-        for k, p in zip(*np.nonzero(np.abs(self.X_KPn[:, K:]).sum(axis=2)), strict=True):
+        for k, p in self.by_exponent:
             J_BPn[:, K + p] += share_BKn[:, k] * self.X_KPn[k, K + p]
         return Point(theta_BP, top_Bn + np.log(total_Bn), J_BPn, share_BKn)
 

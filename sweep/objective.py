@@ -73,7 +73,7 @@ def derivatives(
     irls_Bn = weight_n * np.minimum(1.0, objective.delta / np.maximum(size_Bn, 1e-300))
     pull_Bn = irls_Bn * residual_Bn * slope_Bn  # d objective / d y
     value_B = _rho(residual_Bn, weight_n, objective)
-    gradient_BP = np.einsum("bpn,bn->bp", point.J_BPn, pull_Bn)
+    gradient_BP = (point.J_BPn @ pull_Bn[:, :, None])[:, :, 0]
     J_BnP = point.J_BPn.transpose(0, 2, 1)
     inside_Bn = np.where(size_Bn <= objective.delta, weight_n, 0.0) * slope_Bn**2
     if objective.space == "loss":

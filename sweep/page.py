@@ -28,6 +28,7 @@ def render(report: dict[str, Any], figures: dict[str, Any]) -> str:
         "significant": _or_dash(significant),
         "duration": _or_dash(duration),
         "nats": _or_dash("{:.3f}".format),
+        "signed": _or_dash("{:+.2g}".format),
         "dollars": _or_dash(dollars),
         "span": _span,
         "cell": _cell,
@@ -50,9 +51,10 @@ def _or_dash(written: Callable[..., str]) -> Callable[..., str]:
     return lambda value, *digits: "–" if value is None else written(value, *digits)
 
 
-def _span(interval: list[float] | None) -> str:
+def _span(interval: list[float] | None, style: str = "significant") -> str:
     """` [low, high]`, or nothing."""
-    return f" [{significant(interval[0])}, {significant(interval[1])}]" if interval else ""
+    written: Callable[[float], str] = {"significant": significant, "short": short, "nats": "{:.3f}".format}[style]
+    return f" [{written(interval[0])}, {written(interval[1])}]" if interval else ""
 
 
 def _cell(value: Any, style: str) -> str:

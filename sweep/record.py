@@ -62,9 +62,7 @@ class Record:
             )
         missing = [f.name for f in fields(cls) if f.name not in value]
         if missing:
-            raise UserError(
-                f"{where}: damaged record (no {', '.join(missing)}); delete it to train the trial again"
-            )
+            raise UserError(f"{where}: damaged record (no {', '.join(missing)}); delete it to train the trial again")
         wrong = [f.name for f in fields(cls) if not _fits(value[f.name], f.type)]
         if wrong or value["status"] not in ("finished", "diverged"):
             name = wrong[0] if wrong else "status"

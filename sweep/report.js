@@ -47,12 +47,30 @@ setTimeout(drawNext, 0);
 
 // ---- Calculator: the optimum of L(N, D) = E + A N^-alpha + B D^-beta under C = k N^gamma D, in closed form ----
 
-function optimum(flops) {
-  const { E, A, B, alpha, beta } = page.calculator.params;
+function optimum(flops, params = page.calculator.params) {
+  const { E, A, B, alpha, beta } = params;
   const { k, gamma } = page.calculator.flops_model;
   const N = ((alpha * A) / (gamma * beta * B) * (flops / k) ** beta) ** (1 / (alpha + gamma * beta));
   const D = flops / (k * N ** gamma);
   return { flops, N, D, loss_nats: E + A * N ** -alpha + B * D ** -beta };
+}
+
+// The 90% interval as sweep/uncertainty.py makes it: percentiles of the replicates in the log, widened about the estimate.
+function interval(estimate, draws) {
+  const logs = draws.map(Math.log).sort((a, b) => a - b);
+  const at = (share) => {
+    const place = share * (logs.length - 1), low = Math.floor(place);
+    return logs[low] + (place - low) * (logs[Math.min(low + 1, logs.length - 1)] - logs[low]);
+  };
+  const centre = Math.log(estimate);
+  return [0.05, 0.95].map((share) => Math.exp(centre + page.calculator.widening * (at(share) - centre)));
+}
+
+function intervals(best) {
+  const draws = page.calculator.replicates;
+  if (!draws) return {};
+  const each = draws.E.map((_, i) => optimum(best.flops, { E: draws.E[i], A: draws.A[i], B: draws.B[i], alpha: draws.alpha[i], beta: draws.beta[i] }));
+  return Object.fromEntries(["N", "D", "loss_nats"].map((name) => [name, interval(best[name], each.map((one) => one[name]))]));
 }
 
 // At the optimum B D^-beta = A N^-alpha alpha / (gamma beta): the loss alone gives N, and then D.
@@ -88,9 +106,12 @@ function calculate() {
   const bits = page.calculator.bytes_per_token
     ? ` (${(best.loss_nats / Math.LN2 / page.calculator.bytes_per_token).toPrecision(3)} bits per byte)` : "";
   const far = best.flops > 1.01 * largest ? ` Extrapolated: ${count(best.flops / largest)}× the dearest run.` : "";
-  answer.textContent = `N = ${count(best.N)} parameters, D = ${count(best.D)} tokens, ` +
-    `L = ${best.loss_nats.toPrecision(4)} nats per token${bits}; ${cost.join(" = ")}.${far}`;
-  Object.assign(answer.dataset, best);
+  const known = unit === "loss_nats" ? {} : intervals(best);
+  const span = (name, write) => known[name] ? ` [${known[name].map(write).join(", ")}]` : "";
+  const nats = (value) => value.toFixed(3);
+  answer.textContent = `N = ${count(best.N)}${span("N", count)} parameters, D = ${count(best.D)}${span("D", count)} tokens, ` +
+    `L = ${nats(best.loss_nats)}${span("loss_nats", nats)} nats per token${bits}; ${cost.join(" = ")}.${far}`;
+  Object.assign(answer.dataset, best, { interval: String(known.loss_nats ?? "") });
 }
 
 if (page.calculator) {

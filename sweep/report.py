@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from sweep import answers, files, laws, page, render
-from sweep.figures import ROADS, describe, refused_budgets, with_ids
+from sweep.figures import ROADS, describe, refusals, with_ids
 from sweep.numbers import power, significant
 from sweep.picture import Figure, LeftOut, plain
 from sweep.quantity import short
@@ -91,7 +91,6 @@ def numbers(results: Results, figures: list[Figure | LeftOut]) -> dict[str, Any]
         "priced": "dollars_per_device_hour" in results.meta,
         "next_nats": answers.NEXT_NATS,
         "budgets": answers.budgets(results),
-        "floors": answers.floors(results),
         "costs": answers.costs(results, answers.round_losses(results)),
         "calculator": _calculator(results),
         "fit": _fit(results),
@@ -182,6 +181,8 @@ def _calculator(results: Results) -> dict[str, Any] | None:
         "flops_per_device_hour": answers.flops_per_device_hour(results),
         "dollars_per_device_hour": results.meta.get("dollars_per_device_hour"),
         "bytes_per_token": _positive(results.meta.get("bytes_per_token")),
+        "replicates": results.fit.get("replicates"),
+        "widening": (results.fit.get("bootstrap") or {}).get("widening"),
     }
 
 
@@ -213,14 +214,30 @@ def _fit(results: Results) -> dict[str, Any] | None:
         "roads": [_road(name, road) for name, road in fit.get("roads", {}).items()],
         "certificate": [[name.replace("_", " "), _words(value)] for name, value in fit.get("certificate", {}).items()],
         "dropped": with_ids(results, fit.get("dropped", [])),
+        "bootstrap": fit.get("bootstrap"),
+        "seed_noise": fit.get("seed_noise"),
+        "floors": fit.get("floors"),
+        "crossing": fit.get("crossing"),
+        "leave_out": _left_out(results, fit.get("leave_out", [])),
+        "effect_of_drops": fit.get("effect_of_drops", []),
+        "conventions": fit.get("conventions", []),
         "holdout": [{key: value for key, value in cut.items() if key != "rows"} for cut in fit.get("holdout") or []],
     }
+
+
+def _left_out(results: Results, changes: list[dict[str, Any]], at_most: int = 8) -> list[dict[str, Any]]:
+    """The rows and families whose leaving out moves a the most."""
+    ids = results.table["trial_id"].to_dict()
+    return [
+        {"what": f"trial {ids.get(each['row'], each['row'])}" if "row" in each else f"family {each['family']}"} | each
+        for each in changes[:at_most]
+    ]
 
 
 def _road(name: str, road: dict[str, Any]) -> dict[str, Any]:
     intervals = road.get("intervals") or {}
     notes = [road["refused"]] if isinstance(road.get("refused"), str) else []
-    notes += [f"{power(item['C'])} FLOPs: {item['reason']}" for item in refused_budgets(road)]
+    notes += [f"refused {reason}" for reason in refusals(road)]
     return {
         "key": name,
         "label": ROADS.get(name, {}).get("label", name),

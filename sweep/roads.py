@@ -11,7 +11,7 @@ from sweep.errors import UserError
 from sweep.frontier import FlopsModel
 from sweep.solve import Solution
 from sweep.table import Rows
-from sweep.uncertainty import Replicates, interval, signed_deviations
+from sweep.uncertainty import Replicates, draw_deviations, interval
 
 DRAWS = 400
 LOUD_WITHOUT_INTERVALS = 0.1
@@ -71,7 +71,7 @@ def _parametric(
 def _isoflop(
     method: str, groups: list[frontier.Budget], rows: Rows, replicates: Replicates | None, seed: int
 ) -> tuple[Road, Draws]:
-    """Draws: the law's losses plus signed deviations. How the road on a draw differs from the road on the law's
+    """Draws: the law's losses plus deviations drawn again. How the road on a draw differs from the road on the law's
     own losses is how the road on what was seen may differ from the truth."""
     log_loss_n = np.log(rows.loss)
     road = frontier.isoflop_road(method, groups, log_loss_n)
@@ -80,13 +80,13 @@ def _isoflop(
     accepted = {o["C"] for o in road["optima"]}
     groups = [group for group in groups if group.C in accepted]
     smooth_n = log_loss_n - replicates.deviation_n
-    sign_Bn = signed_deviations(replicates, DRAWS, seed)[:, replicates.family_n]
-    drawn = frontier.isoflop_draws(method, groups, smooth_n + sign_Bn * replicates.deviation_n)
+    deviation_Bn, _ = draw_deviations(replicates, DRAWS, seed)
+    drawn = frontier.isoflop_draws(method, groups, smooth_n + deviation_Bn)
     return road, _recentred(road, drawn, frontier.isoflop_draws(method, groups, smooth_n[None]))
 
 
 def _envelope(rows: Rows, curves: pd.DataFrame | None, replicates: Replicates | None, seed: int) -> tuple[Road, Draws]:
-    """Draws: each family's whole curve moved by its mean deviation from the law, with a random sign."""
+    """Draws: each family's whole curve without its mean deviation from the law, moved by one drawn again."""
     try:
         stable = frontier.stable_curves(curves, dict(zip(rows.family, rows.N, strict=True)))
     except UserError as refusal:
@@ -98,9 +98,9 @@ def _envelope(rows: Rows, curves: pd.DataFrame | None, replicates: Replicates | 
     own_F = np.array([labels.index(str(family)) for family in stable.family_F])
     counts = np.bincount(replicates.family_n)
     deviation_F = (np.bincount(replicates.family_n, replicates.deviation_n) / counts)[own_F]
-    sign_BF = signed_deviations(replicates, DRAWS, seed)[:, own_F]
+    _, shared_BF = draw_deviations(replicates, DRAWS, seed)
     smooth_FG = stable.log_loss_FG - deviation_F[:, None]
-    drawn = frontier.envelope_draws(stable, smooth_FG + (sign_BF * deviation_F)[:, :, None])
+    drawn = frontier.envelope_draws(stable, smooth_FG + shared_BF[:, own_F, None])
     return road, _recentred(road, drawn, frontier.envelope_draws(stable, smooth_FG[None]))
 
 

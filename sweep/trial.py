@@ -213,9 +213,7 @@ class Trial:
             )
             trial = cls(config, written=value["written"])
         except (KeyError, TypeError) as error:
-            raise UserError(
-                f"{where}: not a trial of this version ({error}); restore or remove it"
-            ) from error
+            raise UserError(f"{where}: not a trial of this version ({error}); restore or remove it") from error
         if trial.trial_id != value.get("trial_id"):
             raise UserError(
                 f"{where}: its content gives the id {trial.trial_id}, it says {value.get('trial_id')}; it was edited "
@@ -303,11 +301,7 @@ def _schedule(section: ScheduleSection, model: ModelConfig, batch_tokens: int) -
 
 
 def _optim(section: OptimSection, width: int) -> Optim:
-    lr = (
-        section.lr
-        if section.lr is not None
-        else section.lr_base * (64 / width) ** 0.5 * section.lr_multiplier
-    )
+    lr = section.lr if section.lr is not None else section.lr_base * (64 / width) ** 0.5 * section.lr_multiplier
     # Six digits, so that the last bit of a platform's square root cannot change a trial's identity.
     return Optim(
         lr=float(f"{lr:.6g}"),
@@ -350,9 +344,7 @@ def _written(config: Config) -> dict[str, Any]:
 
 
 def _digest(identity: dict[str, Any]) -> str:
-    canonical = json.dumps(
-        {"schema_version": SCHEMA_VERSION, **identity}, sort_keys=True, separators=(",", ":")
-    )
+    canonical = json.dumps({"schema_version": SCHEMA_VERSION, **identity}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 

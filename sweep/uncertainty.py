@@ -8,7 +8,7 @@ sqrt(F / (F - 1)) t / z, t with F - 3 degrees of freedom for F families (three p
 decided between families). `benchmarks/fit_calibration.py` simulates what that covers.
 
 The isoFLOP and envelope roads interpolate, and weights do not move an interpolation. Their intervals come from
-losses that are drawn again: each family's deviation from the law fitted without it, with a random sign.
+losses that are drawn again: the law's, plus deviations like those of each family from the law fitted without it.
 
 Shape suffixes: B replicates, F families, P parameters, n rows.
 """
@@ -26,7 +26,7 @@ from sweep.objective import minimise
 LEVEL = 0.90
 LEAST_FAMILIES = 5
 TOLERANCE = 1e-6  # of a replicate's objective: far under the spread between replicates
-CHUNK_ROWS = 200_000  # rows times replicates refitted together: what stays in cache
+CHUNK_ROWS = 50_000  # rows times replicates refitted together: what stays in cache
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,20 @@ def prediction_interval(solution: Any, replicates: Replicates, x: Mapping[str, n
     return np.exp(np.quantile(drawn_Bm, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
 
 
-def signed_deviations(replicates: Replicates, count: int, seed: int) -> np.ndarray:
-    """Random signs per family, (count, F), for losses drawn again."""
-    return np.random.default_rng(seed + 2).choice([-1.0, 1.0], size=(count, replicates.families))
+def draw_deviations(replicates: Replicates, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Deviations of log loss as they might have been: (count, n) of the rows, and the part that each family's rows
+    share, (count, F). Both parts are drawn from those seen, over all families, with random signs: the few families
+    around a minimum are too few to say by themselves how far it could have moved."""
+    rng = np.random.default_rng(seed + 2)
+    family_n, deviation_n = replicates.family_n, replicates.deviation_n
+    shared_F = np.bincount(family_n, deviation_n) / np.bincount(family_n)
+    own_n = deviation_n - shared_F[family_n]
+
+    def draw(seen: np.ndarray) -> np.ndarray:
+        return rng.choice(seen, size=(count, len(seen))) * rng.choice([-1.0, 1.0], size=(count, len(seen)))
+
+    shared_BF = draw(shared_F)
+    return shared_BF[:, family_n] + draw(own_n), shared_BF
 
 
 def seed_noise(N_n: np.ndarray, D_n: np.ndarray, loss_n: np.ndarray, family_n: np.ndarray) -> dict[str, Any] | None:

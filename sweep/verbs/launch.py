@@ -47,12 +47,14 @@ def run(args: argparse.Namespace) -> int:
     done = len(plan.done())
     after = duration(outcome.seconds)
     console.print(f"{done} of {len(plan.trials)} trials have a record, after {after}", highlight=False)
-    if outcome.status:
+    status = outcome.status or (0 if done == len(plan.trials) else local.EXIT_AGAIN)
+    if status:
         again = shlex.join(command)
-        console.print(f"not all: exit status {outcome.status}; see {sweep.logs}, and launch again with\n  {again}")
-    if not args.no_report and done:
+        held = "" if outcome.status else " (the others are held by another launch)"
+        console.print(f"not all{held}: exit status {status}; logs are in {sweep.logs}; to go on:\n  {again}")
+    if done and not args.no_report and outcome.status != local.EXIT_AGAIN:
         _report(sweep)
-    return outcome.status
+    return status
 
 
 def _report(sweep) -> None:
