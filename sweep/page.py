@@ -53,8 +53,8 @@ def _or_dash(written: Callable[..., str]) -> Callable[..., str]:
 
 def _span(interval: list[float] | None, style: str = "significant") -> str:
     """` [low, high]`, or nothing."""
-    written: Callable[[float], str] = {"significant": significant, "short": short, "nats": "{:.3f}".format}[style]
-    return f" [{written(interval[0])}, {written(interval[1])}]" if interval else ""
+    styles: dict[str, Callable[[float], str]] = {"significant": significant, "short": short, "nats": "{:.3f}".format}
+    return f" [{', '.join(map(styles[style], interval))}]" if interval else ""
 
 
 def _cell(value: Any, style: str) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from sweep import answers, files, laws, page, render
 from sweep.figures import ROADS, describe, refusals, with_ids
-from sweep.numbers import power, significant
+from sweep.numbers import significant
 from sweep.picture import Figure, LeftOut, plain
 from sweep.quantity import short
 from sweep.results import Results
@@ -182,7 +182,7 @@ def _calculator(results: Results) -> dict[str, Any] | None:
         "dollars_per_device_hour": results.meta.get("dollars_per_device_hour"),
         "bytes_per_token": _positive(results.meta.get("bytes_per_token")),
         "replicates": results.fit.get("replicates"),
-        "widening": (results.fit.get("bootstrap") or {}).get("widening"),
+        "widening": (results.fit["bootstrap"] or {}).get("widening"),
     }
 
 
@@ -192,7 +192,7 @@ def _fit(results: Results) -> dict[str, Any] | None:
     if not fit:
         return None
     intervals = fit.get("intervals") or {}
-    values = fit["params"] | (fit.get("exponents") or {})
+    values = fit["params"] | fit["exponents"]
     return {
         "form": fit["form"],
         "formula": laws.law_named(fit["form"]).formula,
@@ -211,17 +211,17 @@ def _fit(results: Results) -> dict[str, Any] | None:
             }
             for name, value in values.items()
         ],
-        "roads": [_road(name, road) for name, road in fit.get("roads", {}).items()],
-        "certificate": [[name.replace("_", " "), _words(value)] for name, value in fit.get("certificate", {}).items()],
-        "dropped": with_ids(results, fit.get("dropped", [])),
-        "bootstrap": fit.get("bootstrap"),
-        "seed_noise": fit.get("seed_noise"),
-        "floors": fit.get("floors"),
-        "crossing": fit.get("crossing"),
-        "leave_out": _left_out(results, fit.get("leave_out", [])),
-        "effect_of_drops": fit.get("effect_of_drops", []),
-        "conventions": fit.get("conventions", []),
-        "holdout": [{key: value for key, value in cut.items() if key != "rows"} for cut in fit.get("holdout") or []],
+        "roads": [_road(name, road) for name, road in fit["roads"].items()],
+        "certificate": [[name.replace("_", " "), _words(value)] for name, value in fit["certificate"].items()],
+        "dropped": with_ids(results, fit["dropped"]),
+        "bootstrap": fit["bootstrap"],
+        "seed_noise": fit["seed_noise"],
+        "floors": fit["floors"],
+        "crossing": fit["crossing"],
+        "leave_out": _left_out(results, fit["leave_out"]),
+        "effect_of_drops": fit["effect_of_drops"],
+        "conventions": fit["conventions"],
+        "holdout": [{key: value for key, value in cut.items() if key != "rows"} for cut in fit["holdout"]],
     }
 
 
@@ -280,7 +280,7 @@ def _samples(results: Results) -> list[dict[str, Any]]:
 
 def _trials(results: Results) -> dict[str, Any]:
     """Every trial, and the columns worth showing: those that hold something."""
-    table = results.table.copy()
+    table = results.table.sort_values(["params_non_embedding", "tokens"])
     table["shape"] = [
         f"{d} × {w} × {h}" for d, w, h in zip(table["depth"], table["width"], table["heads"], strict=True)
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sweep.errors import UserError
+from sweep.fit import Fit
 
 # The columns that the figures use, for a sweep without curves or samples.
 NO_CURVES = pd.DataFrame(
@@ -88,13 +89,21 @@ def load(folder: Path) -> Results:
         if (folder / f"{name}.parquet").exists():
             results[name] = _parquet(folder / f"{name}.parquet")
     meta = _json(folder / "meta.json")
-    fit = _json(folder / "fit.json")
-    refused = ""
-    if not fit:
-        refused = f"there is no fit.json yet: make it with `python -m sweep fit {folder.name}`"
-    elif "refused" in fit:
-        refused, fit = str(fit["refused"]), {}
+    fit, refused = _fit(folder)
     return Results(name=meta.get("name", folder.name), fit=fit, refused=refused, meta=meta, **results)
+
+
+def _fit(folder: Path) -> tuple[dict[str, Any], str]:
+    """What fit.json holds, or nothing and the reason."""
+    values = _json(folder / "fit.json")
+    if not values:
+        return {}, f"there is no fit.json yet: make it with `python -m sweep fit {folder.name}`"
+    if "refused" in values:
+        return {}, str(values["refused"])
+    try:
+        return Fit.from_json(json.dumps(values)).as_dict(), ""
+    except UserError as other_version:
+        return {}, str(other_version)
 
 
 def _parquet(path: Path) -> pd.DataFrame:

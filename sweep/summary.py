@@ -77,9 +77,10 @@ def _budgets(report: dict[str, Any]) -> RenderableType:
     for row in report["budgets"]:
         hours = "–" if row["device_hours"] is None else significant(row["device_hours"], 2)
         paid = "–" if row["dollars"] is None else dollars(row["dollars"])
-        error = "" if row["error_nats"] is None else f" ± {significant(row['error_nats'], 2)}"
+        ends = row["loss_nats_interval"]
+        loss = f"{row['loss_nats']:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
         cells = [power(row["flops"], 3), f"{row['times_largest']}×", hours, *([paid] if priced else [])]
-        table.add_row(*cells, short(row["N"]), short(row["D"]), f"{row['loss_nats']:.3f}{error}")
+        table.add_row(*cells, short(row["N"]), short(row["D"]), loss)
     return Padding(table, (1, 0, 1, 0))
 
 

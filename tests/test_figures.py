@@ -168,7 +168,15 @@ def test_answers_recover_the_simulated_law(sweeps):
     loss = LAW["E"] + LAW["A"] * row["N"] ** -LAW["alpha"] + LAW["B"] * row["D"] ** -LAW["beta"]
     assert row["loss_nats"] == pytest.approx(loss, rel=0.01)
     assert row["error_nats"] < 0.02
+    low, high = row["loss_nats_interval"]
+    assert low <= row["loss_nats"] <= high
     assert answers.budgets(sweeps["normal"])[-1]["error_nats"] is None  # nothing was predicted 1000× beyond
+
+
+def test_frontier_and_optimum_have_their_intervals(described):
+    for key in ("headline", "optimal_params", "optimal_tokens"):
+        band = next(series for series in described["normal"][key].panels[0].series if series.kind == "band")
+        assert all(low < high for low, high in zip(band.lower, band.upper, strict=True))
 
 
 def test_learning_rate_marks_best_and_flags_edges(sweeps, described):

@@ -1,5 +1,6 @@
 """The report as people get it: numbers, page, summary, in files; and the page opened in a browser without a network."""
 
+import html
 import html.parser
 import json
 import math
@@ -180,6 +181,22 @@ def test_a_table_collected_after_the_fit_is_said(tmp_path):
     assert any("another table" in text for text in reports.warnings(results.load(folder)))
 
 
+def test_a_fit_of_another_version_is_said(tmp_path):
+    folder = write(tmp_path / "tiny", "tiny")
+    (folder / "fit.json").write_text('{"form": "additive", "params": {"E": 1.0}}')
+    report = reports.write(results.load(folder), folder / "report")
+    assert "it is from another version; fit again" in report["refused"]
+
+
+def test_the_page_says_how_far_to_trust_the_fit(written):
+    report, text = written["normal"][1], page_of(written, "normal").text
+    for row in report["budgets"]:
+        low, high = row["loss_nats_interval"]
+        assert f"{row['loss_nats']:.3f} [{low:.3f}, {high:.3f}]" in text
+    for words in ("Is there a floor?", "What the exponent a hangs on", "inside their 90% interval", "Certificate"):
+        assert words in text
+
+
 def test_summary_fits_a_screen(written):
     for kind in KINDS:
         console = Console(width=100, record=True, file=open(os.devnull, "w"), highlight=False)  # noqa: SIM115
@@ -255,6 +272,9 @@ document.getElementById("sample-step").value = 1e9;
 document.getElementById("sample-step").dispatchEvent(new Event("input"));
 tell("sample", document.getElementById("sample-text").textContent.length);
 tell("pwned", String(window.pwned));
+document.getElementById("amount").value = "1e13";
+document.getElementById("unit").dispatchEvent(new Event("input"));
+tell("optimum", JSON.stringify(document.getElementById("answer").dataset));
 document.getElementById("unit").value = "loss_nats";
 document.getElementById("amount").value = "2.8";
 document.getElementById("unit").dispatchEvent(new Event("input"));
@@ -277,8 +297,14 @@ heads[3].click(); tell("descending", String(sizes().every((n, i, all) => !i || a
     assert 'data-shown="1"' in dom
     assert 'data-ascending="true"' in dom
     assert 'data-descending="true"' in dom
-    flops = float(re.search(r'data-cheapest="([^"]+)"', dom)[1])
     fit = json.loads((folder / "fit.json").read_text())
+    answer = json.loads(html.unescape(re.search(r'data-optimum="([^"]+)"', dom)[1]))
+    expected = frontier.optimal(fit, 1e13)
+    assert [float(answer[name]) for name in ("N", "D", "loss_nats")] == pytest.approx(
+        [expected[name] for name in ("N", "D", "loss_nats")]
+    )
+    assert [float(end) for end in answer["interval"].split(",")] == pytest.approx(expected["loss_nats_interval"])
+    flops = float(re.search(r'data-cheapest="([^"]+)"', dom)[1])
     assert flops == pytest.approx(frontier.compute_for_loss(fit, 2.8), rel=1e-6)
 
 
