@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from sweep.errors import UserError
 from sweep.files import create_json, write_json
 
 HEARTBEAT_SECONDS = 2.0
@@ -103,7 +104,7 @@ class Claim:
         }
         try:
             write_json(self.folder / "heartbeat.json", beat)
-        except OSError:
+        except (OSError, UserError):
             # A full disk must not end the training thread's own, louder handling of it; a late beat is only late.
             return
 
