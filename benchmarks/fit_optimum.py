@@ -29,6 +29,7 @@ GRID = {
     "beta": (0.2, 0.35, 0.5),
     "families_budgets": ((5, 4), (7, 4), (20, 5)),
     "noise": (0.001, 0.005, 0.02),
+    "draw": (0, 1),  # of the noise
 }
 
 

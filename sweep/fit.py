@@ -7,6 +7,7 @@ import json
 import math
 import platform
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from sweep.uncertainty import Replicates
 
 STORED = 400  # replicates kept in fit.json
 WIDE_EXPONENT = 0.5
+MOST_LISTED = 10_000  # residuals and dropped rows in fit.json
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Fit:
     roads: dict[str, Any]
     residuals: list[dict[str, Any]]
     holdout: list[dict[str, Any]]
+    dropped_by_reason: dict[str, int] = field(default_factory=dict)
     targets: list[dict[str, Any]] = field(default_factory=list)
     replicates: dict[str, list[float]] | None = None
     bootstrap: dict[str, Any] | None = None
@@ -70,7 +73,7 @@ class Fit:
     command: str = ""
 
     def to_json(self) -> str:
-        text = json.dumps(_plain(dataclasses.asdict(self)), indent=1, allow_nan=False)
+        text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
         return re.sub(r"\[\s+([^\[\]{}\"]*?)\s+\]", _one_line, text) + "\n"
 
     @classmethod
@@ -83,7 +86,7 @@ class Fit:
         return cls(**{name: values[name] for name in names})
 
     def as_dict(self) -> dict[str, Any]:
-        return _plain(dataclasses.asdict(self))
+        return _plain(vars(self))
 
     def predict_loss(self, N: Any, D: Any, **more: Any) -> Any:
         """See `frontier.predict_loss`."""
@@ -148,7 +151,8 @@ def fit_rows(
     solution = solve(law, x, rows.loss, goal)
     families = len(np.unique(rows.family.astype(str)))
     replicates = None
-    if bootstrap and families >= uncertainty.LEAST_FAMILIES:
+    refused = uncertainty.refusal(len(rows.row), families)
+    if bootstrap and not refused:
         replicates = uncertainty.bootstrap(solution, rows.loss, rows.family, bootstrap, seed)
     flops = frontier.measure_flops(rows.N, rows.D, rows.C)
     roads, drawn = all_roads(rows, curves, solution, flops, replicates, seed)
@@ -163,7 +167,8 @@ def fit_rows(
         convention=rows.convention,
         n_rows=len(rows.row),
         n_families=families,
-        dropped=[dataclasses.asdict(d) for d in rows.dropped],
+        dropped=_thin([dataclasses.asdict(d) for d in rows.dropped]),
+        dropped_by_reason=dict(Counter(d.reason for d in rows.dropped)),
         data_sha256=rows.data_sha256,
         params=solution.params,
         objective_value=solution.value,
@@ -172,11 +177,11 @@ def fit_rows(
         intervals=intervals,
         certificate=solution.certificate,
         roads=roads,
-        residuals=_residuals(rows, solution, flops),
+        residuals=_thin(_residuals(rows, solution, flops)),
         holdout=holdout(law, x, rows.loss, rows.C, rows.family, rows.row, goal, intervals=bool(bootstrap), seed=seed),
         targets=_targets(rows, solution, flops, replicates),
         replicates=_stored(replicates),
-        bootstrap=_method(replicates, bootstrap, seed),
+        bootstrap=_method(replicates, seed),
         seed_noise=noise,
         leave_out=leave_out(rows, solution, flops),
         effect_of_drops=effect_of_drops(rows, law, goal, flops, exponents["a"]),
@@ -191,7 +196,8 @@ def fit_rows(
         ),
         crossing=crossing(law, solution.params, flops, rows.C, rows.D),
         disagreements=disagreements(roads),
-        warnings=rows.warnings + warnings_about(rows, solution, flops, families, bootstrap, intervals, noise),
+        warnings=rows.warnings
+        + warnings_about(rows, solution, flops, refused if bootstrap else None, intervals, noise),
         versions=versions(),
         command=command,
     )
@@ -225,6 +231,12 @@ def _targets(rows: Rows, solution: Solution, flops: FlopsModel, replicates: Repl
         return []
 
 
+def _thin(entries: list[Any]) -> list[Any]:
+    """At most MOST_LISTED entries, evenly spaced: a table of a million rows must not make a fit.json of a gigabyte."""
+    step = -(-len(entries) // MOST_LISTED)
+    return entries[::step] if step > 1 else entries
+
+
 def _stored(replicates: Replicates | None) -> dict[str, list[float]] | None:
     """Parameters of the first STORED replicates, for intervals at any C; 6 digits are far under their spread."""
     if replicates is None:
@@ -232,9 +244,10 @@ def _stored(replicates: Replicates | None) -> dict[str, list[float]] | None:
     return {name: [float(f"{v:.6g}") for v in values_B[:STORED]] for name, values_B in replicates.params.items()}
 
 
-def _method(replicates: Replicates | None, count: int, seed: int) -> dict[str, Any] | None:
+def _method(replicates: Replicates | None, seed: int) -> dict[str, Any] | None:
     if replicates is None:
         return None
+    count = len(replicates.theta_BP)
     return {
         "method": "exponential weights per family, percentiles widened about the estimate",
         "replicates": count,
@@ -277,8 +290,7 @@ def warnings_about(
     rows: Rows,
     solution: Solution,
     flops: FlopsModel,
-    families: int,
-    bootstrap: int,
+    refused: str | None,
     intervals: Mapping[str, Any] | None,
     noise: Mapping[str, Any] | None,
 ) -> list[str]:
@@ -293,10 +305,8 @@ def warnings_about(
             f"weakly identified (condition number {certificate['condition_number']:.0f}): the parameters "
             "trade off against each other; widen the range of N and of D"
         )
-    if bootstrap and intervals is None:
-        warnings.append(
-            f"too few independent runs for intervals: {families} families; {uncertainty.LEAST_FAMILIES} are needed"
-        )
+    if refused:
+        warnings.append(refused)
     for name in ("alpha", "beta", "a"):
         ends = (intervals or {}).get(name)
         if ends and ends[1] - ends[0] > WIDE_EXPONENT:

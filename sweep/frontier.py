@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
+from scipy.sparse import csr_array
 
 from sweep.errors import UserError
 from sweep.laws import Law, law_named
@@ -171,7 +172,7 @@ class Budget:
     C: float
     log_N_m: np.ndarray
     log_D_m: np.ndarray
-    average_mn: np.ndarray  # (m, n): maps the log losses of all rows to one per size
+    average_mn: csr_array  # (m, n), sparse: maps the log losses of all rows to one per size
 
 
 def budgets(N_n: np.ndarray, D_n: np.ndarray, C_n: np.ndarray) -> list[Budget]:
@@ -180,13 +181,10 @@ def budgets(N_n: np.ndarray, D_n: np.ndarray, C_n: np.ndarray) -> list[Budget]:
     starts = np.flatnonzero(np.diff(np.log(C_n[order]), prepend=-np.inf) > SAME_BUDGET)
     found = []
     for rows in np.split(order, starts[1:]):
-        sizes = np.unique(N_n[rows])
+        sizes, size_of, counts = np.unique(N_n[rows], return_inverse=True, return_counts=True)
         if len(sizes) < 2 or np.ptp(np.log(C_n[rows])) > 2 * SAME_BUDGET:
             continue  # a chain of neighbours that drifts is no budget
-        average_mn = np.zeros((len(sizes), len(N_n)))
-        for m, size in enumerate(sizes):
-            same = rows[N_n[rows] == size]
-            average_mn[m, same] = 1 / len(same)
+        average_mn = csr_array((1 / counts[size_of], (size_of, rows)), shape=(len(sizes), len(N_n)))
         log_C = float(np.mean(np.log(C_n[rows])))
         found.append(Budget(float(np.exp(log_C)), np.log(sizes), average_mn @ np.log(D_n), average_mn))
     return found
@@ -261,7 +259,7 @@ def isoflop_draws(method: str, groups: list[Budget], log_loss_Bn: np.ndarray) ->
     has accepted. A draw without a minimum is NaN, one beyond the sizes tried is put at their edge."""
     log_N, log_D, loss = [], [], []
     for group in groups:
-        x_B, loss_B, reasons = ISOFLOP_METHODS[method](group.log_N_m, np.exp(log_loss_Bn @ group.average_mn.T))
+        x_B, loss_B, reasons = ISOFLOP_METHODS[method](group.log_N_m, np.exp((group.average_mn @ log_loss_Bn.T).T))
         concave_B = np.array([reason == CONCAVE for reason in reasons])
         x_B = np.where(concave_B, np.nan, np.clip(x_B, group.log_N_m[0], group.log_N_m[-1]))
         log_N.append(x_B)

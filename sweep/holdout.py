@@ -10,10 +10,11 @@ from sweep.frontier import SAME_BUDGET
 from sweep.laws import Law
 from sweep.objective import Objective
 from sweep.solve import Solution, solve
-from sweep.uncertainty import LEAST_FAMILIES, bootstrap, prediction_interval
+from sweep.uncertainty import bootstrap, prediction_interval, refusal
 
 MOST_CUTS = 6
-REPLICATES = 300
+REPLICATES = 200
+MOST_LISTED = 2000  # rows of a cut that are listed, evenly spaced
 
 
 def holdout(
@@ -59,8 +60,8 @@ def holdout(
 def _limits(
     fitted: Solution, loss_n: np.ndarray, family_n: np.ndarray, dearer: Mapping[str, np.ndarray], seed: int
 ) -> np.ndarray | None:
-    """90% prediction limits of new runs, (2, rows); None with too few independent families."""
-    if len(np.unique(family_n.astype(str))) < LEAST_FAMILIES:
+    """90% prediction limits of new runs, (2, rows); None where a bootstrap is refused."""
+    if refusal(len(loss_n), len(np.unique(family_n.astype(str)))):
         return None
     replicates = bootstrap(fitted, loss_n, family_n, REPLICATES, seed)
     return prediction_interval(fitted, replicates, dearer, seed)
@@ -76,20 +77,19 @@ def score(
 ) -> dict[str, Any]:
     """How predictions of m runs compare with what was seen."""
     error_m = predicted_m / loss_m - 1
-    rows = [
-        {"row": int(r), "N": N, "D": D, "C": C, "loss_nats": L, "predicted_nats": P, "error": e}
-        for r, N, D, C, L, P, e in zip(row_m, x["N"], x["D"], C_m, loss_m, predicted_m, error_m, strict=True)
-    ]
+    columns = {"row": row_m, "N": x["N"], "D": x["D"], "C": C_m, "loss_nats": loss_m, "predicted_nats": predicted_m}
+    columns["error"] = error_m
+    inside_m = None
     if limits_2m is not None:
-        for cell, low, high in zip(rows, *limits_2m, strict=True):
-            cell |= {"low_nats": low, "high_nats": high}
-    inside = None if limits_2m is None else (limits_2m[0] <= loss_m) & (loss_m <= limits_2m[1])
+        columns |= {"low_nats": limits_2m[0], "high_nats": limits_2m[1]}
+        inside_m = (limits_2m[0] <= loss_m) & (loss_m <= limits_2m[1])
+    listed = range(0, len(loss_m), -(-len(loss_m) // MOST_LISTED))
     return {
         "n_predicted": len(loss_m),
         "mean_error": float(np.mean(np.abs(error_m))),
         "mean_signed_error": float(np.mean(error_m)),
-        "coverage": None if inside is None else float(np.mean(inside)),
-        "rows": rows,
+        "coverage": None if inside_m is None else float(np.mean(inside_m)),
+        "rows": [{name: values[m].item() for name, values in columns.items()} for m in listed],
     }
 
 

@@ -18,6 +18,7 @@ from sweep.errors import UserError
 EXPONENT_RANGE = (0.005, 3.0)
 FLOOR_DEPTH = 7.0  # ln of how far under the least loss the floor E may go: e^-7, a thousandth
 TERM_DEPTH = 14.0  # the same for any other term, at the centre of the data: a millionth
+MANY_ROWS = 20_000
 SCALE_RANGE = (-2.0, 12.0)  # ln of a decay constant counted in repetitions
 
 Params = dict[str, Any]  # published name -> float, or an array over candidates
@@ -148,7 +149,9 @@ class BoundPowerSum(Bound):
                 self.X_KPn[k, K + law.exponents.index(exponent)] += sign * centred_n
         self.X_PKn = self.X_KPn.transpose(1, 0, 2).reshape(K + E, -1)
         self.by_exponent = list(zip(*np.nonzero(np.abs(self.X_KPn[:, K:]).sum(axis=2)), strict=True))
-        self.XX_KnQ = np.einsum("kpn,kqn->knpq", self.X_KPn, self.X_KPn).reshape(K * len(loss_n), -1)
+        # Each row's outer products, for all problems at once; too large to keep where there are very many rows.
+        few = len(loss_n) <= MANY_ROWS
+        self.XX_KnQ = np.einsum("kpn,kqn->knpq", self.X_KPn, self.X_KPn).reshape(K * len(loss_n), -1) if few else None
         self.theta_names = tuple(f"log {t.coefficient}" for t in law.terms) + law.exponents
         least, most = np.log(loss_n.min()), np.log(loss_n.max())
         depths = [TERM_DEPTH if term.powers else FLOOR_DEPTH for term in law.terms]
@@ -171,7 +174,11 @@ class BoundPowerSum(Bound):
     def curvature(self, point: Point, s_Bn: np.ndarray) -> np.ndarray:
         B, P, _ = point.J_BPn.shape
         sp_BKn = point.share_BKn * s_Bn[:, None]
-        outer_BPP = (sp_BKn.reshape(B, -1) @ self.XX_KnQ).reshape(B, P, P)
+        if self.XX_KnQ is not None:
+            outer_BPP = (sp_BKn.reshape(B, -1) @ self.XX_KnQ).reshape(B, P, P)
+        else:
+            X_KnP = self.X_KPn.transpose(0, 2, 1)
+            outer_BPP = np.stack([((self.X_KPn * sp_Kn[:, None]) @ X_KnP).sum(axis=0) for sp_Kn in sp_BKn])
         return outer_BPP - (point.J_BPn * s_Bn[:, None]) @ point.J_BPn.transpose(0, 2, 1)
 
     def starts(self, loss_n: np.ndarray, weight_n: np.ndarray) -> np.ndarray:

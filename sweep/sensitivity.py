@@ -13,7 +13,7 @@ from sweep.solve import Solution, solve
 from sweep.table import Rows
 from sweep.uncertainty import refit
 
-MOST_ROWS = 2000  # above this only whole families are left out
+MOST_WORK = 4_000_000  # rows times refits: above it nothing is left out row by row, or family by family
 SHOWN = 20
 
 
@@ -22,9 +22,9 @@ def leave_out(rows: Rows, solution: Solution, flops: frontier.FlopsModel) -> lis
     {"row" or "family", "a", "change"}. Empty for a form without a."""
     groups: list[tuple[str, Any, np.ndarray]] = []
     families, family_n = np.unique(rows.family.astype(str), return_inverse=True)
-    if len(rows.row) <= MOST_ROWS:
+    if len(rows.row) ** 2 <= MOST_WORK:
         groups += [("row", int(row), rows.row == row) for row in rows.row]
-    if 2 < len(families) < len(rows.row) and len(families) <= MOST_ROWS:
+    if 2 < len(families) < len(rows.row) and len(families) * len(rows.row) <= MOST_WORK:
         groups += [("family", str(label), family_n == f) for f, label in enumerate(families)]
     if not groups:
         return []

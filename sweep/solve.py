@@ -16,6 +16,8 @@ from sweep.objective import Objective, derivatives, minimise, value
 
 STARTS = 12
 ROUGH_ITERATIONS = 20  # then the worse half of the starts is given up: stragglers cost more than they can tell
+SCAN_ROWS = 4000
+FULL_STARTS = 3  # polished on all rows, where there are more than SCAN_ROWS
 SAME_OPTIMUM = 1e-6  # relative difference of objectives that counts as the same optimum
 WEAK_CONDITION = 1e3
 
@@ -52,24 +54,38 @@ def solve(
     FitError where the rows cannot determine the parameters at all."""
     refuse_degenerate(law, x, loss_n)
     weight_n = np.ones(len(loss_n)) if weight_n is None else weight_n
-    bound = law.bind(x, loss_n)
-    log_loss_n = np.log(loss_n)
-    scan_BP = bound.starts(loss_n, weight_n)
-    scan_B = value(bound, log_loss_n, weight_n, objective, scan_BP)
-    chosen = _spread_out(scan_BP, scan_B, starts)
-    rough = minimise(bound, log_loss_n, weight_n, objective, scan_BP[chosen], max_iterations=ROUGH_ITERATIONS)
-    ahead = np.argsort(rough.value_B, kind="stable")[: (len(chosen) + 1) // 2]
-    found = minimise(bound, log_loss_n, weight_n, objective, rough.theta_BP[ahead])
+    some = _some_rows(len(loss_n))
+    bound = law.bind({name: x[name][some] for name in law.variables}, loss_n[some])
+    scan_BP = bound.starts(loss_n[some], weight_n[some])
+    problem = (np.log(loss_n[some]), weight_n[some], objective)
+    chosen = _spread_out(scan_BP, value(bound, *problem, scan_BP), starts)
+    rough = minimise(bound, *problem, scan_BP[chosen], max_iterations=ROUGH_ITERATIONS)
+    order = np.argsort(rough.value_B, kind="stable")
+    ahead, behind = np.split(order, [(len(order) + 1) // 2])
+    theta_BP, given_up_B = rough.theta_BP[ahead], rough.value_B[behind]
+    if len(some) < len(loss_n):
+        ahead_params = bound.to_params(theta_BP[:FULL_STARTS])
+        bound, problem = law.bind(x, loss_n), (np.log(loss_n), weight_n, objective)
+        each = [{name: v[b] for name, v in ahead_params.items()} for b in range(FULL_STARTS)]
+        theta_BP, given_up_B = np.stack([bound.from_params(params) for params in each]), np.empty(0)
+    found = minimise(bound, *problem, theta_BP)
     best = int(found.value_B.argmin())
     theta_P, least = found.theta_BP[best], float(found.value_B[best])
-    ends_B = np.append(found.value_B, np.delete(rough.value_B, ahead))
-    certificate = certify(bound, log_loss_n, weight_n, objective, theta_P) | {
-        "starts": len(chosen),
+    ends_B = np.append(found.value_B, given_up_B)
+    certificate = certify(bound, *problem, theta_P) | {
+        "starts": len(ends_B),
         "starts_agreeing": int(np.sum(ends_B - least <= SAME_OPTIMUM * max(least, objective.unit * 1e-20))),
         "converged": bool(found.converged_B[best]),
     }
     certificate["verdict"] = _verdict(certificate)
     return Solution(law, bound, objective, theta_P, least, certificate)
+
+
+def _some_rows(n: int) -> np.ndarray:
+    """The rows that the scan and the first polish see: all, or SCAN_ROWS of them at random."""
+    if n <= SCAN_ROWS:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(0).choice(n, SCAN_ROWS, replace=False))
 
 
 def _spread_out(theta_BP: np.ndarray, value_B: np.ndarray, count: int) -> np.ndarray:

@@ -5,7 +5,7 @@ two of N (parameters), D (tokens), C (training FLOPs), and one for loss; the thi
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,10 +212,10 @@ class _Check:
         self.used_n = np.ones(n, dtype=bool)
         self.dropped: list[Dropped] = []
 
-    def drop(self, which_n: np.ndarray, reason: str, detail: str | Mapping[int, str] = "") -> None:
+    def drop(self, which_n: np.ndarray, reason: str, detail: str | Callable[[int], str] = "") -> None:
         assert reason in REASONS
         for row in np.flatnonzero(which_n & self.used_n).tolist():
-            text = detail if isinstance(detail, str) else detail[row]
+            text = detail if isinstance(detail, str) else detail(row)
             self.dropped.append(Dropped(row, reason, text or REASONS[reason]))
         self.used_n &= ~which_n
 
@@ -245,13 +245,16 @@ def _check_status(check: _Check, table: pd.DataFrame, names: Mapping[str, str], 
         status = table[names["status"]].astype(str).str.lower()
         check.drop((status == "diverged").to_numpy(), "diverged")
         unfinished = status.isin(["failed", "running", "missing", "crashed", "killed", "pending"]).to_numpy()
-        check.drop(unfinished, "unfinished", {i: f"status is {s}" for i, s in enumerate(status)})
+        check.drop(unfinished, "unfinished", lambda row: f"status is {status.iloc[row]}")
     check.drop(np.isinf(values["loss"]), "diverged")
 
 
 def _check_numbers(check: _Check, values: Mapping[str, np.ndarray]) -> None:
     for role in ("N", "D", "C", "loss"):
-        shown = {i: f"{role} is {v:g}" for i, v in enumerate(values[role])}
+
+        def shown(row: int, role: str = role) -> str:
+            return f"{role} is {values[role][row]:g}"
+
         check.drop(~np.isfinite(values[role]), "not_finite", shown)
         check.drop(~(values[role] > 0), "not_positive", shown)
 

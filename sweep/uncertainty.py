@@ -26,6 +26,8 @@ from sweep.objective import minimise
 LEVEL = 0.90
 LEAST_FAMILIES = 5
 TOLERANCE = 1e-6  # of a replicate's objective: far under the spread between replicates
+MOST_ROWS = 50_000  # a bootstrap of more would take minutes
+MOST_FOLDS = 50
 CHUNK_ROWS = 50_000  # rows times replicates refitted together: what stays in cache
 
 
@@ -51,19 +53,43 @@ def widening(families: int) -> float:
     return float(small / stats.norm.ppf(tail))
 
 
+def refusal(rows: int, families: int) -> str | None:
+    """Why there can be no intervals, or None."""
+    if families < LEAST_FAMILIES:
+        return f"too few independent runs for intervals: {families} families; {LEAST_FAMILIES} are needed"
+    if rows > MOST_ROWS:
+        return f"no intervals: {rows} rows, and the bootstrap takes {MOST_ROWS}; keep one row per run, or use --where"
+    return None
+
+
 def bootstrap(solution: Any, loss_n: np.ndarray, family_n: np.ndarray, count: int, seed: int) -> Replicates:
-    """`count` refits of `solution` (a `fit.Solution` on these rows) with random weights per family."""
+    """`count` refits of `solution` (a `solve.Solution` on these rows) with random weights per family."""
     _, family_n = np.unique(family_n.astype(str), return_inverse=True)
-    families = int(family_n.max()) + 1
+    families, log_loss_n = int(family_n.max()) + 1, np.log(loss_n)
     rng = np.random.default_rng(seed)
-    weight_BF = rng.exponential(size=(count, families))
-    weight_BF /= weight_BF.mean(axis=1, keepdims=True)
-    theta_BP = refit(solution, np.log(loss_n), weight_BF[:, family_n])
-    without_Fn = (np.arange(families)[:, None] != family_n).astype(float)
-    theta_FP = refit(solution, np.log(loss_n), without_Fn)
-    predicted_n = _own_row(solution, theta_FP, family_n)
+    step = max(1, CHUNK_ROWS // len(loss_n))
+    parts = []
+    for start in range(0, count, step):
+        weight_BF = rng.exponential(size=(min(step, count - start), families))
+        weight_BF /= weight_BF.mean(axis=1, keepdims=True)
+        parts.append(refit(solution, log_loss_n, weight_BF[:, family_n]))
+    theta_BP = np.concatenate(parts)
+    deviation_n = deviations(solution, log_loss_n, family_n, rng)
     params = solution.bound.to_params(theta_BP)
-    return Replicates(theta_BP, params, np.log(loss_n) - predicted_n, family_n, widening(families))
+    return Replicates(theta_BP, params, deviation_n, family_n, widening(families))
+
+
+def deviations(solution: Any, log_loss_n: np.ndarray, family_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Log loss of each row minus the law fitted without its family (with many families, without its fold)."""
+    families = int(family_n.max()) + 1
+    folds = min(families, MOST_FOLDS)
+    fold_n = (rng.permutation(families) % folds)[family_n]
+    predicted_n = np.empty(len(log_loss_n))
+    for fold in range(folds):
+        mine_n = fold_n == fold
+        theta_BP = refit(solution, log_loss_n, 1.0 - mine_n[None])
+        predicted_n[mine_n] = solution.bound.evaluate(theta_BP).y_Bn[0, mine_n]
+    return log_loss_n - predicted_n
 
 
 def refit(solution: Any, log_loss_n: np.ndarray, weight_Bn: np.ndarray) -> np.ndarray:
@@ -76,14 +102,6 @@ def refit(solution: Any, log_loss_n: np.ndarray, weight_Bn: np.ndarray) -> np.nd
         found = minimise(solution.bound, log_loss_n, part_Bn, solution.objective, theta_BP, TOLERANCE, 60)
         parts.append(found.theta_BP)
     return np.concatenate(parts)
-
-
-def _own_row(solution: Any, theta_FP: np.ndarray, family_n: np.ndarray) -> np.ndarray:
-    """Log loss of each row, predicted by the parameters fitted without its family."""
-    predicted_n = np.empty(len(family_n))
-    for family, theta_P in enumerate(theta_FP):
-        predicted_n[family_n == family] = solution.bound.evaluate(theta_P[None]).y_Bn[0, family_n == family]
-    return predicted_n
 
 
 def interval(estimate: Any, draws_B: np.ndarray, widen: float, positive: bool = False) -> list[float] | None:

@@ -61,9 +61,8 @@ def run(args: argparse.Namespace) -> int:
 def summary(fit: dict[str, Any]) -> list[str]:
     """The fit in a screenful for a terminal."""
     intervals, certificate = fit["intervals"] or {}, fit["certificate"]
-    lines = [f"{fit['form']} on {fit['n_rows']} rows of {fit['n_families']} families, {len(fit['dropped'])} dropped"]
-    for reason in sorted({d["reason"] for d in fit["dropped"]}):
-        lines.append(f"  dropped: {sum(d['reason'] == reason for d in fit['dropped'])} {reason}")
+    lines = [f"{fit['form']} on {fit['n_rows']} rows of {fit['n_families']} families"]
+    lines += [f"  dropped: {count} {reason}" for reason, count in fit["dropped_by_reason"].items()]
     lines += [f"  {name:8} {number(v)}{ends(intervals.get(name))}" for name, v in fit["params"].items()]
     lines.append(
         f"{certificate['verdict']}: {certificate['starts_agreeing']} of {certificate['starts']} starts agree, "
