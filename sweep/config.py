@@ -12,7 +12,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
@@ -156,7 +156,7 @@ def compose_untyped(overrides: list[str]) -> DictConfig:
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             return hydra_compose("train", overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain_composition(error, overrides)) from error
 
 
@@ -214,10 +214,11 @@ def _check_section(name: str, value: Any) -> None:
     elif name == "run":
         _one_of("run.device", value.device, DEVICES)
         _at_least("run.threads", value.threads, 1)
-        if value.workers != "auto" and not (isinstance(value.workers, int) and value.workers > 0):
+        if value.workers != "auto" and not (type(value.workers) is int and value.workers > 0):
             raise UserError(f"run.workers={value.workers}: must be auto or a number of processes")
         if value.micro_batch_sequences is not None:
             _at_least("run.micro_batch_sequences", value.micro_batch_sequences, 1)
+        _in_range("run.checkpoint_seconds", value.checkpoint_seconds, 0.0, float("inf"))
     elif name == "batch":
         _at_least("batch.sequences", value.sequences, 1)
     elif name == "eval":
@@ -232,9 +233,18 @@ def _check_section(name: str, value: Any) -> None:
             "clip_norm",
             *(("lr",) if value.lr is not None else ()),
         ):
-            if not getattr(value, key) > 0:
+            if not 0 < getattr(value, key) < float("inf"):
                 raise UserError(f"optim.{key}={getattr(value, key)}: must be positive")
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(value, key) < 1:
+                raise UserError(f"optim.{key}={getattr(value, key)}: must be at least 0 and below 1")
         _in_range("optim.weight_decay", value.weight_decay, 0.0, float("inf"))
+    elif name == "cluster":
+        for key in ("peak_tflops", "mfu"):
+            if not getattr(value, key) > 0:
+                raise UserError(f"cluster.{key}={getattr(value, key)}: must be positive")
+        for key in ("dollars_per_device_hour", "seconds_per_step"):
+            _in_range(f"cluster.{key}", getattr(value, key), 0.0, float("inf"))
 
 
 def _one_of(key: str, value: Any, valid: tuple[str, ...]) -> None:
@@ -261,14 +271,16 @@ def _suggest(key: str, valid: list[str]) -> str:
 def _explain_composition(error: Exception, overrides: list[str]) -> str:
     """Hydra names the key deep inside a multi-line text; say which override it was and what there is instead."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not an override; write key=value"
     for override in overrides:
-        key = override.lstrip("+~").split("=")[0]
-        if f"'{key}'" not in text and f"'{override}'" not in text:
-            continue
+        key, _, value = override.lstrip("+~").partition("=")
         group = CONF / key
-        if group.is_dir():
+        if group.is_dir() and not (group / f"{value}.yaml").exists():
             options = sorted(path.stem for path in group.glob("*.yaml"))
             return f"{override}: no such option; conf/{key}/ has {', '.join(options)}"
+        if f"'{key}'" not in text and f"'{override}'" not in text:
+            continue
         if "Could not override" in text or "not in struct" in text:
             head, _, leaf = key.rpartition(".")
             top = key.partition(".")[0]

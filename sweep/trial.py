@@ -212,7 +212,7 @@ class Trial:
                 **{key: raw[key] for key in ("batch_sequences", "steps", "precision", "seed")},
             )
             trial = cls(config, written=value["written"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where}: not a trial of this version ({error}); restore or remove it") from error
         if trial.trial_id != value.get("trial_id"):
             raise UserError(
@@ -295,7 +295,7 @@ def _schedule(section: ScheduleSection, model: ModelConfig, batch_tokens: int) -
     return Schedule(
         name=section.name,
         warmup_steps=round(warmup_tokens / batch_tokens),
-        decay_fraction=section.decay_fraction,
+        decay_fraction=1.0 if section.name == "cosine" else section.decay_fraction,  # cosine decays all along
         final_lr_fraction=section.final_lr_fraction,
     )
 

@@ -19,6 +19,7 @@ OVERRIDES = [
     "model.heads=1",
     "seq_len=32",
     "batch.sequences=4",
+    "optim.lr_base=3e-3",
     "eval.sequences=8",
     "eval.sample_tokens=4",
     "eval.log_every_steps=5",
