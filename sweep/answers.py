@@ -58,6 +58,8 @@ def fitted(results: Results) -> Fitted | str:
     """The fit, if it gives a loss for every N and D, and an optimum for every C; else why there is none to draw."""
     if not results.fit:
         return results.refused
+    if results.finished.empty:
+        return "no trial has finished"
     fit = Fitted(results.fit)
     try:
         fit.loss(1e6, 1e8)

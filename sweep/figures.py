@@ -309,11 +309,11 @@ def extrapolation(results: Results) -> Figure | LeftOut:
 def cost(results: Results) -> Figure | LeftOut:
     """What a loss costs at least, and what the next 0.1 nat costs from there."""
     key, title = "cost", "Cost of a loss, and of the next 0.1 nat"
-    span = answers.reachable(results)
-    if span is None:
-        reason = "the fitted frontier does not fall below the losses that were trained"
-        return LeftOut(key, title, results.refused or reason)
-    prices = pd.DataFrame(answers.costs(results, _list(np.linspace(*span, 40))))
+    fit, span = answers.fitted(results), answers.reachable(results)
+    priced = answers.costs(results, _list(np.linspace(*span, 40))) if span else []
+    if isinstance(fit, str) or not priced:
+        return LeftOut(key, title, fit if isinstance(fit, str) else "the fit gives no compute for the losses in reach")
+    prices = pd.DataFrame(priced)
     unit = next(unit for unit in ("dollars", "device_hours", "flops") if prices[unit].notna().any())
     following = prices.dropna(subset=[f"next_{unit}"])
     panels = []
@@ -549,7 +549,7 @@ def _budgets(results: Results) -> dict[float, pd.DataFrame]:
     if rows.empty:
         return {}
     groups = frontier.budgets(*(rows[letter].to_numpy(float) for letter in ("N", "D", "C")))
-    return {group.C: rows[group.average_mn.any(axis=0)] for group in groups}
+    return {group.C: rows[np.asarray(group.average_mn.sum(axis=0)).ravel() > 0] for group in groups}
 
 
 def _frontier_line(results: Results, reach: float = 10) -> list[Series]:

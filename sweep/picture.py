@@ -6,7 +6,7 @@ All numbers are in data units; a NaN in a line is a gap.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Numbers = Sequence[float]
@@ -78,7 +78,7 @@ class LeftOut:
 
     key: str
     title: str
-    reason: str = field(default="")
+    reason: str
 
 
 def plain(value: Any) -> Any:

@@ -88,6 +88,7 @@ def numbers(results: Results, figures: list[Figure | LeftOut]) -> dict[str, Any]
         "reference_lines": results.reference_lines,
         "compute": _compute(results),
         "best": _best(results),
+        "no_answers": answers.fitted(results) if isinstance(answers.fitted(results), str) else "",
         "priced": "dollars_per_device_hour" in results.meta,
         "next_nats": answers.NEXT_NATS,
         "budgets": answers.budgets(results),
@@ -119,8 +120,7 @@ def warnings(results: Results) -> list[str]:
     found = [f"There is no fit: {results.refused}."] if results.refused else []
     if results.outdated:
         found.append(f"The fit was made of another table than this one: run `python -m sweep fit {results.name}`.")
-    found += [str(text) for text in results.fit.get("disagreements", [])]
-    found += [str(text) for text in results.fit.get("warnings", [])]
+    found += [*results.fit.get("disagreements", []), *results.fit.get("warnings", [])]
     finished = results.table[results.table["status"] == "finished"]
     for column, what in (
         ("code_hash", "versions of the training code"),
@@ -172,8 +172,8 @@ def _best(results: Results) -> dict[str, Any] | None:
 
 def _calculator(results: Results) -> dict[str, Any] | None:
     """What the page's calculator needs: the fit's parameters and the measured rates."""
-    if results.fit.get("form") != "additive":  # the page has the closed form of this one only
-        return None
+    if isinstance(answers.fitted(results), str) or results.fit["form"] != "additive":
+        return None  # the page has the closed form of this one only
     return {
         "params": results.fit["params"],
         "flops_model": results.fit["flops_model"],
@@ -181,7 +181,7 @@ def _calculator(results: Results) -> dict[str, Any] | None:
         "flops_per_device_hour": answers.flops_per_device_hour(results),
         "dollars_per_device_hour": results.meta.get("dollars_per_device_hour"),
         "bytes_per_token": _positive(results.meta.get("bytes_per_token")),
-        "replicates": results.fit.get("replicates"),
+        "replicates": results.fit["replicates"],
         "widening": (results.fit["bootstrap"] or {}).get("widening"),
     }
 
@@ -191,7 +191,7 @@ def _fit(results: Results) -> dict[str, Any] | None:
     fit = results.fit
     if not fit:
         return None
-    intervals = fit.get("intervals") or {}
+    intervals = fit["intervals"] or {}
     values = fit["params"] | fit["exponents"]
     return {
         "form": fit["form"],
@@ -312,8 +312,9 @@ def _made(results: Results) -> list[str]:
     lines = [
         f"Trained by: {_command(results.meta['command'])}" if results.meta.get("command") else "",
         f"Fitted by: {results.fit['command']}" if results.fit.get("command") else "",
-        f"Fit versions: {_words(results.fit['versions'])}" if results.fit.get("versions") else "",
-        f"Data of the fit (sha256): {results.fit['data_sha256']}" if results.fit.get("data_sha256") else "",
-        f"This page: Python {platform.python_version()}, {libraries}",
     ]
+    if results.fit:
+        lines.append(f"Fitted with: {_words(results.fit['versions'])}")
+        lines.append(f"Rows that were fitted (sha256): {results.fit['data_sha256']}")
+    lines.append(f"This page was made with: Python {platform.python_version()}, {libraries}")
     return [line for line in lines if line]
