@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from sweep import frontier, uncertainty
+from sweep import files, frontier, uncertainty
 from sweep.consistency import crossing, floors
 from sweep.errors import UserError
 from sweep.frontier import FlopsModel
@@ -60,6 +60,7 @@ class Fit:
     dropped_by_reason: dict[str, int] = field(default_factory=dict)
     targets: list[dict[str, Any]] = field(default_factory=list)
     replicates: dict[str, list[float]] | None = None
+    deviations: list[float] | None = None
     bootstrap: dict[str, Any] | None = None
     seed_noise: dict[str, Any] | None = None
     leave_out: list[dict[str, Any]] = field(default_factory=list)
@@ -78,7 +79,10 @@ class Fit:
 
     @classmethod
     def from_json(cls, text: str) -> "Fit":
-        values = json.loads(text)
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Fit":
         names = {f.name for f in dataclasses.fields(cls)}
         missing = sorted(names - set(values))
         if missing:
@@ -181,6 +185,7 @@ def fit_rows(
         holdout=holdout(law, x, rows.loss, rows.C, rows.family, rows.row, goal, intervals=bool(bootstrap), seed=seed),
         targets=_targets(rows, solution, flops, replicates),
         replicates=_stored(replicates),
+        deviations=_stored_deviations(replicates, seed),
         bootstrap=_method(replicates, seed),
         seed_noise=noise,
         leave_out=leave_out(rows, solution, flops),
@@ -242,6 +247,15 @@ def _stored(replicates: Replicates | None) -> dict[str, list[float]] | None:
     if replicates is None:
         return None
     return {name: [float(f"{v:.6g}") for v in values_B[:STORED]] for name, values_B in replicates.params.items()}
+
+
+def _stored_deviations(replicates: Replicates | None, seed: int) -> list[float] | None:
+    """How rows deviate in log loss from the law fitted without their family; at most STORED of them, at random."""
+    if replicates is None:
+        return None
+    seen_n = replicates.deviation_n
+    some = seen_n if len(seen_n) <= STORED else np.random.default_rng(seed).choice(seen_n, STORED, replace=False)
+    return [float(f"{v:.4g}") for v in some]
 
 
 def _method(replicates: Replicates | None, seed: int) -> dict[str, Any] | None:
@@ -334,7 +348,14 @@ def warnings_about(
 def write(fit: Fit, folder: Path) -> Path:
     """Write `fit.json` into `folder`, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    path, temporary = folder / "fit.json", folder / ".fit.json.partial"
-    temporary.write_text(fit.to_json())
-    temporary.replace(path)
+    path = folder / "fit.json"
+    files.write(path, lambda file: file.write(fit.to_json().encode()))
     return path
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What the `fit.json` in `folder` holds. UserError where there is none, or it is damaged or of another version."""
+    path = folder / "fit.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no fit yet; make it with `python -m sweep fit`")
+    return Fit.from_dict(files.read_json(path)).as_dict()

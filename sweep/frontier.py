@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 
 from sweep.errors import UserError
 from sweep.laws import Law, law_named
-from sweep.uncertainty import interval
+from sweep.uncertainty import interval, prediction_limits
 
 SAME_BUDGET = 0.15  # rows whose FLOPs differ by less than this (ln) from the next belong to one budget
 LEAST_SIZES = 4
@@ -137,6 +137,19 @@ def predict_loss(fit: Mapping[str, Any], N: Any, D: Any, **more: Any) -> Any:
     if missing:
         raise UserError(f"--form {law.name}: {missing[0]} is needed to predict a loss")
     return law.loss(fit["params"], x)
+
+
+def predict_interval(fit: Mapping[str, Any], N: float, D: float, **more: Any) -> list[float] | None:
+    """90% prediction interval of the loss that one new run of N parameters and D tokens will show, from what
+    `fit.json` holds. None where the fit has no replicates."""
+    if not fit.get("replicates"):
+        return None
+    params = {name: np.asarray(values, dtype=float)[:, None] for name, values in fit["replicates"].items()}
+    N_m, D_m = np.array([float(N)]), np.array([float(D)])
+    drawn_Bm = predict_loss({**fit, "params": params}, N_m, D_m, **more)
+    deviation_n, widen = np.array(fit["deviations"], dtype=float), fit["bootstrap"]["widening"]
+    limits_2m = prediction_limits(predict_loss(fit, N_m, D_m, **more), drawn_Bm, deviation_n, widen, 0)
+    return [float(limits_2m[0, 0]), float(limits_2m[1, 0])]
 
 
 def optimal(fit: Mapping[str, Any], C: float) -> dict[str, Any]:

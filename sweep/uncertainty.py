@@ -120,15 +120,22 @@ def interval(estimate: Any, draws_B: np.ndarray, widen: float, positive: bool = 
 
 
 def prediction_interval(solution: Any, replicates: Replicates, x: Mapping[str, np.ndarray], seed: int) -> np.ndarray:
-    """[low, high] of the loss (nats) that a new run at `x` will show, (2, m): the law's own uncertainty and the
-    deviation of a run from it, drawn from the deviations of rows from the law fitted without their family."""
-    rng = np.random.default_rng(seed + 1)
-    centre_m = np.log(solution.law.loss(solution.params, x))
+    """[low, high] of the loss (nats) that new runs at `x` (variable -> (m,)) will show, (2, m)."""
+    centre_m = solution.law.loss(solution.params, x)
     params = {name: values_B[:, None] for name, values_B in replicates.params.items()}
-    drawn_Bm = np.log(solution.law.loss(params, {name: v[None] for name, v in x.items()}))
-    drawn_Bm = centre_m + replicates.widening * (drawn_Bm - centre_m)
-    drawn_Bm = drawn_Bm + rng.choice(replicates.deviation_n, size=drawn_Bm.shape)
-    return np.exp(np.quantile(drawn_Bm, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
+    drawn_Bm = solution.law.loss(params, {name: v[None] for name, v in x.items()})
+    return prediction_limits(centre_m, drawn_Bm, replicates.deviation_n, replicates.widening, seed)
+
+
+def prediction_limits(
+    centre_m: np.ndarray, drawn_Bm: np.ndarray, deviation_n: np.ndarray, widen: float, seed: int
+) -> np.ndarray:
+    """[low, high] of the loss of new runs, (2, m): what the law may be (losses of the replicates, widened about the
+    law's) and how a run deviates from it (as rows did from the law fitted without their family)."""
+    rng = np.random.default_rng(seed + 1)
+    log_Bm = np.log(centre_m) + widen * (np.log(drawn_Bm) - np.log(centre_m))
+    log_Bm = log_Bm + rng.choice(deviation_n, size=log_Bm.shape)
+    return np.exp(np.quantile(log_Bm, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
 
 
 def draw_deviations(replicates: Replicates, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from sweep import fit, table
+    from sweep.errors import UserError
 
+    if not (args.bootstrap == 0 or 100 <= args.bootstrap <= 20_000):
+        raise UserError(f"--bootstrap {args.bootstrap}: 0 for no intervals, or 100 to 20000 refits")
     data, curves, folder = table.read(args.table)
     options = {
         "columns": table.parse_columns(args.columns),
