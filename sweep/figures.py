@@ -510,8 +510,8 @@ def refusals(road: dict[str, Any]) -> list[str]:
 
 def _references(results: Results, spread: tuple[float, float]) -> list[Series]:
     """The reference lines that lie within a loss axis's range; those too close to tell apart share one label."""
-    low, high = spread
-    inside = sorted((nats, name) for name, nats in results.reference_lines.items() if low <= nats <= high)
+    (low, high), room = spread, 0.02 * (spread[1] - spread[0])
+    inside = sorted((nats, name) for name, nats in results.reference_lines.items() if low + room <= nats <= high - room)
     lines: list[Series] = []
     for nats, name in inside:
         label = f"{name} {nats:.2f}"

@@ -113,11 +113,21 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     """Write `folder/<key>.png` (180 dpi) and `folder/<key>.svg`; returns the paths."""
     with matplotlib.rc_context(MATPLOTLIB_STYLE):
         canvas = _canvas(figure)
-        paths = [folder / f"{figure.key}.{suffix}" for suffix in ("png", "svg")]
-        canvas.savefig(paths[0], dpi=180)
+        png, svg = _paths(figure.key, folder)
+        canvas.savefig(png, dpi=180)
         canvas.set_layout_engine("none")  # laid out once is enough
-        canvas.savefig(paths[1], metadata={"Date": None})
-    return paths
+        canvas.savefig(svg, metadata={"Date": None})
+    return [png, svg]
+
+
+def remove(key: str, folder: Path) -> None:
+    """Remove what `save` wrote for a figure, if it did."""
+    for path in _paths(key, folder):
+        path.unlink(missing_ok=True)
+
+
+def _paths(key: str, folder: Path) -> tuple[Path, Path]:
+    return folder / f"{key}.png", folder / f"{key}.svg"
 
 
 def _canvas(figure: Figure) -> Canvas:

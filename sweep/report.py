@@ -65,8 +65,11 @@ def write(results: Results, out: Path) -> dict[str, Any]:
     as_json = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     _write(out / "report.html", page.render(report, {figure.key: render.plotly(figure) for figure in drawn}))
     _write(out / "report.json", as_json)
-    for figure in drawn:
-        render.save(figure, out / "figures")
+    for figure in figures:
+        if isinstance(figure, Figure):
+            render.save(figure, out / "figures")
+        else:  # an earlier report may have had the data for it
+            render.remove(figure.key, out / "figures")
     return report
 
 

@@ -97,6 +97,14 @@ def test_figures_are_written_for_papers(written):
     }
 
 
+def test_figures_of_an_earlier_report_do_not_stay(tmp_path):
+    folder = write(tmp_path / "sweep", "tiny")
+    (folder / "report" / "figures").mkdir(parents=True)
+    (folder / "report" / "figures" / "contour.svg").write_text("from when there was a fit")
+    reports.write(results.load(folder), folder / "report")
+    assert {path.stem for path in (folder / "report" / "figures").iterdir()} == {"headline", "loss_against_params"}
+
+
 def test_every_trial_is_in_the_page_with_its_reason(written):
     folder, report = written["normal"]
     table = pd.read_parquet(folder / "table.parquet")
