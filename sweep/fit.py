@@ -19,6 +19,7 @@ import scipy
 
 from sweep import files, frontier, uncertainty
 from sweep.consistency import crossing, floors
+from sweep.dimension import beside_exponent, intrinsic_dimension
 from sweep.errors import UserError
 from sweep.frontier import FlopsModel
 from sweep.holdout import holdout
@@ -68,6 +69,7 @@ class Fit:
     conventions: list[dict[str, Any]] = field(default_factory=list)
     floors: dict[str, Any] = field(default_factory=dict)
     crossing: dict[str, Any] = field(default_factory=dict)
+    dimension: dict[str, Any] | None = None
     disagreements: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
@@ -140,11 +142,13 @@ def fit_rows(
     bootstrap: int = 1000,
     seed: int = 0,
     alternatives: Sequence[Rows] = (),
+    activations_nd: np.ndarray | None = None,
     command: str = "",
 ) -> Fit:
     """The whole fit. FitError where the rows cannot carry it; a refused part says why in its place.
 
     `bootstrap`: replicates for the intervals, 0 for none. `alternatives`: the same table under other conventions.
+    `activations_nd`: final-layer activations (points, coordinates), for alpha beside 4/d.
     """
     law, goal = law_named(form), objective_named(objective, delta)
     x = variables(rows)
@@ -200,6 +204,7 @@ def fit_rows(
             goal,
         ),
         crossing=crossing(law, solution.params, flops, rows.C, rows.D),
+        dimension=_dimension(solution, intervals, activations_nd),
         disagreements=disagreements(roads),
         warnings=rows.warnings
         + warnings_about(rows, solution, flops, refused if bootstrap else None, intervals, noise),
@@ -234,6 +239,18 @@ def _targets(rows: Rows, solution: Solution, flops: FlopsModel, replicates: Repl
         return [frontier.optimal(known, float(rows.C.max()) * times) | {"times": times} for times in (1, 10, 100, 1000)]
     except UserError:
         return []
+
+
+def _dimension(
+    solution: Solution, intervals: Mapping[str, Any] | None, activations_nd: np.ndarray | None
+) -> dict[str, Any] | None:
+    """The exponent of N beside 4/d; None without activations. FitError for a form that has no such exponent."""
+    if activations_nd is None:
+        return None
+    name = "alpha" if "alpha" in solution.params and "N" in solution.law.variables else "alpha_N"
+    if name not in solution.params:
+        raise FitError(f"--activations: {solution.law.name} has no exponent of N to compare with 4/d")
+    return beside_exponent(solution.params[name], (intervals or {}).get(name), intrinsic_dimension(activations_nd))
 
 
 def _thin(entries: list[Any]) -> list[Any]:

@@ -109,6 +109,14 @@ def _read_file(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: not a readable {path.suffix[1:]} file: {str(error).splitlines()[0]}") from None
 
 
+def read_activations(path: str) -> np.ndarray:
+    """A two-dimensional array from a .npy file; no pickles."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--activations {path}: not a readable .npy file: {str(error).splitlines()[0]}") from None
+
+
 def parse_columns(text: str) -> dict[str, str]:
     """`N=params,loss=val` -> {"N": "params", "loss": "val"}. UserError names a role that does not exist."""
     columns = {}

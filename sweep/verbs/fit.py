@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="refits for the intervals; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument("--activations", metavar="FILE.npy", help="final-layer activations, for alpha beside 4/d")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where fit.json goes (default: beside the table)")
     parser.add_argument("--json", choices=["-"], help="- prints fit.json on standard output, and nothing else")
 
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         delta=args.delta,
         bootstrap=args.bootstrap,
         seed=args.seed,
+        activations_nd=table.read_activations(args.activations) if args.activations else None,
         alternatives=table.alternatives(data, rows, **options),
         command=shlex.join(["python", "-m", "sweep", *sys.argv[1:]]),
     )
@@ -86,6 +88,9 @@ def summary(fit: dict[str, Any]) -> list[str]:
             f"fitted on C <= {cut['cut_flops']:.3g}, {cut['n_predicted']} runs up to "
             f"{cut['max_flops_ratio']:.3g}x dearer are predicted within {100 * cut['mean_error']:.2f}% on average"
         )
+    if found := fit["dimension"]:
+        four = number(found["four_over_d"]) + ends(found["four_over_d_interval"])
+        lines.append(f"alpha = {number(found['alpha'])} beside 4/d = {four}, d = {found['d']:.1f} (a rough estimate)")
     lines += [f"DISAGREEMENT: {text}" for text in fit["disagreements"]]
     lines += [f"warning: {text}" for text in fit["warnings"]]
     return lines

@@ -1,0 +1,59 @@
+"""The intrinsic dimension of points, and whether an exponent of N is compatible with it.
+
+Sharma & Kaplan 2020 (arXiv 2004.10802) argue that a model of N parameters resolves a data manifold of dimension d
+so finely that L ~ N^-alpha with alpha = 4/d (alpha >= 4/d in general), and measure d on the activations of the
+final layer. Caveats that come with it: estimates of d from finite samples are biased low for large d, d depends on
+the layer and on the model, and alpha here is what is left after fitting a floor E, while theirs has none.
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from scipy.spatial import KDTree
+
+from sweep.errors import UserError
+
+LEAST_POINTS = 100
+MOST_POINTS = 5000
+DISCARDED = 0.1  # the largest ratios, where the density changes between the first and the second neighbour
+
+
+def intrinsic_dimension(points_nd: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """{"d", "interval" (90%), "points"} by two nearest neighbours (Facco et al. 2017, "TwoNN"): the ratio mu of the
+    distances to a point's second and first neighbour has P(mu > x) = x^-d, whatever the density.
+
+    `points_nd`: (points, coordinates), e.g. final-layer activations at random positions. UserError for too few."""
+    points_nd = np.asarray(points_nd, dtype=float)
+    if points_nd.ndim != 2 or len(points_nd) < LEAST_POINTS:
+        raise UserError(f"activations of shape {points_nd.shape}: (points, coordinates), {LEAST_POINTS} points or more")
+    if not np.isfinite(points_nd).all():
+        raise UserError("activations hold values that are not finite")
+    if len(points_nd) > MOST_POINTS:
+        points_nd = np.random.default_rng(seed).choice(points_nd, MOST_POINTS, replace=False)
+    points_nd = np.unique(points_nd, axis=0)  # a repeated point has no nearest neighbour
+    if len(points_nd) < LEAST_POINTS:
+        raise UserError(f"{len(points_nd)} distinct activations: {LEAST_POINTS} are needed")
+    distance_n3, _ = KDTree(points_nd).query(points_nd, k=3)
+    log_mu = np.sort(np.log(distance_n3[:, 2] / distance_n3[:, 1]))
+    kept = int(len(log_mu) * (1 - DISCARDED))
+    # Exponential of rate d, censored at the largest ratio kept: maximum likelihood, and its exact interval.
+    exposure = log_mu[:kept].sum() + (len(log_mu) - kept) * log_mu[kept - 1]
+    ends = stats.chi2.ppf([0.05, 0.95], 2 * kept) / (2 * exposure)
+    return {"d": float(kept / exposure), "interval": [float(ends[0]), float(ends[1])], "points": len(log_mu)}
+
+
+def beside_exponent(alpha: float, alpha_interval: list[float] | None, dimension: dict[str, Any]) -> dict[str, Any]:
+    """alpha beside 4/d: {"alpha", "alpha_interval", "four_over_d", "four_over_d_interval", "compatible"}."""
+    low, high = dimension["interval"]
+    found: dict[str, Any] = {
+        **dimension,
+        "alpha": alpha,
+        "alpha_interval": alpha_interval,
+        "four_over_d": 4 / dimension["d"],
+        "four_over_d_interval": [4 / high, 4 / low],
+        "compatible": None,
+    }
+    if alpha_interval:
+        found["compatible"] = bool(alpha_interval[0] <= 4 / low and 4 / high <= alpha_interval[1])
+    return found
