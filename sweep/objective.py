@@ -7,7 +7,7 @@ loss and rho Huber's with delta = 1e-3. The mean instead of the sum makes defaul
 Shape suffixes: B problems (starts, bootstrap replicates), P parameters, n rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -54,6 +54,11 @@ class Minimum:
     value_B: np.ndarray
     decrement_B: np.ndarray
     converged_B: np.ndarray
+
+
+def joined(one: Minimum, other: Minimum) -> Minimum:
+    """Both batches as one."""
+    return Minimum(*(np.concatenate([getattr(m, f.name) for m in (one, other)]) for f in fields(Minimum)))
 
 
 def value(bound: Bound, log_loss_n: np.ndarray, weight_n: np.ndarray, objective: Objective, theta_BP: np.ndarray):

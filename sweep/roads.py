@@ -1,5 +1,6 @@
 """The three roads to the frontier side by side, each with its intervals, and the alarm where they disagree."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,6 +121,9 @@ def _add_intervals(road: Road, drawn: Mapping[str, np.ndarray], widen: float) ->
     """Put 90% intervals into `road`, for a and b and for each optimum's N, D and loss."""
     ends = {name: interval(road[name], drawn[name], widen) for name in "ab"}
     road["intervals"] = ends if all(ends.values()) else None
+    if road["intervals"] is None:
+        lost = 100 * np.mean(~np.isfinite(drawn["a"]))
+        road["note"] += f"; no intervals: {lost:.0f}% of the draws have no minimum at some budget"
     for name in ("N", "D", "loss_nats"):
         if name in drawn:
             for g, optimum in enumerate(road["optima"]):
@@ -128,18 +132,21 @@ def _add_intervals(road: Road, drawn: Mapping[str, np.ndarray], widen: float) ->
 
 def disagreements(roads: Mapping[str, Road]) -> list[str]:
     """Pairs of roads whose exponents differ beyond their intervals (by more than 0.1 without any)."""
-    found = []
-    open_roads = [(name, road) for name, road in roads.items() if "a" in road]
-    for i, (name, road) in enumerate(open_roads):
-        for other_name, other in open_roads[i + 1 :]:
-            mine, theirs = ((r.get("intervals") or {}).get("a") for r in (road, other))
-            if mine and theirs:
-                apart = mine[1] < theirs[0] or theirs[1] < mine[0]
-            else:
-                apart = abs(road["a"] - other["a"]) > LOUD_WITHOUT_INTERVALS
-            if apart:
-                found.append(f"N_opt ~ C^a: {_exponent(name, road)}, {_exponent(other_name, other)}")
-    return found
+    named = [(name, road) for name, road in roads.items() if "a" in road]
+    return [
+        f"N_opt ~ C^a: {_exponent(name, road)}, {_exponent(other_name, other)}"
+        for (name, road), (other_name, other) in itertools.combinations(named, 2)
+        if _apart(road, other)
+    ]
+
+
+def _apart(road: Road, other: Road) -> bool:
+    (low, high), (other_low, other_high) = (
+        (r.get("intervals") or {}).get("a") or (r["a"], r["a"]) for r in (road, other)
+    )
+    if low == high and other_low == other_high:
+        return bool(abs(road["a"] - other["a"]) > LOUD_WITHOUT_INTERVALS)
+    return bool(high < other_low or other_high < low)
 
 
 def _exponent(name: str, road: Road) -> str:

@@ -12,10 +12,11 @@ import numpy as np
 
 from sweep.errors import UserError
 from sweep.laws import Bound, Law
-from sweep.objective import Objective, derivatives, minimise, value
+from sweep.objective import Objective, derivatives, joined, minimise, value
 
 STARTS = 12
 ROUGH_ITERATIONS = 20  # then the worse half of the starts is given up: stragglers cost more than they can tell
+MORE_STARTS = 60  # where those polished do not all agree
 SCAN_ROWS = 4000
 FULL_STARTS = 3  # polished on all rows, where there are more than SCAN_ROWS
 SAME_OPTIMUM = 1e-6  # relative difference of objectives that counts as the same optimum
@@ -50,35 +51,44 @@ def solve(
     weight_n: np.ndarray | None = None,
     starts: int = STARTS,
 ) -> Solution:
-    """Fit `law` to losses (nats, shape (n,)) at `x` (variable -> (n,)): scan, polish `starts`, certify.
+    """Fit `law` to losses (nats, shape (n,)) at `x` (variable -> (n,)): scan, polish `starts` of the scan (more
+    where they end apart), certify.
     FitError where the rows cannot determine the parameters at all."""
     refuse_degenerate(law, x, loss_n)
     weight_n = np.ones(len(loss_n)) if weight_n is None else weight_n
     some = _some_rows(len(loss_n))
     bound = law.bind({name: x[name][some] for name in law.variables}, loss_n[some])
-    scan_BP = bound.starts(loss_n[some], weight_n[some])
     problem = (np.log(loss_n[some]), weight_n[some], objective)
-    chosen = _spread_out(scan_BP, value(bound, *problem, scan_BP), starts)
-    rough = minimise(bound, *problem, scan_BP[chosen], max_iterations=ROUGH_ITERATIONS)
+    scan_BP = bound.starts(loss_n[some], weight_n[some])
+    scan_B = value(bound, *problem, scan_BP)
+    rough = minimise(bound, *problem, scan_BP[_spread_out(scan_B, starts)], max_iterations=ROUGH_ITERATIONS)
     order = np.argsort(rough.value_B, kind="stable")
-    ahead, behind = np.split(order, [(len(order) + 1) // 2])
-    theta_BP, given_up_B = rough.theta_BP[ahead], rough.value_B[behind]
+    ahead_BP, behind_BP = np.split(rough.theta_BP[order], [(starts + 1) // 2])
     if len(some) < len(loss_n):
-        ahead_params = bound.to_params(theta_BP[:FULL_STARTS])
+        params = bound.to_params(ahead_BP[:FULL_STARTS])
         bound, problem = law.bind(x, loss_n), (np.log(loss_n), weight_n, objective)
-        each = [{name: v[b] for name, v in ahead_params.items()} for b in range(FULL_STARTS)]
-        theta_BP, given_up_B = np.stack([bound.from_params(params) for params in each]), np.empty(0)
-    found = minimise(bound, *problem, theta_BP)
+        each = [{name: float(v[b]) for name, v in params.items()} for b in range(len(ahead_BP[:FULL_STARTS]))]
+        ahead_BP, behind_BP = np.stack([bound.from_params(one) for one in each]), behind_BP[:0]
+    found = minimise(bound, *problem, ahead_BP)
+    if not _agreeing(found.value_B, objective).all() and len(some) == len(loss_n):
+        more_BP = np.concatenate([behind_BP, scan_BP[_spread_out(scan_B, MORE_STARTS)]])
+        found, behind_BP = joined(found, minimise(bound, *problem, more_BP)), behind_BP[:0]
     best = int(found.value_B.argmin())
-    theta_P, least = found.theta_BP[best], float(found.value_B[best])
-    ends_B = np.append(found.value_B, given_up_B)
+    theta_P = found.theta_BP[best]
     certificate = certify(bound, *problem, theta_P) | {
-        "starts": len(ends_B),
-        "starts_agreeing": int(np.sum(ends_B - least <= SAME_OPTIMUM * max(least, objective.unit * 1e-20))),
+        "starts": len(found.value_B),
+        "starts_agreeing": int(_agreeing(found.value_B, objective).sum()),
+        "starts_given_up": len(behind_BP),
         "converged": bool(found.converged_B[best]),
     }
     certificate["verdict"] = _verdict(certificate)
-    return Solution(law, bound, objective, theta_P, least, certificate)
+    return Solution(law, bound, objective, theta_P, float(found.value_B[best]), certificate)
+
+
+def _agreeing(value_B: np.ndarray, objective: Objective) -> np.ndarray:
+    """Which ends are the best one."""
+    least = value_B.min()
+    return value_B - least <= SAME_OPTIMUM * max(least, objective.unit * 1e-20)
 
 
 def _some_rows(n: int) -> np.ndarray:
@@ -88,8 +98,8 @@ def _some_rows(n: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(n, SCAN_ROWS, replace=False))
 
 
-def _spread_out(theta_BP: np.ndarray, value_B: np.ndarray, count: int) -> np.ndarray:
-    """Half of the starts are the best of the scan, half the best among a sparse tenth of it: starts that are
+def _spread_out(value_B: np.ndarray, count: int) -> np.ndarray:
+    """Half of the starts are the best of the scan, half the best among a sparse part of it: starts that are
     all neighbours would agree with each other and prove nothing."""
     order = np.argsort(value_B, kind="stable")
     near = order[: count - count // 2]

@@ -69,6 +69,8 @@ def test_disagreement_alarm():
     assert len(disagreements(found)) == 1
     found = {"one": {"a": 0.5, "intervals": {"a": [0.3, 0.65]}}, "other": {"a": 0.7, "intervals": {"a": [0.6, 0.8]}}}
     assert disagreements(found) == []
+    assert disagreements({"one": {"a": 0.5, "intervals": {"a": [0.3, 0.65]}}, "other": {"a": 0.64}}) == []
+    assert len(disagreements({"one": {"a": 0.5, "intervals": {"a": [0.3, 0.65]}}, "other": {"a": 0.66}})) == 1
     found["other"]["intervals"]["a"] = [0.66, 0.8]
     assert disagreements(found) == [
         "N_opt ~ C^a: one gives a = 0.500 [0.300, 0.650], other gives a = 0.700 [0.660, 0.800]"

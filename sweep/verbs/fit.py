@@ -70,7 +70,7 @@ def summary(fit: dict[str, Any]) -> list[str]:
     lines += [f"  dropped: {count} {reason}" for reason, count in fit["dropped_by_reason"].items()]
     lines += [f"  {name:8} {number(v)}{ends(intervals.get(name))}" for name, v in fit["params"].items()]
     lines.append(
-        f"{certificate['verdict']}: {certificate['starts_agreeing']} of {certificate['starts']} starts agree, "
+        f"{certificate['verdict']}: {certificate['starts_agreeing']} of {certificate['starts']} starts end there, "
         f"condition number {certificate['condition_number']:.0f}"
     )
     for name, road in fit["roads"].items():
