@@ -7,8 +7,9 @@ import sys
 from types import ModuleType
 
 from sweep.errors import UserError
+from sweep.files import FULL
 
-VERBS = ("plan", "prepare", "launch", "train", "collect", "fit", "report", "rerun", "clean")  # as a sweep lives
+VERBS = ("plan", "prepare", "launch", "train", "collect", "fit", "report", "predict", "next", "rerun", "clean")  # as a sweep lives
 HIDDEN = ("work",)  # what launchers start
 DESCRIPTION = """Scaling sweeps of small GPTs: plan a grid of model and dataset sizes, train it, fit the frontier.
 
@@ -27,9 +28,9 @@ def main(arguments: list[str]) -> int:
         print(f"{parser.prog} {args.verb}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in FULL:
             raise
-        print(f"{parser.prog} {args.verb}: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{parser.prog} {args.verb}: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{parser.prog} {args.verb}: interrupted", file=sys.stderr)

@@ -3,9 +3,8 @@
 import time
 from pathlib import Path
 
-from kernels.attention import resolve_backend
 from sweep import loop
-from sweep.environment import device_model
+from sweep.environment import attention_backend, device_model
 from sweep.estimate import record_speed, speed_key
 from sweep.loop import Setup, State
 from sweep.plan import Plan
@@ -39,7 +38,7 @@ def _time(trial: Trial, plan: Plan) -> tuple[float, float]:
         tokens=Tokens.open(Path(plan.config.paths.tokens), trial.config.data.fingerprint),
         options=plan.config.run,
         device=plan.device,
-        backend=resolve_backend(plan.config.run.backend, plan.device),
+        backend=attention_backend(plan.config.run.backend, plan.device),
         execution_class="calibration",
     )
     state = State.fresh(setup)

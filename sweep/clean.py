@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep import claim
+from sweep.files import read_json
 from sweep.rundir import RunDir
 
 
@@ -20,8 +21,10 @@ def removable(runs: Path, trunks: bool, weights: bool) -> list[Removable]:
     Without a trunk's checkpoints a larger budget of its family trains from step 0.
     """
     found = []
+    trained = set()
     for trunk in sorted((runs / "trunks").glob("*")):
         if claim.living(trunk) is not None:
+            trained.add(trunk.name)
             continue
         states = RunDir(trunk).stable_steps()
         kept = states if not trunks else []
@@ -32,6 +35,8 @@ def removable(runs: Path, trunks: bool, weights: bool) -> list[Removable]:
         found += [_removable(path, "left by a killed writer") for path in sorted(trunk.glob(".*.tmp"))]
     for path in sorted(runs.glob("*/")):
         run = RunDir(path)
+        if trained and run.trial.exists() and read_json(run.trial)["family_id"] in trained:
+            continue
         found += [_removable(left, "left by a killed writer") for left in sorted(path.glob(".*.tmp"))]
         if run.record.exists() and run.checkpoint.exists():
             found.append(_removable(run.checkpoint, "optimizer state of a trial that has a record"))

@@ -75,10 +75,10 @@ def collect(sweep: SweepDir) -> Collected:
             row = _row(planned, runs, stamp)
             fresh.append(row)
         rows.append(row)
-    table = pd.DataFrame(rows)
     kept = {row["trial_id"] for row in rows} - {row["trial_id"] for row in fresh}
     curves = _history(CURVES, folder, kept, fresh, runs)
     samples = _history(SAMPLES, folder, kept, fresh, runs)
+    table = pd.DataFrame(rows)
     if fresh or not before:
         for name, frame in (("table", table), ("curves", curves), ("samples", samples)):
             _write(folder / f"{name}.parquet", frame)
@@ -99,7 +99,7 @@ def _before(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / "table.parquet"
     if not all((folder / f"{name}.parquet").exists() for name in ("table", "curves", "samples")):
         return {}
-    table = pd.read_parquet(path)
+    table = _read(path)
     if "record_stamp" not in table:
         return {}
     return {row["trial_id"]: row for row in table[table["record_stamp"] != ""].to_dict("records")}
@@ -123,6 +123,8 @@ def _row(planned: dict[str, Any], runs: Path, stamp: str | None) -> dict[str, An
         return row
     try:
         record = Record.read(run.record)
+        if record.trial_id != planned["trial_id"]:
+            raise UserError(f"{run.record}: is the record of {record.trial_id}; delete it to train the trial again")
     except UserError as error:
         return {**row, "status": "failed", "reason": str(error), "record_stamp": ""}
     row |= {column: getattr(record, name) for name, column in RESULTS.items()}
@@ -153,7 +155,12 @@ def _history(history: History, folder: Path, kept: set[str], fresh: list[dict[st
     """Rows of all trials: those of unchanged trials from the last table, the others read."""
     data: dict[str, list[Any]] = {key: [] for key in (*history.of_trial, *history.of_line)}
     for row in fresh:
-        for line in files.read_json_lines(RunDir.of_trial(runs, row["trial_id"]).path / history.lines):
+        try:
+            lines = files.read_json_lines(RunDir.of_trial(runs, row["trial_id"]).path / history.lines)
+        except UserError as error:  # the result stands; its curve is read again next time
+            row |= {"reason": str(error), "record_stamp": ""}
+            continue
+        for line in lines:
             for key in history.of_trial:
                 data[key].append(row[key])
             for key in history.of_line:
@@ -161,8 +168,15 @@ def _history(history: History, folder: Path, kept: set[str], fresh: list[dict[st
     frame = pd.DataFrame(data)
     if not kept:
         return frame
-    old = pd.read_parquet(folder / f"{history.table}.parquet")
+    old = _read(folder / f"{history.table}.parquet")
     return old if not fresh else pd.concat([old[old["trial_id"].isin(kept)], frame], ignore_index=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        raise UserError(f"{path}: damaged ({error}); delete it and collect again") from error
 
 
 def _write(path: Path, frame: pd.DataFrame) -> None:

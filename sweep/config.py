@@ -5,6 +5,7 @@ follow a rule. `sweep.trial` turns a `Config` into the numbers that define a tri
 """
 
 import difflib
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,9 @@ def _check_section(name: str, value: Any) -> None:
         if value.micro_batch_sequences is not None:
             _at_least("run.micro_batch_sequences", value.micro_batch_sequences, 1)
         _in_range("run.checkpoint_seconds", value.checkpoint_seconds, 0.0, float("inf"))
+    elif name == "sweep":
+        if not re.fullmatch(r"\w[\w.+-]*", value.name):
+            raise UserError(f"sweep.name={value.name}: names a folder; use letters, digits and . _ + -")
     elif name == "batch":
         _at_least("batch.sequences", value.sequences, 1)
     elif name == "eval":

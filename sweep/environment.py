@@ -51,6 +51,16 @@ def planned_device(asked: str) -> str:
     return asked if asked == "cuda" else resolve_device(asked)
 
 
+def attention_backend(asked: str, device: str) -> str:
+    """The attention backend that `run.backend` means on this device."""
+    from kernels.attention import resolve_backend
+
+    try:
+        return resolve_backend(asked, device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 @cache
 def device_model(device: str) -> str:
     """The marketing name of the CPU or GPU."""

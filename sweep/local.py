@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from sweep import claim
-from sweep.environment import ROOT, resolve_device
+from sweep.environment import ROOT, attention_backend, resolve_device
 from sweep.errors import UserError
 from sweep.plan import Plan
 from sweep.quantity import duration, short
@@ -43,12 +43,18 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
     count = worker_count(plan)
     sweep.logs.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    workers = [_start(sweep, number, plan) for number in range(count)]
+    workers: list[subprocess.Popen[bytes]] = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: without us the workers would go on unseen
     try:
+        workers += (_start(sweep, number, plan) for number in range(count))
         _watch(plan, workers, console)
     except KeyboardInterrupt:
         console.print("stopping: each worker finishes its step and saves; Ctrl-C again to kill them")
         _stop(workers)
+    except BaseException:
+        _stop(workers)
+        raise
     statuses = [worker.wait() for worker in workers]
     bad = [status for status in statuses if status not in (0, EXIT_AGAIN)]
     status = 1 if bad else EXIT_AGAIN if EXIT_AGAIN in statuses else 0
@@ -197,8 +203,9 @@ class _Board:
 
 
 def check(plan: Plan) -> None:
-    """The device is here, and the folders that a launch writes to can be written to."""
+    """The device and the backend are here, and the folders that a launch writes to can be written to."""
     resolve_device(plan.device)
+    attention_backend(plan.config.run.backend, plan.device)
     for key, folder in (("paths.runs", plan.config.paths.runs), ("paths.sweeps", plan.config.paths.sweeps)):
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)

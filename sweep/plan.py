@@ -32,6 +32,7 @@ from sweep.sweepdir import SweepDir
 from sweep.tokens import Tokens
 from sweep.trial import Trial, check, resolve
 
+NOT_OF_A_TRIAL = ("run", "cluster", "paths", "sweep")  # sections that hold for a whole sweep, so that none is an axis
 ADAM_BYTES_PER_PARAM = 12  # fp32 weight and two moments, in a checkpoint
 WEIGHT_BYTES_PER_PARAM = 4
 
@@ -140,6 +141,7 @@ def make_plan(
                 plan.excluded.append(Excluded(point.overrides, *broken))
                 continue
             check(trial, tokens_of[key])
+            _check_micro_batch(plan, trial)
             _check_memory(plan, trial, memory_gib)
         except UserError as error:
             at = f" (at {' '.join(point.overrides)})" if point.overrides else ""
@@ -196,6 +198,9 @@ def grid(overrides: list[str]) -> Iterator[Point]:
     """Every point of the grid, in the order of its axes, the last one fastest."""
     fixed, axes = _split(overrides)
     axes = {**_sweep_axes(fixed, overrides), **axes}
+    for key in axes:
+        if key.partition(".")[0] in NOT_OF_A_TRIAL:
+            raise UserError(f"{key}: is the same for all trials of a sweep, so no axis; give it one value")
     group_axes = {key: values for key, values in axes.items() if (CONF / key).is_dir()}
     value_axes = {key: values for key, values in axes.items() if key not in group_axes}
     composed = {
@@ -270,7 +275,10 @@ def _sweep_axes(fixed: list[str], overrides: list[str]) -> dict[str, list[str]]:
 
 
 def _values(override: Override) -> list[str]:
-    return [_short_float(text) for text in override.sweep_string_iterator()]
+    try:
+        return [_short_float(text) for text in override.sweep_string_iterator()]
+    except HydraException as error:
+        raise UserError(f"{override.input_line}: not a list of values; write key=a,b,c or key=range(…)") from error
 
 
 def _short_float(text: str) -> str:
@@ -316,6 +324,12 @@ def _asked(device: str, ask: Callable[[str], Any], key: str) -> Any:
             f"cluster=h100 (or give {key})"
         )
     return ask(device)
+
+
+def _check_micro_batch(plan: Plan, trial: Trial) -> None:
+    micro_batch, batch = plan.config.run.micro_batch_sequences, trial.config.batch_sequences
+    if micro_batch and batch % micro_batch:
+        raise UserError(f"run.micro_batch_sequences={micro_batch}: must divide batch.sequences={batch}")
 
 
 def _check_memory(plan: Plan, trial: Trial, available_gib: float) -> None:

@@ -36,11 +36,11 @@ class Verdict:
 def find_run(name: str, runs: Path) -> RunDir:
     """A run by its id, a unique prefix of it, its directory, or a `trial.json` from anywhere."""
     given = Path(name)
-    if given.name == "trial.json" or given.suffix == ".json":
+    if given.suffix == ".json":
         return RunDir(given.parent)
     if (given / "trial.json").exists():
         return RunDir(given)
-    found = sorted(path.parent.name for path in runs.glob(f"{name}*/trial.json"))
+    found = sorted(path.parent.name for path in runs.glob("*/trial.json") if path.parent.name.startswith(name))
     if name in found:
         found = [name]
     if len(found) == 1:
@@ -102,16 +102,20 @@ def compare(recorded: RunDir, again: RunDir, noise_run: RunDir | None = None) ->
     """Whether two runs of one trial agree; `noise_run` is a third, of another micro-batch than `again`."""
     old, new = Record.read(recorded.record), Record.read(again.record)
     old_curve, new_curve = _losses(recorded), _losses(again)
+    if not old_curve:  # a record that was copied without its metrics
+        new_curve = {}
     same_end = (old.status, old.loss_nats, old.best_loss_nats) == (new.status, new.loss_nats, new.best_loss_nats)
     classes = f"{old.device} {'+'.join(old.execution_classes)} and {new.device} {'+'.join(new.execution_classes)}"
     if same_end and old_curve == new_curve:
-        return Verdict("equal", f"every logged loss is bit-equal ({len(new_curve)} rows)")
+        return Verdict("equal", f"every logged loss is bit-equal ({len(new_curve)} rows, and the record)")
     largest, step = _largest_difference(old_curve, new_curve)
+    if None not in (old.loss_nats, new.loss_nats):
+        largest, step = max((largest, step), (abs(old.loss_nats - new.loss_nats), new.steps_done))
     said = f"losses differ by up to {largest:.3g} nats (step {step}); recorded {old.loss_nats}, now {new.loss_nats}"
     code = "" if old.code_hash == new.code_hash else f"; training code {old.code_hash} then, {new.code_hash} now"
     if noise_run is None:
         return Verdict("different", f"{said}, in one execution class{code}")
-    noise, _ = _largest_difference(new_curve, _losses(noise_run))
+    noise, _ = _largest_difference(_losses(again), _losses(noise_run))
     within = old.status == new.status and largest <= NOISE_FACTOR * noise
     relation = f"rounding noise measured with another micro-batch is {noise:.3g} nats; classes {classes}{code}"
     return Verdict("within-noise" if within else "different", f"{said}; {relation}")

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from kernels.attention import resolve_backend
 from sweep import claim, environment
 from sweep.claim import Claim
 from sweep.config import RunOptions
@@ -108,10 +107,7 @@ class Worker:
 
     def _family(self, trials: list[Trial], held: Claim) -> Family:
         trial = trials[0]
-        try:
-            backend = resolve_backend(self.options.backend, self.device)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        backend = environment.attention_backend(self.options.backend, self.device)
 
         def on_progress(news: dict[str, Any]) -> None:
             held.progress.update(news)

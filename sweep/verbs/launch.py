@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     local.check(plan)
     sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
-    command = ["python", "-m", "sweep", "launch", *args.overrides]
+    command = ["python", "-m", "sweep", "launch", *args.overrides, *(["--extend"] if args.extend else [])]
     save(plan, sweep, command, extend=args.extend)
     console.print(f"sweep {plan.name} on {plan.device}: {price(plan, plan.done())}", highlight=False)
     outcome = local.launch(plan, sweep, console)

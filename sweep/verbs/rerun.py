@@ -26,17 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from sweep import rerun
     from sweep.environment import resolve_device
+    from sweep.errors import UserError
+    from sweep.record import Record
     from sweep.trial import Trial, describe
 
     recorded = rerun.find_run(args.run_name, Path(args.runs))
-    source = recorded.trial if recorded.trial.exists() else Path(args.run_name)
-    trial = Trial.read(source)
+    trial = Trial.read(Path(args.run_name) if args.run_name.endswith(".json") else recorded.trial)
     how = [override for override in args.overrides if override.startswith("run.")]
     what = [override for override in args.overrides if override not in how]
     options = rerun.recorded_options(recorded, how)
     device = resolve_device(options.device)
     if what:
         return _new_trial(args, trial, what, options, device)
+    if recorded.record.exists() and (of := Record.read(recorded.record).trial_id) != trial.trial_id:
+        raise UserError(f"{recorded.record}: is the record of {of}, not of {trial.trial_id}; remove one of the two")
     print(describe(trial), file=sys.stderr)
     tokens = Path(args.tokens)
     rerun.tokens_of(trial, tokens)
