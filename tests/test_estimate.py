@@ -1,0 +1,82 @@
+from dataclasses import replace
+
+import pytest
+import tiny
+
+from sweep.__main__ import main
+from sweep.config import ClusterSection, RunOptions
+from sweep.errors import UserError
+from sweep.estimate import Speeds, record_speed, speed_key
+from sweep.verbs.plan import plan_here
+
+CLUSTER = ClusterSection(peak_tflops=2.0, mfu=0.5, seconds_per_step=0.01)
+
+
+@pytest.fixture(scope="module")
+def trial(overrides):
+    return plan_here([*overrides, tiny.steps(40)]).trials[0]
+
+
+def estimate(runs, trial, options=None, device="CPU", cluster=CLUSTER):
+    return Speeds.read(runs).estimate(trial, options or RunOptions(), device, cluster)
+
+
+def test_nothing_measured_is_a_guess_of_arithmetic_and_launch_overhead(trial, tmp_path):
+    guess = estimate(tmp_path, trial)
+    assert guess.source == "guess"
+    assert guess.seconds == pytest.approx(trial.flops / 1e12 + 40 * 0.01)
+
+
+def test_records_replace_the_guess_and_calibrations_the_records(trial, tmp_path):
+    record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
+    assert estimate(tmp_path, trial).source == "records"
+    assert estimate(tmp_path, trial).seconds == pytest.approx(5120 / 1000, rel=1e-3)
+    record_speed(tmp_path, trial, RunOptions(), "CPU", 2000.0, validation_seconds=0.1, source="calibration")
+    calibrated = estimate(tmp_path, trial)
+    assert calibrated.source == "calibration"
+    # 40 steps from 8 on: log2(5) doublings of two validations, and three at the ends.
+    assert calibrated.seconds == pytest.approx(5120 / 2000 + 0.1 * (2 * 2.3219 + 3), rel=1e-3)
+
+
+def test_the_median_of_the_last_five_counts(trial, tmp_path):
+    for speed in (1, 1, 1, 500, 1000, 1000, 1000, 90000):
+        record_speed(tmp_path, trial, RunOptions(), "CPU", speed)
+    assert estimate(tmp_path, trial).seconds == pytest.approx(5.12)
+
+
+@pytest.mark.parametrize("change", [{"threads": 2}, {"backend": "reference"}, {"compile": True}, {"micro_batch_sequences": 2}])
+def test_a_speed_holds_for_its_own_options(trial, tmp_path, change):
+    record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
+    assert estimate(tmp_path, trial, replace(RunOptions(), **change)).source == "guess"
+
+
+def test_a_speed_holds_for_its_own_device_and_shape_and_any_budget(trial, tmp_path):
+    record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
+    assert estimate(tmp_path, trial, device="GPU").source == "guess"
+    wider = replace(trial.config, model=replace(trial.config.model, mlp_width=128))
+    assert estimate(tmp_path, type(trial)(wider)).source == "guess"
+    longer = type(trial)(replace(trial.config, steps=80, seed=3))
+    assert speed_key(longer, RunOptions(), "CPU") == speed_key(trial, RunOptions(), "CPU")
+    assert estimate(tmp_path, longer).seconds == pytest.approx(10.24)
+
+
+def test_a_damaged_line_of_speeds_is_named(trial, tmp_path):
+    (tmp_path / "speeds.jsonl").write_text("{\n")
+    with pytest.raises(UserError, match=r"speeds\.jsonl:1: damaged line"):
+        Speeds.read(tmp_path)
+
+
+def test_calibrate_measures_each_shape_once(overrides, workspace, monkeypatch, capsys):
+    from sweep import calibrate
+
+    monkeypatch.setattr(calibrate, "SECONDS", 0.05)
+    grid = [*overrides, tiny.steps(20, 4000), "seed=0,1"]
+    assert main(["plan", *grid, "--calibrate"]) == 0
+    shown = capsys.readouterr().out
+    assert "from: calibration" in shown
+    assert "guess" not in shown
+    assert len(tiny.lines(workspace / "runs" / "speeds.jsonl")) == 1
+    plan = plan_here(grid)
+    assert {e.source for e in plan.estimates.values()} == {"calibration"}
+    short, long = plan.estimates[plan.trials[0].trial_id], plan.estimates[plan.trials[2].trial_id]
+    assert 0 < short.seconds < long.seconds
