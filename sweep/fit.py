@@ -27,8 +27,8 @@ from sweep.laws import law_named
 from sweep.objective import objective_named
 from sweep.roads import all_roads, disagreements
 from sweep.sensitivity import conventions, effect_of_drops, leave_out
-from sweep.solve import WEAK_CONDITION, FitError, Solution, solve
-from sweep.table import Rows
+from sweep.solve import WEAK_CONDITION, Solution, solve
+from sweep.table import FitError, Rows
 from sweep.uncertainty import Replicates
 
 STORED = 400  # replicates kept in fit.json
@@ -156,7 +156,7 @@ def fit_rows(
     if missing:
         names = {"S": "steps", "U": "unique_tokens"}
         raise FitError(f"--form {form} needs {missing[0]}: name its column with --columns {names[missing[0]]}=…")
-    solution = solve(law, x, rows.loss, goal)
+    solution = solve(law, x, rows.loss, goal, rows.weight)
     families = len(np.unique(rows.family.astype(str)))
     replicates = None
     refused = uncertainty.refusal(len(rows.row), families)
@@ -186,7 +186,7 @@ def fit_rows(
         certificate=solution.certificate,
         roads=roads,
         residuals=_thin(_residuals(rows, solution, flops)),
-        holdout=holdout(law, x, rows.loss, rows.C, rows.family, rows.row, goal, intervals=bool(bootstrap), seed=seed),
+        holdout=holdout(law, x, rows, goal, intervals=bool(bootstrap), seed=seed),
         targets=_targets(rows, solution, flops, replicates),
         replicates=_stored(replicates),
         deviations=_stored_deviations(replicates, seed),
@@ -375,4 +375,13 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / "fit.json"
     if not path.is_file():
         raise UserError(f"{path}: no fit yet; make it with `python -m sweep fit`")
-    return Fit.from_dict(files.read_json(path)).as_dict()
+    content = files.read_json(path)
+    if "refused" in content:
+        raise UserError(f"{path}: the fit was refused: {content['refused']}")
+    return Fit.from_dict(content).as_dict()
+
+
+def write_refusal(reason: str, folder: Path) -> None:
+    """Leave the reason where the fit would be, so that the report can say it and no older fit stands for this data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / "fit.json", {"refused": reason})

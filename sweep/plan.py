@@ -65,6 +65,7 @@ class Plan:
     excluded: list[Excluded]
     repeated: int  # grid points that are a trial named before
     estimates: dict[str, Estimate] = field(default_factory=dict)
+    points: dict[str, list[str]] = field(default_factory=dict)  # the overrides of each trial's point, by its id
 
     @property
     def runs(self) -> Path:
@@ -151,6 +152,7 @@ def make_plan(
             continue
         seen.add(trial.trial_id)
         plan.trials.append(trial)
+        plan.points[trial.trial_id] = point.overrides
         plan.estimates[trial.trial_id] = speeds.estimate(trial, first.run, device_name, cluster)
     return plan
 

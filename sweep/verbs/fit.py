@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from sweep import fit, table
     from sweep.errors import UserError
+    from sweep.table import FitError
 
     if not (args.bootstrap == 0 or 100 <= args.bootstrap <= 20_000):
         raise UserError(f"--bootstrap {args.bootstrap}: 0 for no intervals, or 100 to 20000 refits")
@@ -42,8 +43,25 @@ def run(args: argparse.Namespace) -> int:
         "where": args.where,
         "keep_undertuned": args.keep_undertuned,
     }
+    try:
+        result = _fit(args, data, curves, options)
+    except FitError as refusal:
+        if not args.json:
+            fit.write_refusal(str(refusal), args.out or folder)
+        raise
+    if args.json:
+        sys.stdout.write(result.to_json())
+        return 0
+    path = fit.write(result, args.out or folder)
+    print("\n".join([*summary(result.as_dict()), f"written to {path}"]))
+    return 0
+
+
+def _fit(args: argparse.Namespace, data, curves, options: dict[str, Any]):
+    from sweep import fit, table
+
     rows = table.prepare(data, n_convention=args.n, c_convention=args.c, **options)
-    result = fit.fit_rows(
+    return fit.fit_rows(
         rows,
         curves,
         form=args.form,
@@ -55,12 +73,6 @@ def run(args: argparse.Namespace) -> int:
         alternatives=table.alternatives(data, rows, **options),
         command=shlex.join(["python", "-m", "sweep", *sys.argv[1:]]),
     )
-    if args.json:
-        sys.stdout.write(result.to_json())
-        return 0
-    path = fit.write(result, args.out or folder)
-    print("\n".join([*summary(result.as_dict()), f"written to {path}"]))
-    return 0
 
 
 def summary(fit: dict[str, Any]) -> list[str]:
