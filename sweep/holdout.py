@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from sweep.errors import UserError
 from sweep.frontier import SAME_BUDGET
 from sweep.laws import Law
 from sweep.objective import Objective
 from sweep.solve import Solution, solve
+from sweep.table import FitError, Rows
 from sweep.uncertainty import bootstrap, prediction_interval, refusal
 
 MOST_CUTS = 6
@@ -20,10 +20,7 @@ MOST_LISTED = 2000  # rows of a cut that are listed, evenly spaced
 def holdout(
     law: Law,
     x: Mapping[str, np.ndarray],
-    loss_n: np.ndarray,
-    C_n: np.ndarray,
-    family_n: np.ndarray,
-    row_n: np.ndarray,
+    rows: Rows,
     objective: Objective,
     *,
     intervals: bool = True,
@@ -35,24 +32,23 @@ def holdout(
     itself. `coverage`: the fraction of the predicted rows inside their 90% prediction interval.
     """
     found = []
-    for cut in cuts(C_n):
-        inside_n = cut >= C_n
+    for cut in cuts(rows.C):
+        inside_n = cut >= rows.C
         cheaper = {name: v[inside_n] for name, v in x.items()}
         dearer = {name: v[~inside_n] for name, v in x.items()}
         try:
-            fitted = solve(law, cheaper, loss_n[inside_n], objective)
-        except UserError:
+            fitted = solve(law, cheaper, rows.loss[inside_n], objective, rows.weight[inside_n])
+        except FitError:
             continue
-        predicted = law.loss(fitted.params, dearer)
-        limits = _limits(fitted, loss_n[inside_n], family_n[inside_n], dearer, seed) if intervals else None
+        limits = _limits(fitted, rows.loss[inside_n], rows.family[inside_n], dearer, seed) if intervals else None
         found.append(
             {
                 "cut_flops": cut,
                 "n_fit": int(inside_n.sum()),
-                "max_flops_ratio": float(C_n.max() / C_n[inside_n].max()),
+                "max_flops_ratio": float(rows.C.max() / rows.C[inside_n].max()),
                 "params": fitted.params,
             }
-            | score(row_n[~inside_n], dearer, C_n[~inside_n], loss_n[~inside_n], predicted, limits)
+            | _score(fitted, dearer, rows.row[~inside_n], rows.C[~inside_n], rows.loss[~inside_n], limits)
         )
     return found
 
@@ -67,15 +63,16 @@ def _limits(
     return prediction_interval(fitted, replicates, dearer, seed)
 
 
-def score(
-    row_m: np.ndarray,
+def _score(
+    fitted: Solution,
     x: Mapping[str, np.ndarray],
+    row_m: np.ndarray,
     C_m: np.ndarray,
     loss_m: np.ndarray,
-    predicted_m: np.ndarray,
     limits_2m: np.ndarray | None,
 ) -> dict[str, Any]:
     """How predictions of m runs compare with what was seen."""
+    predicted_m = fitted.law.loss(fitted.params, x)
     error_m = predicted_m / loss_m - 1
     columns = {"row": row_m, "N": x["N"], "D": x["D"], "C": C_m, "loss_nats": loss_m, "predicted_nats": predicted_m}
     columns["error"] = error_m

@@ -57,7 +57,8 @@ def effect_of_drops(
             x |= {name: np.append(rows.extra[name], rows.unused[name][usable]) for name in rows.extra}
             loss_n = np.append(rows.loss, rows.unused["loss"][usable])
             try:
-                with_them = solve(law, x, loss_n, objective)
+                weight_n = np.append(rows.weight, np.ones(int(usable.sum())))
+                with_them = solve(law, x, loss_n, objective, weight_n)
                 a_with = float(frontier.exponents(law, with_them.params, flops)[0])
                 entry |= {"a": a_with, "change": a_with - a}
             except UserError as refusal:
@@ -73,7 +74,7 @@ def conventions(alternatives: Sequence[Rows], law: Law, objective: Objective, a:
         entry: dict[str, Any] = dict(rows.convention)
         x: Mapping[str, np.ndarray] = {"N": rows.N, "D": rows.D, "C": rows.C, "M": rows.D / rows.N} | rows.extra
         try:
-            params = solve(law, x, rows.loss, objective).params
+            params = solve(law, x, rows.loss, objective, rows.weight).params
             flops = frontier.measure_flops(rows.N, rows.D, rows.C)
             other_a, other_b = (float(v) for v in frontier.exponents(law, params, flops))
             entry |= {"a": other_a, "b": other_b, "change": other_a - a, "params": params}

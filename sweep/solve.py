@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sweep.errors import UserError
 from sweep.laws import Bound, Law
 from sweep.objective import Objective, derivatives, joined, minimise, value
+from sweep.table import FitError
 
 STARTS = 12
 ROUGH_ITERATIONS = 20  # then the worse half of the starts is given up: stragglers cost more than they can tell
@@ -23,10 +23,6 @@ SAME_OPTIMUM = 1e-6  # relative difference of objectives that counts as the same
 WEAK_CONDITION = 1e3
 
 
-class FitError(UserError):
-    """The data cannot carry this fit: one line that says why. Beats a number that only looks like a fit."""
-
-
 @dataclass(frozen=True)
 class Solution:
     """The best parameters found for `law` on some rows, and the certificate of the search."""
@@ -34,6 +30,7 @@ class Solution:
     law: Law
     bound: Bound
     objective: Objective
+    weight_n: np.ndarray
     theta_P: np.ndarray
     value: float
     certificate: dict[str, Any]
@@ -82,7 +79,7 @@ def solve(
         "converged": bool(found.converged_B[best]),
     }
     certificate["verdict"] = _verdict(certificate)
-    return Solution(law, bound, objective, theta_P, float(found.value_B[best]), certificate)
+    return Solution(law, bound, objective, weight_n, theta_P, float(found.value_B[best]), certificate)
 
 
 def _agreeing(value_B: np.ndarray, objective: Objective) -> np.ndarray:

@@ -27,13 +27,18 @@ ROLE_COLUMNS: dict[str, tuple[str, ...]] = {
     "unique_tokens": ("unique_tokens",),
     "steps": ("steps",),
     "lr": ("lr_multiplier",),
+    "weight": ("weight",),
     "status": ("status",),
     "phase": ("phase",),
 }
-NUMERIC_ROLES = ("N", "D", "C", "loss", "unique_tokens", "steps", "lr")
+NUMERIC_ROLES = ("N", "D", "C", "loss", "unique_tokens", "steps", "lr", "weight")
 N_CONVENTIONS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 C_CONVENTIONS = ("exact", "6nd")
 EXTRA = {"S": "steps", "U": "unique_tokens"}
+
+
+class FitError(UserError):
+    """The data cannot carry this fit: one line that says why. Beats a number that only looks like a fit."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ REASONS = {
     "diverged": "the run's loss became infinite or not a number",
     "unfinished": "the run failed, is still running, or was never started",
     "not_finite": "N, D, C or loss is missing or not finite",
-    "not_positive": "N, D, C or loss is zero or negative",
+    "not_positive": "N, D, C, loss or the weight is zero or negative",
     "mid_decay": "a point of a curve before its run's end, at another learning rate than the final one",
     "duplicate": "the same run, or the same N, D, C and loss, as an earlier row",
     "worse_lr": "another learning rate gave a lower loss for the same N and D",
@@ -67,6 +72,7 @@ class Rows:
     D: np.ndarray
     C: np.ndarray
     loss: np.ndarray
+    weight: np.ndarray  # of each row in the objective; 1 where the table has none
     family: np.ndarray  # any label; rows with the same label are not independent of each other
     extra: dict[str, np.ndarray]  # "S" optimizer steps, "U" unique tokens, where the table has them
     columns: dict[str, str]
@@ -173,19 +179,22 @@ def prepare(
         check.drop(~inside_n, "outside_range", f"not {where}")
     _check_status(check, table, names, values)
     _check_numbers(check, values)
+    if "weight" in values:
+        check.drop(~(values["weight"] > 0), "not_positive", lambda row: f"weight is {values['weight'][row]:g}")
     _check_curves(check, table, names, values)
     _check_duplicates(check, table, names, values)
     _check_learning_rates(check, values, keep_undertuned)
     used = np.flatnonzero(check.used_n)
     if not len(used):
         counts = pd.Series([d.reason for d in check.dropped]).value_counts()
-        raise UserError(f"no usable row among {len(table)}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
+        raise FitError(f"no usable row among {len(table)}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
     family_n, warnings = _families(table, names)
     extra = {name: values[role][used] for name, role in EXTRA.items() if role in values}
     shown = np.flatnonzero(~check.used_n & np.all([np.isfinite(values[r]) for r in ("N", "D", "C", "loss")], axis=0))
     return Rows(
         row=used,
         **{role: values[role][used] for role in ("N", "D", "C", "loss")},
+        weight=values["weight"][used] if "weight" in values else np.ones(len(used)),
         family=family_n[used],
         extra=extra,
         columns=names,

@@ -93,13 +93,15 @@ def deviations(solution: Any, log_loss_n: np.ndarray, family_n: np.ndarray, rng:
 
 
 def refit(solution: Any, log_loss_n: np.ndarray, weight_Bn: np.ndarray) -> np.ndarray:
-    """theta_BP of the law refitted from the solution, under each row of weights."""
+    """theta_BP of the law refitted from the solution, with its weights times those of each replicate."""
     step = max(1, CHUNK_ROWS // weight_Bn.shape[1])
     parts = []
     for start in range(0, len(weight_Bn), step):
         part_Bn = weight_Bn[start : start + step]
         theta_BP = np.repeat(solution.theta_P[None], len(part_Bn), axis=0)
-        found = minimise(solution.bound, log_loss_n, part_Bn, solution.objective, theta_BP, TOLERANCE, 60)
+        found = minimise(
+            solution.bound, log_loss_n, part_Bn * solution.weight_n, solution.objective, theta_BP, TOLERANCE, 60
+        )
         parts.append(found.theta_BP)
     return np.concatenate(parts)
 

@@ -8,8 +8,8 @@ from benchmarks.fit_simulation import BESIROGLU, HOFFMANN, SMALL, table
 from sweep.fit import Fit, fit_rows
 from sweep.laws import law_named
 from sweep.objective import minimise, objective_named
-from sweep.solve import FitError, solve
-from sweep.table import prepare
+from sweep.solve import solve
+from sweep.table import FitError, prepare
 
 HUBER = objective_named("huber")
 

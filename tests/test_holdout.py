@@ -12,7 +12,7 @@ from sweep.table import prepare
 def run(frame, **options):
     rows = prepare(frame)
     law, huber = law_named("additive"), objective_named("huber")
-    return holdout(law, variables(rows), rows.loss, rows.C, rows.family, rows.row, huber, **options)
+    return holdout(law, variables(rows), rows, huber, **options)
 
 
 def test_dearer_rows_are_predicted_from_cheaper_ones():

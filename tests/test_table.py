@@ -137,3 +137,12 @@ def test_bad_files(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="empty"):
         prepare(table(HOFFMANN), where=" ")
+
+
+def test_weights_come_from_a_column():
+    frame = table(HOFFMANN).assign(weight=2.0)
+    frame.loc[4, "weight"] = 0.0
+    rows = prepare(frame)
+    assert set(rows.weight) == {2.0}
+    assert reasons(rows) == {(4, "not_positive")}
+    assert set(prepare(table(HOFFMANN)).weight) == {1.0}

@@ -16,7 +16,7 @@ def run(*words):
     return verb.run(parser.parse_args([str(w) for w in words]))
 
 
-@pytest.fixture()
+@pytest.fixture
 def csv(tmp_path):
     path = tmp_path / "runs.csv"
     frame = table(BESIROGLU, run_sd=0.002).rename(columns={"loss": "final", "N": "size"})
@@ -71,3 +71,12 @@ def test_starts_without_the_heavy_libraries():
     code = f"import sys, sweep.fit, sweep.verbs.fit, sweep.where, sweep.table; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_refused_fit_leaves_its_reason_and_no_older_fit(csv, capsys):
+    run(csv, COLUMNS, "--bootstrap", "0")
+    with pytest.raises(UserError, match="no usable row"):
+        run(csv, COLUMNS, "--where", "C < 0")
+    assert json.loads((csv.parent / "fit.json").read_text()) == {
+        "refused": "no usable row among 100: 100 outside_range"
+    }
