@@ -1,0 +1,252 @@
+"""A worker stops when told, keeps one trial's failure from the others, and shares a runs folder with other workers."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+from test_kill import start
+
+from sweep import claim, loop
+from sweep.__main__ import main
+from sweep.errors import UserError
+from sweep.rundir import RunDir
+from sweep.verbs.plan import plan_here
+from sweep.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def plan(overrides):
+    """Two families of two budgets."""
+    return plan_here([*overrides, tiny.steps(20, 40), "seed=0,1"])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(plan, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("whole") / "runs"
+    assert tiny.train(plan, runs) == 0
+    return runs
+
+
+def assert_equal(plan, runs, uninterrupted):
+    for trial in plan.trials:
+        assert tiny.everything(runs, trial.trial_id) == tiny.everything(uninterrupted, trial.trial_id)
+
+
+def before_step(monkeypatch, step, action):
+    """Do something once, before the update that follows this many steps."""
+    update, done = loop.update, []
+
+    def acting(setup, state, lr):
+        if state.step >= step and not done:
+            done.append(step)
+            action()
+        return update(setup, state, lr)
+
+    monkeypatch.setattr(loop, "update", acting)
+    return done
+
+
+# ---- told to stop ----
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("step", [10, 17])
+def test_a_signal_saves_and_asks_to_be_run_again(plan, uninterrupted, workspace, monkeypatch, number, step):
+    """Step 10 is in the trunk, step 17 in the first trial's cooldown."""
+    with monkeypatch.context() as patched:
+        assert before_step(patched, step, lambda: os.kill(os.getpid(), number)) == []
+        worker = Worker(plan.runs, Path(plan.config.paths.tokens), plan.config.run, "cpu")
+        worker.stop.listen()
+        assert worker.run(plan.families()) == 75
+    short, family = plan.families()[0][0], plan.families()[0]
+    trunk = RunDir.of_trunk(plan.runs, short.family_id)
+    if step == 10:
+        assert trunk.stable_steps() == [11]  # the step was finished
+    else:
+        assert RunDir.of_trial(plan.runs, min(family, key=lambda t: t.tokens).trial_id).checkpoint.exists()
+    assert trunk.last_attempt()["outcome"] == "stopped"
+    assert not RunDir.of_trunk(plan.runs, plan.families()[1][0].family_id).path.exists()  # not begun
+    assert not list(plan.runs.rglob("record.json"))
+    assert tiny.train(plan) == 0
+    assert_equal(plan, plan.runs, uninterrupted)
+
+
+def test_the_verb_exits_with_75_and_goes_on_when_run_again(overrides, uninterrupted, plan, workspace, monkeypatch, capsys):
+    arguments = ["train", *overrides, tiny.steps(40), "seed=0"]
+    with monkeypatch.context() as patched:
+        before_step(patched, 35, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert main(arguments) == 75
+    assert "not finished; the same command goes on from runs/" in capsys.readouterr().err
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    (trial,) = [t for t in plan.trials if (t.config.seed, t.config.steps) == (0, 40)]
+    assert captured.out.startswith("finished: ")
+    assert "step      40" in captured.err
+    assert "step      32" not in captured.err  # it did not start over
+    assert tiny.everything("runs", trial.trial_id) == tiny.everything(uninterrupted, trial.trial_id)
+    assert main(arguments) == 0  # nothing to do
+    assert "step" not in capsys.readouterr().err.replace("steps", "")
+
+
+# ---- failures ----
+
+
+def test_a_failing_trial_stops_neither_its_family_nor_the_others(plan, uninterrupted, workspace, monkeypatch):
+    victim = min(plan.families()[0], key=lambda t: t.tokens)
+    said = []
+    with monkeypatch.context() as patched:
+        train = loop.train
+
+        def fail(curve, until):
+            if curve.length == victim.config.steps and curve.setup.config.seed == victim.config.seed:
+                raise RuntimeError("out of luck\nin two lines")
+            train(curve, until)
+
+        patched.setattr(loop, "train", fail)
+        assert tiny.train(plan, log=said.append) == 1
+    assert said == [f"{victim.trial_id}: RuntimeError: out of luck"]
+    run = RunDir.of_trial(plan.runs, victim.trial_id)
+    text = run.error.read_text()
+    assert text.startswith("Traceback (most recent call last)")
+    assert "in two lines" in text
+    assert plan.done() == {t.trial_id for t in plan.trials} - {victim.trial_id}
+    last = RunDir.of_trunk(plan.runs, victim.family_id).last_attempt()
+    assert (last["outcome"], last["error"]) == ("failed", "RuntimeError: out of luck")
+    assert tiny.train(plan) == 0
+    assert not run.error.exists()
+    assert_equal(plan, plan.runs, uninterrupted)
+
+
+def test_a_damaged_trunk_fails_its_family_alone_and_names_the_file(plan, uninterrupted, workspace):
+    family, other = plan.families()
+    short = min(family, key=lambda t: t.tokens)
+    assert tiny.train(replace(plan, trials=[short])) == 0
+    stable = RunDir.of_trunk(plan.runs, short.family_id).stable(16)
+    stable.write_bytes(stable.read_bytes()[:-100])
+    said = []
+    assert tiny.train(plan, log=said.append) == 1
+    (line,) = said
+    assert f"{stable}: damaged checkpoint (" in line
+    assert "delete it to go on" in line
+    assert {t.trial_id for t in other} | {short.trial_id} == plan.done()
+    long = max(family, key=lambda t: t.tokens)
+    assert RunDir.of_trial(plan.runs, long.trial_id).error.read_text() in line  # a person's matter: no traceback
+    stable.unlink()
+    assert tiny.train(plan) == 0
+    assert_equal(plan, plan.runs, uninterrupted)
+
+
+def test_missing_and_damaged_tokens_fail_in_one_line(plan, prepared, workspace):
+    fingerprint = plan.trials[0].config.data.fingerprint
+    said = []
+    worker = Worker(plan.runs, workspace / "tokens", plan.config.run, "cpu", log=said.append)
+    assert worker.run(plan.families()) == 1
+    assert all("no prepared tokens here; run: python -m sweep prepare" in line for line in said)
+    shutil.copytree(prepared[1], workspace / "tokens")
+    shard = workspace / "tokens" / fingerprint / "train.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    said.clear()
+    assert worker.run(plan.families()) == 1
+    assert len(said) == 2
+    assert all(f"{shard}: damaged (" in line and "\n" not in line for line in said)
+
+
+def test_a_family_that_another_worker_holds_is_left_to_it(plan, workspace):
+    first, second = plan.families()
+    held = claim.acquire(RunDir.of_trunk(plan.runs, first[0].family_id).path)
+    said = []
+    assert tiny.train(plan, log=said.append) == 0
+    assert plan.done() == {t.trial_id for t in second}
+    (line,) = said
+    assert line.startswith(f"{first[0].family_id}: held by host ")
+    held.release()
+
+
+def test_a_lost_claim_saves_nothing_more(plan, workspace, monkeypatch):
+    """Another worker has the folder now: its checkpoint must not be overwritten."""
+    monkeypatch.setattr(claim, "HEARTBEAT_SECONDS", 0.01)
+    trial = plan.trials[0]
+    trunk = RunDir.of_trunk(plan.runs, trial.family_id)
+
+    def lose():
+        claim.force_release(trunk.path)
+        time.sleep(0.2)
+
+    before_step(monkeypatch, 10, lose)
+    assert tiny.train(replace(plan, trials=[trial])) == 0
+    assert trunk.stable_steps() == []
+    assert [row.get("outcome") for row in tiny.lines(trunk.attempts)] == [None, "lost"]
+    assert not RunDir.of_trial(plan.runs, trial.trial_id).record.exists()
+
+
+def test_weights_stay_only_where_they_are_wanted(plan, workspace):
+    config = replace(plan.config, run=replace(plan.config.run, keep_weights=False))
+    assert tiny.train(replace(plan, trials=plan.trials[:1], config=config)) == 0
+    assert not list(plan.runs.rglob("model.pt"))
+
+
+def test_a_trial_json_of_another_trial_is_not_overwritten(plan, workspace):
+    one, two = plan.trials[:2]
+    one.keep(RunDir.of_trial(plan.runs, two.trial_id).trial)
+    said = []
+    assert tiny.train(replace(plan, trials=[two]), log=said.append) == 1
+    assert "holds another trial than its folder's name says" in said[0]
+    with pytest.raises(UserError):
+        two.keep(RunDir.of_trial(plan.runs, two.trial_id).trial)
+
+
+# ---- processes ----
+
+
+def test_workers_on_one_runs_folder_never_hold_a_family_at_once(overrides, plan, uninterrupted, workspace):
+    """Three processes, four families."""
+    more, sweep = tiny.make_sweep([*overrides, tiny.steps(20, 40), "seed=0,1,2,3"])
+    said, err = start(sweep.path, "together", 3)
+    assert [line["ended"] for line in said] == [0, 0, 0]
+    assert more.done() == {t.trial_id for t in more.trials}
+    spans, by_pid = defaultdict(list), defaultdict(int)
+    for family in more.families():
+        rows = tiny.lines(RunDir.of_trunk(more.runs, family[0].family_id).attempts)
+        ends = {row["attempt"]: row for row in rows if row["event"] == "end"}
+        for row in rows:
+            if row["event"] == "start":
+                by_pid[row["pid"]] += 1
+                spans[row["family_id"]].append((row["time"], ends[row["attempt"]]["time"]))
+        assert [row["outcome"] for row in ends.values()].count("done") == len(ends)
+    for held in spans.values():
+        held.sort()
+        assert all(one[1] <= two[0] for one, two in zip(held, held[1:], strict=False))
+    assert len(by_pid) >= 2, err  # more than one of them did something
+    assert "held by" in err
+    assert_equal(plan, more.runs, uninterrupted)
+    speeds = tiny.lines(more.runs / "speeds.jsonl")
+    assert len(speeds) == len(more.trials)  # every trial was trained once
+
+
+def test_a_full_disk_is_one_line_and_everything_done_stays(overrides, plan, uninterrupted, workspace):
+    """A limit on file sizes, as strict as a full disk: metrics fit, weights do not; then neither do checkpoints."""
+    small, sweep = tiny.make_sweep([*overrides, tiny.steps(20, 40), "seed=0", "run.checkpoint_seconds=1"])
+    state = 3 * 4 * small.trials[0].params_total
+    moments = workspace / "moments.json"
+    moments.write_text(json.dumps([["full disk", None, state // 2], ["SIGTERM", None, 24], ["full disk", None, state // 2]]))
+    said, err = start(sweep.path, moments)
+    assert [line["ended"] for line in said if "ended" in line] == [1, 75, 1]
+    trunk = RunDir.of_trunk(small.runs, small.trials[0].family_id)
+    assert "Traceback" not in err
+    lines = err.strip().splitlines()
+    assert all(line.endswith(": File too large; free some space and run again, what is done is kept") for line in lines)
+    assert str(trunk.path / "stable-") in lines[0]
+    assert trunk.stable_steps()  # what the second worker saved
+    short, long = sorted(small.trials, key=lambda t: t.tokens)
+    assert tiny.everything(small.runs, short.trial_id) == tiny.everything(uninterrupted, short.trial_id)
+    assert small.done() == {short.trial_id}
+    assert not list(small.runs.rglob(".*.tmp"))
+    assert tiny.train(small) == 0
+    assert tiny.everything(small.runs, long.trial_id) == tiny.everything(uninterrupted, long.trial_id)
