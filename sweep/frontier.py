@@ -27,6 +27,7 @@ LEAST_SIZES = 4
 LEAST_BUDGETS = 3
 LEAST_PASSINGS = 3
 GRID = 600
+MOST_FLOPS = 1e40  # a loss that takes more is out of reach
 
 
 # --- FLOPs as a function of N and D ------------------------------------------------------------------------
@@ -109,22 +110,21 @@ def _minimise_along(law: Law, params: Mapping[str, Any], flops: FlopsModel, C: n
     return np.exp((low + high) / 2)
 
 
-def cheapest(law: Law, params: Mapping[str, Any], flops: FlopsModel, loss_nats: float) -> float:
-    """The least FLOPs that reach `loss_nats` on the frontier. UserError at or below the fitted floor."""
+def cheapest(law: Law, params: Mapping[str, Any], flops: FlopsModel, loss_nats: float) -> np.ndarray:
+    """The least FLOPs that reach `loss_nats` on the frontier: infinite where the floor is above it, 0 where the law
+    is below it already at 1 FLOP. Parameters may be arrays (B,)."""
+    shape = np.broadcast_shapes(*(np.shape(value) for value in params.values()))
 
-    def frontier_loss(log_C: float) -> float:
-        return float(optimum(law, params, flops, np.exp(log_C))[2])
+    def frontier_loss(log_C: np.ndarray) -> np.ndarray:
+        return optimum(law, params, flops, np.exp(log_C))[2]
 
-    low, high = np.log(1.0), np.log(1e40)
-    if frontier_loss(high) >= loss_nats:
-        floor = params.get("E", 0.0)
-        raise UserError(f"a loss of {loss_nats:g} nats: the fitted floor is {floor:.4g}; no compute reaches it")
-    if frontier_loss(low) <= loss_nats:
-        raise UserError(f"a loss of {loss_nats:g} nats: above everything that the law describes")
-    for _ in range(100):
+    low, high = np.zeros(shape), np.full(shape, np.log(MOST_FLOPS))
+    unreachable, trivial = frontier_loss(high) >= loss_nats, frontier_loss(low) <= loss_nats
+    for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if frontier_loss(middle) > loss_nats else (low, middle)
-    return float(np.exp((low + high) / 2))
+        above = frontier_loss(middle) > loss_nats
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return np.where(unreachable, np.inf, np.where(trivial, 0.0, np.exp((low + high) / 2)))
 
 
 def predict_loss(fit: Mapping[str, Any], N: Any, D: Any, **more: Any) -> Any:
@@ -171,8 +171,24 @@ def optimal(fit: Mapping[str, Any], C: float) -> dict[str, Any]:
 
 def compute_for_loss(fit: Mapping[str, Any], loss_nats: float) -> float:
     """The least FLOPs for a loss, from what `fit.json` holds. UserError at or below the fitted floor."""
-    flops = FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
-    return cheapest(law_named(fit["form"]), fit["params"], flops, loss_nats)
+    law, flops = law_named(fit["form"]), FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
+    C = float(cheapest(law, fit["params"], flops, loss_nats))
+    if not 0 < C < np.inf:
+        why = "no compute reaches it" if C else "the law is below it without any compute"
+        floor = fit["params"].get("E", 0.0)
+        raise UserError(f"a loss of {loss_nats:g} nats: {why}; the fitted floor is {floor:.4g}")
+    return C
+
+
+def compute_for_loss_interval(fit: Mapping[str, Any], loss_nats: float) -> list[float] | None:
+    """90% interval of `compute_for_loss`; infinite above where the floor may be higher. None without replicates."""
+    if not fit.get("replicates"):
+        return None
+    law, flops = law_named(fit["form"]), FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
+    params = {name: np.asarray(values, dtype=float) for name, values in fit["replicates"].items()}
+    drawn = np.clip(cheapest(law, params, flops, loss_nats), 1.0, MOST_FLOPS)
+    ends = interval(compute_for_loss(fit, loss_nats), drawn, fit["bootstrap"]["widening"], positive=True)
+    return [ends[0], ends[1] if ends[1] < MOST_FLOPS / 10 else np.inf] if ends else None
 
 
 # --- Road 2: isoFLOP ----------------------------------------------------------------------------------------

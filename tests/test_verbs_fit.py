@@ -80,3 +80,12 @@ def test_a_refused_fit_leaves_its_reason_and_no_older_fit(csv, capsys):
     assert json.loads((csv.parent / "fit.json").read_text()) == {
         "refused": "no usable row among 100: 100 outside_range"
     }
+
+
+def test_budget_and_target_loss_are_answered(csv, capsys):
+    run(csv, COLUMNS, "--bootstrap", "100", "--budget", "1e22,1e23", "--target-loss", "2.2")
+    printed = capsys.readouterr().out
+    assert "C = 1.00e+23" in printed
+    assert "loss 2.2 takes at least C = " in printed
+    with pytest.raises(UserError, match="no compute reaches it"):
+        run(csv, COLUMNS, "--bootstrap", "0", "--target-loss", "1.0")

@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     parser.add_argument("--activations", metavar="FILE.npy", help="final-layer activations, for alpha beside 4/d")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where fit.json goes (default: beside the table)")
+    parser.add_argument("--budget", default="", metavar="C,…", help="also say the best buy for these FLOPs")
+    parser.add_argument("--target-loss", default="", metavar="L,…", help="also say the least FLOPs for these losses")
     parser.add_argument("--json", choices=["-"], help="- prints fit.json on standard output, and nothing else")
 
 
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(result.to_json())
         return 0
     path = fit.write(result, args.out or folder)
-    print("\n".join([*summary(result.as_dict()), f"written to {path}"]))
+    print("\n".join([*summary(result.as_dict()), *answers(result.as_dict(), args), f"written to {path}"]))
     return 0
 
 
@@ -92,9 +94,7 @@ def summary(fit: dict[str, Any]) -> list[str]:
             lines.append(f"  {name:17} N_opt ~ C^{a}   D_opt ~ C^{b}")
         else:
             lines.append(f"  {name:17} refused: {road['refused']}")
-    for best in fit["targets"]:
-        N, D, loss = (number(best[e]) + ends(best.get(f"{e}_interval")) for e in ("N", "D", "loss_nats"))
-        lines.append(f"  C = {best['C']:.2e}: N = {N}, D = {D}, loss = {loss}")
+    lines += [f"  {buy(best)}" for best in fit["targets"]]
     for cut in fit["holdout"][-1:]:
         lines.append(
             f"fitted on C <= {cut['cut_flops']:.3g}, {cut['n_predicted']} runs up to "
@@ -106,6 +106,27 @@ def summary(fit: dict[str, Any]) -> list[str]:
     lines += [f"DISAGREEMENT: {text}" for text in fit["disagreements"]]
     lines += [f"warning: {text}" for text in fit["warnings"]]
     return lines
+
+
+def answers(fit: dict[str, Any], args: argparse.Namespace) -> list[str]:
+    """What was asked with --budget and --target-loss, a line each."""
+    from sweep import frontier
+    from sweep.quantity import parse_quantity
+
+    lines = []
+    for text in filter(None, args.budget.split(",")):
+        lines.append(buy(frontier.optimal(fit, parse_quantity("--budget", text))))
+    for text in filter(None, args.target_loss.split(",")):
+        loss = parse_quantity("--target-loss", text)
+        least = frontier.compute_for_loss(fit, loss)
+        sure = ends(frontier.compute_for_loss_interval(fit, loss))
+        lines.append(f"loss {loss:g} takes at least C = {least:.3g}{sure}: " + buy(frontier.optimal(fit, least)))
+    return lines
+
+
+def buy(best: dict[str, Any]) -> str:
+    N, D, loss = (number(best[e]) + ends(best.get(f"{e}_interval")) for e in ("N", "D", "loss_nats"))
+    return f"C = {best['C']:.2e}: N = {N}, D = {D}, loss = {loss}"
 
 
 def number(value: float) -> str:
