@@ -188,7 +188,8 @@ def section(name: str, raw: Any) -> Any:
 
 
 def scalar(name: str, value: Any) -> Any:
-    kind = _SCALARS[name]
+    """One of the keys that belong to no section, checked."""
+    kind: Any = _SCALARS[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{name}={value}: must be {'a whole number' if kind is int else 'a word'}")
     if name == "seq_len" and value < 2:

@@ -109,7 +109,7 @@ def compare(recorded: RunDir, again: RunDir, noise_run: RunDir | None = None) ->
     if same_end and old_curve == new_curve:
         return Verdict("equal", f"every logged loss is bit-equal ({len(new_curve)} rows, and the record)")
     largest, step = _largest_difference(old_curve, new_curve)
-    if None not in (old.loss_nats, new.loss_nats):
+    if old.loss_nats is not None and new.loss_nats is not None:
         largest, step = max((largest, step), (abs(old.loss_nats - new.loss_nats), new.steps_done))
     said = f"losses differ by up to {largest:.3g} nats (step {step}); recorded {old.loss_nats}, now {new.loss_nats}"
     code = "" if old.code_hash == new.code_hash else f"; training code {old.code_hash} then, {new.code_hash} now"
