@@ -13,7 +13,7 @@ from sweep.verbs import fit as verb
 def run(*words):
     parser = argparse.ArgumentParser()
     verb.add_arguments(parser)
-    return verb.run(parser.parse_args([str(w) for w in words]))
+    return verb.run(parser.parse_args([*(str(w) for w in words), "--no-report"]))
 
 
 @pytest.fixture
@@ -89,3 +89,16 @@ def test_budget_and_target_loss_are_answered(csv, capsys):
     assert "loss 2.2 takes at least C = " in printed
     with pytest.raises(UserError, match="no compute reaches it"):
         run(csv, COLUMNS, "--bootstrap", "0", "--target-loss", "1.0")
+
+
+def test_a_file_gets_a_report_too(csv, capsys, monkeypatch):
+    from sweep import report
+
+    written = {}
+    monkeypatch.setattr(report, "write", lambda results, out: written.update(results=results, out=out))
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    verb.run(parser.parse_args([str(csv), COLUMNS, "--bootstrap", "0"]))
+    assert written["out"] == csv.parent / "report"
+    assert len(written["results"].finished) == 100
+    assert "report.html" in capsys.readouterr().out

@@ -1,4 +1,13 @@
-"""`python -m sweep fit TABLE`: a scaling law from a sweep's table, or from anybody's."""
+"""Fit a scaling law to a sweep's table, or to anybody's.
+
+  python -m sweep fit default                                           a sweep that was collected
+  python -m sweep fit runs.csv --columns N=size,D=tokens,loss=val       any two of N, D, C, and a loss
+  python -m sweep fit default --where "tokens_per_param > 5" --form kaplan_joint
+  python -m sweep fit default --budget 1e15 --target-loss 2.8           what to buy, and what a loss takes
+
+Writes fit.json (parameters, 90% intervals, the certificate of the search, the three roads to the frontier, every
+dropped row with its reason, extrapolation) and prints a summary. For a file it writes a report too.
+"""
 
 import argparse
 import shlex
@@ -6,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+MOST_REPORTED = 5000
 HELP = "fit a scaling law to a sweep, or to any table with columns for N, D and loss"
 
 
@@ -29,13 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where fit.json goes (default: beside the table)")
     parser.add_argument("--budget", default="", metavar="C,…", help="also say the best buy for these FLOPs")
     parser.add_argument("--target-loss", default="", metavar="L,…", help="also say the least FLOPs for these losses")
+    parser.add_argument("--no-report", action="store_true", help="only fit.json, where TABLE is a file")
     parser.add_argument("--json", choices=["-"], help="- prints fit.json on standard output, and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
     from sweep import fit, table
     from sweep.errors import UserError
-    from sweep.table import FitError
+    from sweep.foreign import as_sweep
 
     if not (args.bootstrap == 0 or 100 <= args.bootstrap <= 20_000):
         raise UserError(f"--bootstrap {args.bootstrap}: 0 for no intervals, or 100 to 20000 refits")
@@ -45,36 +56,46 @@ def run(args: argparse.Namespace) -> int:
         "where": args.where,
         "keep_undertuned": args.keep_undertuned,
     }
+    out = args.out or folder
     try:
-        result = _fit(args, data, curves, options)
-    except FitError as refusal:
+        rows = table.prepare(data, n_convention=args.n, c_convention=args.c, **options)
+        result = fit.fit_rows(
+            rows,
+            curves,
+            form=args.form,
+            objective=args.objective,
+            delta=args.delta,
+            bootstrap=args.bootstrap,
+            seed=args.seed,
+            activations_nd=table.read_activations(args.activations) if args.activations else None,
+            alternatives=table.alternatives(data, rows, **options),
+            command=shlex.join(["python", "-m", "sweep", *sys.argv[1:]]),
+        )
+    except table.FitError as refusal:
         if not args.json:
-            fit.write_refusal(str(refusal), args.out or folder)
+            fit.write_refusal(str(refusal), out)
         raise
     if args.json:
         sys.stdout.write(result.to_json())
         return 0
-    path = fit.write(result, args.out or folder)
+    path = fit.write(result, out)
     print("\n".join([*summary(result.as_dict()), *answers(result.as_dict(), args), f"written to {path}"]))
+    if (folder / "table.parquet").is_file():
+        print(f"its report: python -m sweep report {folder.name}")
+    elif not args.no_report:
+        print(report_of(as_sweep(data, rows), result.as_dict(), Path(args.table).stem, out / "report"))
     return 0
 
 
-def _fit(args: argparse.Namespace, data, curves, options: dict[str, Any]):
-    from sweep import fit, table
+def report_of(table, fit: dict[str, Any], name: str, out: Path) -> str:
+    """Write the report of a table that is no sweep's, and say where it is."""
+    from sweep import report
+    from sweep.results import Results
 
-    rows = table.prepare(data, n_convention=args.n, c_convention=args.c, **options)
-    return fit.fit_rows(
-        rows,
-        curves,
-        form=args.form,
-        objective=args.objective,
-        delta=args.delta,
-        bootstrap=args.bootstrap,
-        seed=args.seed,
-        activations_nd=table.read_activations(args.activations) if args.activations else None,
-        alternatives=table.alternatives(data, rows, **options),
-        command=shlex.join(["python", "-m", "sweep", *sys.argv[1:]]),
-    )
+    if len(table) > MOST_REPORTED:
+        return f"no report: {len(table)} rows are more than a figure can show ({MOST_REPORTED})"
+    report.write(Results(name=name, table=table, fit=fit | {"columns": {}}), out)
+    return f"its report: {out / 'report.html'}"
 
 
 def summary(fit: dict[str, Any]) -> list[str]:
