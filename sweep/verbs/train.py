@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep import local
+    from sweep.environment import attention_backend, resolve_device
     from sweep.errors import UserError
     from sweep.trial import describe
     from sweep.verbs.plan import plan_here
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         grid = " ".join(args.overrides)
         raise UserError(f"{len(plan.trials)} trials: train takes one; for a grid: python -m sweep launch {grid}")
     (trial,) = plan.trials
-    local.check(plan)
+    attention_backend(plan.config.run.backend, resolve_device(plan.device))
     print(describe(trial), file=sys.stderr)
     paths, options = plan.config.paths, plan.config.run
     worker = Worker(Path(paths.runs), Path(paths.tokens), options, plan.device, on_row=_print_row)

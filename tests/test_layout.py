@@ -1,0 +1,160 @@
+"""Imports go one way, what reads results starts without torch, and the top-level names are ours."""
+
+import ast
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("kernels", "models", "sweep", "slurm", "hydra_plugins")
+# What each room may import of the others.
+BELOW = {
+    "kernels": set(),
+    "models": {"kernels"},
+    "sweep": {"kernels", "models"},
+    "slurm": {"kernels", "models", "sweep"},
+    "sweep.verbs": {"kernels", "models", "sweep", "slurm"},
+    "hydra_plugins": {"kernels", "models", "sweep", "slurm"},
+}
+FROM_RESULTS = ("collect", "fit", "laws", "frontier", "where", "figures", "report")
+SLOW = ("torch", "models", "kernels", "wandb", "datasets")
+
+
+def room_of(module: str) -> str:
+    return "sweep.verbs" if module.startswith("sweep.verbs") else module.partition(".")[0]
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the product by its dotted name."""
+    found = {}
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports(path: Path) -> list[tuple[str, int]]:
+    """(module, line) of every import in a file, at its top or inside functions."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import; name the module in full"
+            found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return found
+
+
+def test_there_are_modules_to_look_at():
+    assert {"kernels.attention", "models.gpt", "sweep.loop", "sweep.verbs.plan"} <= modules().keys()
+
+
+def test_rooms_import_only_what_is_below_them():
+    wrong = []
+    for module, path in modules().items():
+        room = room_of(module)
+        for name, line in imports(path):
+            other = room_of(name)
+            if other not in BELOW or other in {room, *BELOW[room]}:
+                continue
+            wrong.append(f"{path.relative_to(ROOT)}:{line}: {room} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_optimized_kernels_do_not_lean_on_their_reference():
+    """Only the files that offer it as a backend, by name, import it."""
+    leaning = set()
+    for module, path in modules().items():
+        if any(name.startswith("kernels.reference") for name, _ in imports(path)):
+            leaning.add(module)
+            assert '"reference": reference.' in path.read_text(), path
+    assert "kernels.attention" in leaning
+
+
+def test_no_module_that_others_import_is_run_as_a_script():
+    imported = {name for path in modules().values() for name, _ in imports(path)}
+    imported |= {name.rpartition(".")[0] for name in imported}
+    scripts = set()
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
+                scripts.add(module)
+    assert "sweep.__main__" in scripts
+    # Its `main` is imported, inside functions, by what runs another verb: `python -m sweep` itself is never reimported
+    # at import time.
+    assert scripts & imported <= {"sweep.__main__"}
+    for path in modules().values():
+        top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom | ast.Import)]
+        assert not [node for node in top if "sweep.__main__" in ast.unparse(node)], path
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """Module names in memory after importing what works on results, one process for all of them."""
+    names = [name for name in FROM_RESULTS if f"sweep.{name}" in modules()]
+    verbs = [f"verbs.{name}" for name in ("collect", "fit", "report") if f"sweep.verbs.{name}" in modules()]
+    code = (
+        "import importlib, json, sys\n"
+        f"for name in {names + verbs}: importlib.import_module('sweep.' + name)\n"
+        "print(json.dumps([sorted(sys.modules), {n: sys.modules[n].__file__ for n in ('sweep',)}]))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return set(json.loads(ended.stdout)[0])
+
+
+def test_what_reads_results_imports_nothing_that_trains(loaded):
+    assert "sweep.collect" in loaded
+    assert not [name for name in loaded if name.partition(".")[0] in SLOW]
+
+
+def test_what_reads_results_says_so_in_its_source_too():
+    """Also inside functions, and in whatever of ours it imports."""
+    for name in FROM_RESULTS:
+        if f"sweep.{name}" in modules():
+            for module in reachable(f"sweep.{name}"):
+                for imported, line in imports(modules()[module]):
+                    assert imported.partition(".")[0] not in SLOW, f"{name} reaches {module}:{line}, {imported}"
+
+
+def reachable(module: str) -> set[str]:
+    """Our modules that a module imports, at last."""
+    found, left = set(), [module]
+    while left:
+        one = left.pop()
+        if one in found:
+            continue
+        found.add(one)
+        for name, _ in imports(modules()[one]):
+            left += [part for part in (name, name.rpartition(".")[0]) if part in modules()]
+    return found
+
+
+def test_the_names_are_ours():
+    """`kernels` is also a distribution on the index."""
+    import kernels
+    import models
+    import sweep
+
+    for package in (kernels, models, sweep):
+        assert Path(package.__path__[0]).resolve() == ROOT / package.__name__
+
+
+def test_every_verb_has_its_three_parts():
+    from sweep.__main__ import HIDDEN, VERBS
+
+    files = {path.stem for path in (ROOT / "sweep" / "verbs").glob("*.py")} - {"__init__"}
+    assert files == {*VERBS, *HIDDEN}
+    for verb in files:
+        tree = ast.parse((ROOT / "sweep" / "verbs" / f"{verb}.py").read_text())
+        names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        names |= {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}
+        assert {"HELP", "add_arguments", "run"} <= names, verb
+        assert ast.get_docstring(tree), verb
