@@ -9,8 +9,7 @@ the layer and on the model, and alpha here is what is left after fitting a floor
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.spatial import KDTree
+from scipy import special
 
 from sweep.errors import UserError
 
@@ -24,6 +23,8 @@ def intrinsic_dimension(points_nd: np.ndarray, seed: int = 0) -> dict[str, Any]:
     distances to a point's second and first neighbour has P(mu > x) = x^-d, whatever the density.
 
     `points_nd`: (points, coordinates), e.g. final-layer activations at random positions. UserError for too few."""
+    from scipy.spatial import KDTree  # here, since every `fit` imports this file and few have activations
+
     points_nd = np.asarray(points_nd, dtype=float)
     if points_nd.ndim != 2 or len(points_nd) < LEAST_POINTS:
         raise UserError(f"activations of shape {points_nd.shape}: (points, coordinates), {LEAST_POINTS} points or more")
@@ -39,7 +40,7 @@ def intrinsic_dimension(points_nd: np.ndarray, seed: int = 0) -> dict[str, Any]:
     kept = int(len(log_mu) * (1 - DISCARDED))
     # Exponential of rate d, censored at the largest ratio kept: maximum likelihood, and its exact interval.
     exposure = log_mu[:kept].sum() + (len(log_mu) - kept) * log_mu[kept - 1]
-    ends = stats.chi2.ppf([0.05, 0.95], 2 * kept) / (2 * exposure)
+    ends = special.gammaincinv(kept, [0.05, 0.95]) / exposure
     return {"d": float(kept / exposure), "interval": [float(ends[0]), float(ends[1])], "points": len(log_mu)}
 
 

@@ -269,12 +269,12 @@ KAPLAN_STEPS = PowerSum(
 
 PER_RATIO = PowerSum(
     "per_ratio",
-    "L(C, M) = E + (a M^eta + b M^-eta) C^-eta, M = D/N",
+    "L(C, M) = E + (A M^eta + B M^-eta) C^-eta, M = D/N",
     "Gadre et al. 2024, arXiv 2403.08540, eq. 4",
     (
         Term("E"),
-        Term("a", (("M", "eta", 1.0), ("C", "eta", -1.0))),
-        Term("b", (("M", "eta", -1.0), ("C", "eta", -1.0))),
+        Term("A", (("M", "eta", 1.0), ("C", "eta", -1.0))),  # a and b in the paper; here exponents have these names
+        Term("B", (("M", "eta", -1.0), ("C", "eta", -1.0))),
     ),
 )
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sweep.laws import Params
 from sweep.objective import minimise
@@ -49,8 +49,8 @@ class Replicates:
 def widening(families: int) -> float:
     """What percentiles of F families are stretched by, about the estimate."""
     tail = (1 + LEVEL) / 2
-    small = np.sqrt(families / (families - 1)) * stats.t.ppf(tail, families - 3)
-    return float(small / stats.norm.ppf(tail))
+    small = np.sqrt(families / (families - 1)) * special.stdtrit(families - 3, tail)
+    return float(small / special.ndtri(tail))
 
 
 def refusal(rows: int, families: int) -> str | None:

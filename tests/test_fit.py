@@ -37,7 +37,7 @@ PUBLISHED = {
     "kaplan_steps": {"Nc": 6.5e13, "Sc": 2.1e3, "alpha_N": 0.077, "alpha_S": 0.76},  # table 3
     "repeated": {name: value for name, value in MUENNIGHOFF.items() if name != "R_N"},
     "repeated_both": MUENNIGHOFF,
-    "per_ratio": {"E": 1.5, "a": 100.0, "b": 300.0, "eta": 0.15},
+    "per_ratio": {"E": 1.5, "A": 100.0, "B": 300.0, "eta": 0.15},
     "power_N": {"E": 1.2, "N0": 8.8e13, "alpha": 0.076},
     "power_D": {"E": 1.2, "D0": 5.4e13, "alpha": 0.095},
     "power_C": {"E": 1.5, "C0": 1e9, "alpha": 0.15},
