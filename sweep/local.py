@@ -56,8 +56,9 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
         _stop(workers)
         raise
     statuses = [worker.wait() for worker in workers]
-    bad = [status for status in statuses if status not in (0, EXIT_AGAIN)]
-    status = 1 if bad else EXIT_AGAIN if EXIT_AGAIN in statuses else 0
+    again = (EXIT_AGAIN, -signal.SIGTERM)  # the latter: told to stop before it had begun to listen
+    bad = [status for status in statuses if status not in (0, *again)]
+    status = 1 if bad else EXIT_AGAIN if set(again) & set(statuses) else 0
     return Outcome(status, statuses, time.monotonic() - started)
 
 
@@ -205,7 +206,8 @@ class _Board:
 def check(plan: Plan) -> None:
     """The device and the backend are here, and the folders that a launch writes to can be written to."""
     resolve_device(plan.device)
-    attention_backend(plan.config.run.backend, plan.device)
+    if plan.config.run.backend != "auto":  # asking imports torch
+        attention_backend(plan.config.run.backend, plan.device)
     for key, folder in (("paths.runs", plan.config.paths.runs), ("paths.sweeps", plan.config.paths.sweeps)):
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from sweep.verbs.plan import plan_here
 
 STEP_TOKENS = 128  # of seq_len=32 and batch.sequences=4
 CLOCK = ("seconds", "tokens_per_second", "wall_seconds", "own_seconds", "finished_at")  # never the same twice
-WAY = ("shared_steps", "execution_class", "execution_classes")  # how a result was come by, not what it is
+WAY = ("shared_steps", "execution_class", "execution_classes", "code_hash")  # how a result was come by
 
 OVERRIDES = [
     "model.depth=1",
