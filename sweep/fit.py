@@ -156,7 +156,15 @@ def fit_rows(
     if missing:
         names = {"S": "steps", "U": "unique_tokens"}
         raise FitError(f"--form {form} needs {missing[0]}: name its column with --columns {names[missing[0]]}=…")
-    solution = solve(law, x, rows.loss, goal, rows.weight)
+    for name in law.variables:
+        if not (np.isfinite(x[name]) & (x[name] > 0)).all():
+            raise FitError(f"--form {form} needs {name}, and some rows have none: leave them out with --where")
+    counts = Counter(d.reason for d in rows.dropped)
+    try:
+        solution = solve(law, x, rows.loss, goal, rows.weight)
+    except FitError as refusal:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise FitError(f"{refusal}; dropped: {left_out}" if counts else str(refusal)) from None
     families = len(np.unique(rows.family.astype(str)))
     replicates = None
     refused = uncertainty.refusal(len(rows.row), families)
@@ -176,7 +184,7 @@ def fit_rows(
         n_rows=len(rows.row),
         n_families=families,
         dropped=_thin([dataclasses.asdict(d) for d in rows.dropped]),
-        dropped_by_reason=dict(Counter(d.reason for d in rows.dropped)),
+        dropped_by_reason=dict(counts),
         data_sha256=rows.data_sha256,
         params=solution.params,
         objective_value=solution.value,
@@ -301,12 +309,10 @@ def versions() -> dict[str, str]:
 def _residuals(rows: Rows, solution: Solution, flops: FlopsModel) -> list[dict[str, Any]]:
     """Every row that has N, D and loss, used or not, with the loss that the law predicts there."""
     fit = {"form": solution.law.name, "params": solution.params, "flops_model": dataclasses.asdict(flops)}
-    parts = [{"row": rows.row, "N": rows.N, "D": rows.D, "C": rows.C, "loss": rows.loss} | rows.extra]
-    if not rows.extra:
-        parts.append(rows.unused)
+    mine = {"row": rows.row, "N": rows.N, "D": rows.D, "C": rows.C, "loss": rows.loss} | rows.extra
     found = []
-    for used, part in zip((True, False), parts, strict=False):
-        more = {name: part[name] for name in rows.extra if name in part}
+    for used, part in ((True, mine), (False, rows.unused)):
+        more = {name: part[name] for name in ("C", *rows.extra)}
         predicted = frontier.predict_loss(fit, part["N"], part["D"], **more)
         found += [
             {"row": int(r), "N": N, "D": D, "C": C, "loss_nats": L, "predicted_nats": P, "used": used}

@@ -50,14 +50,13 @@ def effect_of_drops(
         count = sum(r == reason for r in reason_of.values())
         kept_m = unused_reason == reason
         entry: dict[str, Any] = {"reason": reason, "rows": count, "rows_with_loss": int(kept_m.sum())}
-        usable = kept_m & (rows.unused["loss"] > 0)
-        if usable.any():
-            x = {name: np.append(getattr(rows, name), rows.unused[name][usable]) for name in ("N", "D", "C")}
+        if kept_m.any():
+            x = {name: np.append(getattr(rows, name), rows.unused[name][kept_m]) for name in ("N", "D", "C")}
             x["M"] = x["D"] / x["N"]
-            x |= {name: np.append(rows.extra[name], rows.unused[name][usable]) for name in rows.extra}
-            loss_n = np.append(rows.loss, rows.unused["loss"][usable])
+            x |= {name: np.append(rows.extra[name], rows.unused[name][kept_m]) for name in rows.extra}
+            loss_n = np.append(rows.loss, rows.unused["loss"][kept_m])
             try:
-                weight_n = np.append(rows.weight, np.ones(int(usable.sum())))
+                weight_n = np.append(rows.weight, np.ones(int(kept_m.sum())))
                 with_them = solve(law, x, loss_n, objective, weight_n)
                 a_with = float(frontier.exponents(law, with_them.params, flops)[0])
                 entry |= {"a": a_with, "change": a_with - a}

@@ -49,8 +49,7 @@ def solve(
     starts: int = STARTS,
 ) -> Solution:
     """Fit `law` to losses (nats, shape (n,)) at `x` (variable -> (n,)): scan, polish `starts` of the scan (more
-    where they end apart), certify.
-    FitError where the rows cannot determine the parameters at all."""
+    where they end apart), certify. FitError where the rows cannot determine the parameters at all."""
     refuse_degenerate(law, x, loss_n)
     weight_n = np.ones(len(loss_n)) if weight_n is None else weight_n
     some = _some_rows(len(loss_n))
@@ -62,10 +61,9 @@ def solve(
     order = np.argsort(rough.value_B, kind="stable")
     ahead_BP, behind_BP = np.split(rough.theta_BP[order], [(starts + 1) // 2])
     if len(some) < len(loss_n):
-        params = bound.to_params(ahead_BP[:FULL_STARTS])
-        bound, problem = law.bind(x, loss_n), (np.log(loss_n), weight_n, objective)
-        each = [{name: float(v[b]) for name, v in params.items()} for b in range(len(ahead_BP[:FULL_STARTS]))]
-        ahead_BP, behind_BP = np.stack([bound.from_params(one) for one in each]), behind_BP[:0]
+        whole = law.bind(x, loss_n)
+        ahead_BP, behind_BP = _carried_over(bound, whole, ahead_BP[:FULL_STARTS]), behind_BP[:0]
+        bound, problem = whole, (np.log(loss_n), weight_n, objective)
     found = minimise(bound, *problem, ahead_BP)
     if not _agreeing(found.value_B, objective).all() and len(some) == len(loss_n):
         more_BP = np.concatenate([behind_BP, scan_BP[_spread_out(scan_B, MORE_STARTS)]])
@@ -80,6 +78,13 @@ def solve(
     }
     certificate["verdict"] = _verdict(certificate)
     return Solution(law, bound, objective, weight_n, theta_P, float(found.value_B[best]), certificate)
+
+
+def _carried_over(some: Bound, whole: Bound, theta_BP: np.ndarray) -> np.ndarray:
+    """Parameters of the form on some rows, in its coordinates on all rows (which are centred elsewhere)."""
+    params = some.to_params(theta_BP)
+    each = [{name: float(values_B[b]) for name, values_B in params.items()} for b in range(len(theta_BP))]
+    return np.stack([whole.from_params(one) for one in each])
 
 
 def _agreeing(value_B: np.ndarray, objective: Objective) -> np.ndarray:

@@ -190,7 +190,8 @@ def prepare(
         raise FitError(f"no usable row among {len(table)}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
     family_n, warnings = _families(table, names)
     extra = {name: values[role][used] for name, role in EXTRA.items() if role in values}
-    shown = np.flatnonzero(~check.used_n & np.all([np.isfinite(values[r]) for r in ("N", "D", "C", "loss")], axis=0))
+    whole_n = np.all([np.isfinite(values[r]) & (values[r] > 0) for r in ("N", "D", "C", "loss")], axis=0)
+    shown = np.flatnonzero(~check.used_n & whole_n)
     return Rows(
         row=used,
         **{role: values[role][used] for role in ("N", "D", "C", "loss")},

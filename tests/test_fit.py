@@ -154,3 +154,35 @@ def test_questions(whole):
 def test_repeated_data_is_warned_about():
     frame = table(HOFFMANN, run_sd=0.001).assign(unique_tokens=1e9)
     assert any("repeat data" in w for w in fit_rows(prepare(frame), bootstrap=0).warnings)
+
+
+def test_every_row_with_a_loss_has_a_residual():
+    frame = table(HOFFMANN, run_sd=0.001).assign(steps=1000.0)
+    found = fit_rows(prepare(frame, where="C < 9e20"), bootstrap=0)
+    assert [r["row"] for r in found.residuals] == list(range(100))
+    assert sum(r["used"] for r in found.residuals) == 80
+    unused = [r["predicted_nats"] / r["loss_nats"] for r in found.residuals if not r["used"]]
+    assert np.allclose(unused, 1, atol=0.02)
+
+
+def test_a_form_is_refused_rows_without_its_variable():
+    frame = table(HOFFMANN).assign(unique_tokens=1e9)
+    frame.loc[3, "unique_tokens"] = np.nan
+    with pytest.raises(FitError, match="needs U, and some rows have none"):
+        fit_rows(prepare(frame), form="repeated")
+    with pytest.raises(FitError, match="unique_tokens=…"):
+        fit_rows(prepare(table(HOFFMANN)), form="repeated")
+
+
+def test_many_rows_are_fitted_from_some_of_them():
+    frame = table(HOFFMANN, families=1200, run_sd=0.005)
+    found = solve(law_named("additive"), arrays(frame), frame["loss"].to_numpy(), HUBER)
+    assert found.certificate["verdict"] == "certified"
+    assert found.certificate["starts"] == 3
+    assert found.params == pytest.approx(HOFFMANN, rel=0.05)
+
+
+def test_a_refusal_says_what_was_dropped():
+    frame = table(HOFFMANN, run_sd=0.001)
+    with pytest.raises(FitError, match=r"4 usable rows.*dropped: 96 outside_range"):
+        fit_rows(prepare(frame, where="family == 3 and C > 1.1e18"))
