@@ -138,7 +138,7 @@ class Worker:
         )
 
     def _failed(self, trial: Trial, error: Exception) -> str:
-        """Say why a trial failed, leave it (the traceback, unless a person can correct it) in its folder; in one line."""
+        """Why a trial failed, in one line; the traceback, unless a person can correct it, is left in its folder."""
         by_person = isinstance(error, UserError)
         line = str(error) if by_person else f"{type(error).__name__}: {error}".splitlines()[0]
         text = line if by_person else "".join(traceback.format_exception(error))

@@ -4,6 +4,7 @@ import signal
 import pytest
 import tiny
 
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """(corpus, tokens folder): a small text, and its token shards prepared once."""

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from sweep import __main__ as entry
-from sweep import checkpoint, family, files, loop, plan, worker
-from sweep.rundir import RunDir
+from sweep import family, files, loop
+from sweep import plan as planning
 
 CALLS_PER_SECOND = 4  # of the training loop's clock, which a step asks once, and more often where it writes
 
@@ -93,10 +93,13 @@ class Killer:
             keep(*args)
             self.kill("before record")
 
-        loop.train, loop.update, loop.evaluate, loop.append_json = train_this, update_or_die, evaluate_or_die, append_or_die
+        loop.train, loop.update, loop.evaluate, loop.append_json = (
+            train_this,
+            update_or_die,
+            evaluate_or_die,
+            append_or_die,
+        )
         torch.save, files.write, family.record_speed = save_or_die, write_or_die, keep_or_die
-        assert checkpoint.torch is torch
-        assert plan and worker  # imported here, so that no fork has to
 
 
 def count_time_in_calls() -> None:
@@ -122,15 +125,21 @@ def ended(pid: int) -> int:
 
 def in_turn(sweep: str, moments: list) -> None:
     for where, length, step in moments:
+        status = ended(work(sweep, prepared(where, length, step)))
+        print(json.dumps({"ended": status, "where": where}), flush=True)
 
-        def prepare(killer=Killer(where, length, step), where=where, step=step):
-            count_time_in_calls()
-            if where == "full disk":
-                resource.setrlimit(resource.RLIMIT_FSIZE, (step, step))
-            else:
-                killer.install()
 
-        print(json.dumps({"ended": ended(work(sweep, prepare)), "where": where}), flush=True)
+def prepared(where: str, length: int | None, step: int):
+    """What a forked worker does first; for a full disk, `step` is the size in bytes that no file may exceed."""
+
+    def prepare() -> None:
+        count_time_in_calls()
+        if where == "full disk":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (step, step))
+        else:
+            Killer(where, length, step).install()
+
+    return prepare
 
 
 def together(sweep: str, count: int) -> None:
@@ -140,6 +149,7 @@ def together(sweep: str, count: int) -> None:
 
 
 if __name__ == "__main__":
+    assert planning  # imported above, once, so that no worker has to
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch, once for all workers
     if sys.argv[2] == "together":
         together(sys.argv[1], int(sys.argv[3]))

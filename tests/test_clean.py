@@ -74,7 +74,7 @@ def test_trunks_and_weights_go_when_asked_for(plan, runs):
     weights = {f"{trial.trial_id}/model.pt" for trial in plan.trials}
     assert gone == left_over(plan) | weights | {f"trunks/{family}/stable-000000016.pt"}
     for trial in plan.trials:
-        assert KEPT == {path.name for path in RunDir.of_trial(runs, trial.trial_id).path.iterdir()}
+        assert {path.name for path in RunDir.of_trial(runs, trial.trial_id).path.iterdir()} == KEPT
     # Nothing that is needed has gone: a relaunch has nothing to do, and a larger budget starts over.
     assert tiny.train(plan, runs) == 0
 

@@ -103,7 +103,7 @@ def test_a_bug_is_not_hidden(monkeypatch):
     [
         (["model.dept=3"], "model.dept=3: unknown key; did you mean depth?"),
         (["optim.lr=fast"], "optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
-        (["budget.flops=1e9"], "budget: give exactly one of tokens, flops, tokens_per_param (budget.tokens=2560, budget.f"),
+        (["budget.flops=1e9"], "budget: give exactly one of tokens, flops, tokens_per_param (budget.tokens=2560, "),
         (["model.params=17", "model.depth=null", "model.width=null", "model.heads=null"],
          "model.params=17: the ladder has no size within 20%"),
         (["data.unique_tokens=1G"], "data.unique_tokens=1000000000: the training split of"),
@@ -181,7 +181,9 @@ def test_sweeps_that_are_not_there(refused, swept):
 
 def test_a_name_with_another_grid(refused, swept, overrides):
     line = refused("launch", *overrides, "sweep.name=small", tiny.steps(20, 60))
-    assert line.startswith("sweep.name=small: sweeps/small/plan.jsonl holds another grid (1 trials that this one lacks, 1 new)")
+    assert line.startswith(
+        "sweep.name=small: sweeps/small/plan.jsonl holds another grid (1 trials that this one lacks, 1 new)"
+    )
     assert "--extend" in line
 
 

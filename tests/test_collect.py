@@ -157,7 +157,9 @@ def test_a_running_trial_says_how_far_it_is(swept):
         RunDir.of_trial(runs, trial.trial_id).record.unlink()
     trunk = RunDir.of_trunk(runs, short.family_id).path
     assert files.create_json(trunk / "claim.000009.json", asdict(replace(Holder.here(), host="elsewhere")))
-    files.write_json(trunk / "heartbeat.json", {"time": time.time(), "trial_id": short.trial_id, "step": 12, "steps": 20})
+    files.write_json(
+        trunk / "heartbeat.json", {"time": time.time(), "trial_id": short.trial_id, "step": 12, "steps": 20}
+    )
     collected = collect_now(sweep)
     assert (row_of(collected, short)["status"], row_of(collected, short)["reason"]) == ("running", "step 12 of 20")
     assert (row_of(collected, long)["status"], row_of(collected, long)["reason"]) == (
@@ -171,7 +173,13 @@ def test_a_running_trial_says_how_far_it_is(swept):
 def test_a_diverged_trial_is_a_row_with_its_step(swept, capsys):
     plan, sweep, runs = swept
     path = RunDir.of_trial(runs, plan.trials[0].trial_id).record
-    record = {**files.read_json(path), "status": "diverged", "loss_nats": None, "train_loss_nats": None, "steps_done": 16}
+    record = {
+        **files.read_json(path),
+        "status": "diverged",
+        "loss_nats": None,
+        "train_loss_nats": None,
+        "steps_done": 16,
+    }
     files.write_json(path, record)
     row = row_of(collect_now(sweep), plan.trials[0])
     assert (row["status"], row["reason"]) == ("diverged", "loss not finite at step 16")

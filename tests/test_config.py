@@ -28,7 +28,9 @@ def test_the_defaults():
 
 
 def test_values_and_groups_are_laid_over():
-    config = compose(["model=gpt2", "model.params=1M", "budget.flops=1e15", "schedule=cosine", "run.threads=3", "optim.lr=1e-3"])
+    config = compose(
+        ["model=gpt2", "model.params=1M", "budget.flops=1e15", "schedule=cosine", "run.threads=3", "optim.lr=1e-3"]
+    )
     assert (config.model.name, config.model.tied, config.model.params) == ("gpt2", True, "1M")
     assert float(config.budget.flops) == 1e15
     assert config.budget.tokens is None

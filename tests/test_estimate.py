@@ -44,7 +44,9 @@ def test_the_median_of_the_last_five_counts(trial, tmp_path):
     assert estimate(tmp_path, trial).seconds == pytest.approx(5.12)
 
 
-@pytest.mark.parametrize("change", [{"threads": 2}, {"backend": "reference"}, {"compile": True}, {"micro_batch_sequences": 2}])
+@pytest.mark.parametrize(
+    "change", [{"threads": 2}, {"backend": "reference"}, {"compile": True}, {"micro_batch_sequences": 2}]
+)
 def test_a_speed_holds_for_its_own_options(trial, tmp_path, change):
     record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
     assert estimate(tmp_path, trial, replace(RunOptions(), **change)).source == "guess"

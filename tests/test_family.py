@@ -136,7 +136,9 @@ def test_half_a_line_at_the_end_of_a_trunk_is_not_copied(plan, together, alone, 
 
 
 def test_cosine_shares_nothing(overrides, tmp_path, steps_trained):
-    plan = plan_here([*overrides, tiny.steps(10, 20), "schedule=cosine", f"schedule.warmup_tokens={4 * tiny.STEP_TOKENS}"])
+    plan = plan_here(
+        [*overrides, tiny.steps(10, 20), "schedule=cosine", f"schedule.warmup_tokens={4 * tiny.STEP_TOKENS}"]
+    )
     assert tiny.train(plan, tmp_path / "both") == 0
     assert steps_trained == [*range(10), *range(20)]
     long = plan.trials[1]
@@ -192,10 +194,13 @@ def test_a_micro_batch_gives_the_same_trial_and_nearly_the_same_curve(plan, alon
     parts = replace(plan, trials=[small], config=replace(plan.config, run=run))
     assert tiny.train(parts, tmp_path) == 0
     whole, here = tiny.curve(alone[small.trial_id], small.trial_id), tiny.curve(tmp_path, small.trial_id)
-    assert [row["train_loss_nats"] for row in here] == pytest.approx([row["train_loss_nats"] for row in whole], rel=1e-4)
-    assert tiny.record(tmp_path, small.trial_id)["execution_class"] != tiny.record(
-        alone[small.trial_id], small.trial_id
-    )["execution_class"]
+    assert [row["train_loss_nats"] for row in here] == pytest.approx(
+        [row["train_loss_nats"] for row in whole], rel=1e-4
+    )
+    assert (
+        tiny.record(tmp_path, small.trial_id)["execution_class"]
+        != tiny.record(alone[small.trial_id], small.trial_id)["execution_class"]
+    )
 
 
 def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(plan):
@@ -303,7 +308,9 @@ def test_a_damaged_checkpoint_is_named_in_one_line(saved, damage):
         torch.save({"format": 1, "owner": Path("x")}, saved)  # an object, which must not be built
     else:
         middle = len(content) // 2
-        flipped = content[:middle] + bytes(255 - byte for byte in content[middle : middle + 64]) + content[middle + 64 :]
+        flipped = (
+            content[:middle] + bytes(255 - byte for byte in content[middle : middle + 64]) + content[middle + 64 :]
+        )
         saved.write_bytes({"empty": b"", "half": content[:middle], "text": b"no zip" * 99, "flipped": flipped}[damage])
     with pytest.raises(UserError, match=r"stable-000000048\.pt: damaged checkpoint \(.+\); delete it") as caught:
         checkpoint.read(saved)
@@ -326,7 +333,12 @@ def test_the_environment_tells_what_decides_rounding():
     options = {"threads": 1, "compile": False, "micro_batch_sequences": None, "deterministic": True}
     classes = {
         describe("cpu", backend, {**options, **change})["execution_class"]
-        for backend, change in (("sdpa", {}), ("reference", {}), ("sdpa", {"threads": 2}), ("sdpa", {"micro_batch_sequences": 2}))
+        for backend, change in (
+            ("sdpa", {}),
+            ("reference", {}),
+            ("sdpa", {"threads": 2}),
+            ("sdpa", {"micro_batch_sequences": 2}),
+        )
     }
     assert len(classes) == 4
     assert describe("cpu", "sdpa", options) == describe("cpu", "sdpa", options)

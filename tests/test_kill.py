@@ -98,9 +98,10 @@ def test_the_result_equals_the_uninterrupted_one(killed):
     plan, uninterrupted, runs, _ = killed
     for trial in plan.trials:
         assert tiny.everything(runs, trial.trial_id) == tiny.everything(uninterrupted, trial.trial_id)
-        assert tiny.record(runs, trial.trial_id)["execution_classes"] == tiny.record(uninterrupted, trial.trial_id)[
-            "execution_classes"
-        ]
+        assert (
+            tiny.record(runs, trial.trial_id)["execution_classes"]
+            == tiny.record(uninterrupted, trial.trial_id)["execution_classes"]
+        )
 
 
 def test_every_row_is_there_once_and_the_seconds_never_go_back(killed):

@@ -113,7 +113,10 @@ def test_points_that_are_the_same_trial_are_planned_once(overrides, capsys):
         (["model.params=3k", "sweep=default,lr"], "sweep: .*the same for all trials"),
         (["model.params=3k", "sweep.name=../else"], "sweep.name=../else"),
         (["model.params=3k", "sweep.name=''"], "sweep.name="),
-        (["model.params=3k", "run.micro_batch_sequences=3"], "run.micro_batch_sequences=3: must divide batch.sequences=4"),
+        (
+            ["model.params=3k", "run.micro_batch_sequences=3"],
+            "run.micro_batch_sequences=3: must divide batch.sequences=4",
+        ),
         (["model.params"], "model.params: not an override; write key=value"),
         (["model.params=3k", "nothing=1,2"], "nothing"),
         (["model.params=3k", "model.nothing=1,2"], "model.nothing: unknown key"),

@@ -27,7 +27,9 @@ def test_quantities_as_people_write_them(written, number):
     assert parse_quantity("budget.tokens", written) == pytest.approx(number, rel=1e-15)
 
 
-@pytest.mark.parametrize("written", ["", "M", "1MM", "1 M", "-1M", "0", 0, -3, "1e400", "nan", "inf", True, None, [1], "0x10"])
+@pytest.mark.parametrize(
+    "written", ["", "M", "1MM", "1 M", "-1M", "0", 0, -3, "1e400", "nan", "inf", True, None, [1], "0x10"]
+)
 def test_what_is_no_positive_number_is_refused_with_key_and_value(written):
     with pytest.raises(UserError, match="not a positive number") as caught:
         parse_quantity("budget.tokens", written)
@@ -41,7 +43,16 @@ def test_counts_are_whole():
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(3, "3"), (999, "999"), (999.6, "1k"), (3088, "3.09k"), (1.05e6, "1.05M"), (2e9, "2B"), (1e12, "1T"), (0.5, "0.5")],
+    [
+        (3, "3"),
+        (999, "999"),
+        (999.6, "1k"),
+        (3088, "3.09k"),
+        (1.05e6, "1.05M"),
+        (2e9, "2B"),
+        (1e12, "1T"),
+        (0.5, "0.5"),
+    ],
 )
 def test_short_reads_back(number, text):
     assert short(number) == text

@@ -68,7 +68,9 @@ def test_what_a_newer_code_adds_is_ignored(tmp_path):
     assert Record.read(path) == RECORD
 
 
-@pytest.mark.parametrize(("name", "value"), [("loss_nats", "2.5"), ("status", "fine"), ("tokens", None), ("trial_id", 3)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("loss_nats", "2.5"), ("status", "fine"), ("tokens", None), ("trial_id", 3)]
+)
 def test_a_value_of_another_kind_is_damage(tmp_path, name, value):
     path = tmp_path / "record.json"
     path.write_text(json.dumps({**asdict(RECORD), name: value}))

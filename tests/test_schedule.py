@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from sweep.schedule import Schedule
@@ -18,7 +20,7 @@ def test_the_warm_up_is_linear_and_the_first_update_moves(schedule):
 def test_wsd_holds_the_peak_then_falls_in_equal_steps_to_just_above_the_end():
     lr = factors(WSD, 100)
     assert lr[9:80] == [1.0] * 71
-    falls = [before - after for before, after in zip(lr[80:], lr[81:], strict=False)]
+    falls = [before - after for before, after in itertools.pairwise(lr[80:])]
     assert falls == pytest.approx([0.9 / 20] * 19)
     assert lr[99] == pytest.approx(0.1 + 0.9 / 20)
     assert WSD.lr_factor(100, 100) == pytest.approx(0.1)

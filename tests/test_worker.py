@@ -1,5 +1,6 @@
 """A worker stops when told, keeps one trial's failure from the others, and shares a runs folder with other workers."""
 
+import itertools
 import json
 import os
 import shutil
@@ -78,7 +79,9 @@ def test_a_signal_saves_and_asks_to_be_run_again(plan, uninterrupted, workspace,
     assert_equal(plan, plan.runs, uninterrupted)
 
 
-def test_the_verb_exits_with_75_and_goes_on_when_run_again(overrides, uninterrupted, plan, workspace, monkeypatch, capsys):
+def test_the_verb_exits_with_75_and_goes_on_when_run_again(
+    overrides, uninterrupted, plan, workspace, monkeypatch, capsys
+):
     arguments = ["train", *overrides, tiny.steps(40), "seed=0"]
     with monkeypatch.context() as patched:
         before_step(patched, 35, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -222,7 +225,7 @@ def test_workers_on_one_runs_folder_never_hold_a_family_at_once(overrides, plan,
         assert [row["outcome"] for row in ends.values()].count("done") == len(ends)
     for held in spans.values():
         held.sort()
-        assert all(one[1] <= two[0] for one, two in zip(held, held[1:], strict=False))
+        assert all(one[1] <= two[0] for one, two in itertools.pairwise(held))
     assert len(by_pid) >= 2, err  # more than one of them did something
     assert "held by" in err
     assert_equal(plan, more.runs, uninterrupted)
@@ -235,7 +238,9 @@ def test_a_full_disk_is_one_line_and_everything_done_stays(overrides, plan, unin
     small, sweep = tiny.make_sweep([*overrides, tiny.steps(20, 40), "seed=0", "run.checkpoint_seconds=1"])
     state = 3 * 4 * small.trials[0].params_total
     moments = workspace / "moments.json"
-    moments.write_text(json.dumps([["full disk", None, state // 2], ["SIGTERM", None, 24], ["full disk", None, state // 2]]))
+    moments.write_text(
+        json.dumps([["full disk", None, state // 2], ["SIGTERM", None, 24], ["full disk", None, state // 2]])
+    )
     said, err = start(sweep.path, moments)
     assert [line["ended"] for line in said if "ended" in line] == [1, 75, 1]
     trunk = RunDir.of_trunk(small.runs, small.trials[0].family_id)
