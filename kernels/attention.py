@@ -1,18 +1,30 @@
 """Causal self-attention, by the backend that was named. Nothing falls back in silence to another one.
 
-To add a backend: a function with `_sdpa`'s signature, in its own file if it is long, an entry in `BACKENDS`,
-and a line in `resolve_backend` if "auto" should pick it on some device.
+- `triton`: our kernels (`attention_op.py`, `triton_attention.py`), on CUDA from compute capability 8.0 on.
+- `sdpa`: PyTorch's fused attention, everywhere. A window or documents make it build a (T, T) mask.
+- `cudnn`: the same call, with cuDNN's kernels and no others.
+- `reference`: the specification.
+
+To add a backend: a function with `_sdpa`'s signature, in its own file if it is long, an entry in `BACKENDS`, what it
+needs in `_obstacle`, and a line in `resolve_backend` if "auto" should pick it on some device.
 
 Shape suffixes: B batch, T tokens, H query heads, K key/value heads, D head dimension.
 """
 
+import importlib.metadata
+import importlib.util
+import os
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels import reference
+from kernels.configurations import MAX_HEAD_DIM, OLDEST, is_checked
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 def attention(
@@ -26,24 +38,96 @@ def attention(
 ) -> Tensor:
     """Each query attends to itself and what came before it, scaled by 1/√D → out_BTHD.
 
-    `window`: how many keys a query sees, itself included; 0 for all. `documents_BT`: integer document ids; a
-    query sees only keys with its own id. K < H means grouped queries: K must divide H. ValueError for an
-    unknown backend.
+    `window`: how many keys a query sees, itself included; 0 for all. `documents_BT`: integer document ids, which
+    must not decrease along T; a query sees only keys with its own id. K < H means grouped queries: K must divide H.
+    Any strides. ValueError for an unknown backend, arguments that do not fit together, and what a backend cannot run.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"run.backend={backend}: must be one of {', '.join(BACKENDS)}")
+    check_backend(backend, q_BTHD.shape[-1])
+    _check(q_BTHD, k_BTKD, v_BTKD, window, documents_BT)
     tokens = q_BTHD.shape[1]
     window = 0 if window >= tokens else window  # such a window hides nothing
     return BACKENDS[backend](q_BTHD, k_BTKD, v_BTKD, window=window, documents_BT=documents_BT)
 
 
-def resolve_backend(name: str, device: str) -> str:
-    """The backend that `run.backend` means on a device type ("cpu", "cuda"); ValueError if there is none."""
+def resolve_backend(name: str, device: str, head_dim: int = 1) -> str:
+    """The backend that `run.backend` means on a device type ("cpu", "cuda") for a head dimension.
+
+    "auto" is our kernels where they are known to work: on a model of GPU, with a version of Triton, on which
+    `python -m benchmarks.attention` found every number right; elsewhere sdpa. ValueError for a name that is unknown
+    or cannot run here.
+    """
     if name == "auto":
-        return "sdpa"
+        return "triton" if device == "cuda" and _triton_is_known_to_work(head_dim) else "sdpa"
     if name not in BACKENDS:
         raise ValueError(f"run.backend={name}: must be one of auto, {', '.join(BACKENDS)} (on {device})")
+    obstacle = _obstacle(name, device, head_dim)
+    if obstacle:
+        raise ValueError(f"run.backend={name}: {obstacle}; use run.backend=sdpa")
     return name
+
+
+def check_backend(name: str, head_dim: int) -> None:
+    """ValueError for a model that no device could run with this backend."""
+    if name not in BACKENDS:
+        raise ValueError(f"run.backend={name}: must be one of {', '.join(BACKENDS)}")
+    if name == "triton" and head_dim > MAX_HEAD_DIM:
+        raise ValueError(f"run.backend=triton: {_too_wide(head_dim)}; use run.backend=sdpa")
+
+
+def _triton_is_known_to_work(head_dim: int) -> bool:
+    if _obstacle("triton", "cuda", head_dim):
+        return False
+    return is_checked(torch.cuda.get_device_name(), importlib.metadata.version("triton"))
+
+
+def _obstacle(name: str, device: str, head_dim: int) -> str | None:
+    """Why a backend cannot run on a device type, or None."""
+    if name == "triton":
+        if head_dim > MAX_HEAD_DIM:
+            return _too_wide(head_dim)
+        if importlib.util.find_spec("triton") is None:
+            return "triton is not installed here (it exists on Linux only)"
+        if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            return "needs a CUDA device, and run.device is cpu (TRITON_INTERPRET=1 runs it there, slowly, for tests)"
+        if device == "cuda" and torch.cuda.get_device_capability() < OLDEST:
+            return "needs compute capability {}.{} or later, and {} has {}.{}".format(
+                *OLDEST, torch.cuda.get_device_name(), *torch.cuda.get_device_capability()
+            )
+    if name == "cudnn" and device != "cuda":
+        return f"needs a CUDA device, and run.device is {device}"
+    return None
+
+
+def _too_wide(head_dim: int) -> str:
+    return f"model.head_dim={head_dim} is not supported, 1 to {MAX_HEAD_DIM} are"
+
+
+def _check(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, documents_BT: Tensor | None) -> None:
+    """One line that names the argument that does not fit the others."""
+    if q_BTHD.ndim != 4:
+        raise ValueError(f"attention: q has shape {tuple(q_BTHD.shape)}; it must be (B, T, H, D)")
+    B, T, H, D = q_BTHD.shape
+    for name, x in (("k", k_BTKD), ("v", v_BTKD)):
+        if x.ndim != 4 or x.shape[:2] != (B, T) or x.shape[3] != D or x.shape[2] != k_BTKD.shape[2]:
+            raise ValueError(
+                f"attention: {name} has shape {tuple(x.shape)}; with q of {tuple(q_BTHD.shape)} k and v must both be "
+                f"({B}, {T}, K, {D})"
+            )
+        if x.dtype != q_BTHD.dtype or x.device != q_BTHD.device:
+            raise ValueError(
+                f"attention: {name} is {x.dtype} on {x.device}, q is {q_BTHD.dtype} on {q_BTHD.device}; they must agree"
+            )
+    if H % k_BTKD.shape[2]:
+        raise ValueError(f"attention: k has {k_BTKD.shape[2]} heads, which do not divide q's {H}")
+    if window < 0:
+        raise ValueError(f"attention: window={window}; use 0 for no window, or a number of tokens")
+    if documents_BT is None:
+        return
+    if documents_BT.shape != (B, T) or documents_BT.device != q_BTHD.device or documents_BT.dtype.is_floating_point:
+        raise ValueError(
+            f"attention: documents is {documents_BT.dtype} of shape {tuple(documents_BT.shape)} on "
+            f"{documents_BT.device}; it must hold integers, of shape ({B}, {T}) on {q_BTHD.device}"
+        )
 
 
 def _sdpa(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, *, window: int, documents_BT: Tensor | None) -> Tensor:
@@ -72,4 +156,30 @@ def _visible(tokens: int, window: int, documents_BT: Tensor | None, device: torc
     return seen
 
 
-BACKENDS: dict[str, Callable[..., Tensor]] = {"sdpa": _sdpa, "reference": reference.attention}
+def _cudnn(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, *, window: int, documents_BT: Tensor | None) -> Tensor:
+    """cuDNN's kernels or an error: PyTorch's own choice on Hopper is the slower FlashAttention-2."""
+    if q_BTHD.device.type != "cuda" or q_BTHD.dtype not in HALF:
+        raise ValueError(
+            f"run.backend=cudnn: q is {q_BTHD.dtype} on {q_BTHD.device}; float16 and bfloat16 on cuda are supported"
+        )
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return _sdpa(q_BTHD, k_BTKD, v_BTKD, window=window, documents_BT=documents_BT)
+
+
+def _triton(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, *, window: int, documents_BT: Tensor | None) -> Tensor:
+    obstacle = _obstacle("triton", q_BTHD.device.type, q_BTHD.shape[3])
+    if obstacle:
+        raise ValueError(f"run.backend=triton: {obstacle}")
+    if q_BTHD.dtype not in (*HALF, torch.float32):
+        raise ValueError(f"run.backend=triton: q is {q_BTHD.dtype}; float16, bfloat16 and float32 are supported")
+    from kernels import attention_op  # Triton exists on Linux only
+
+    return attention_op.attention(q_BTHD, k_BTKD, v_BTKD, window, documents_BT)
+
+
+BACKENDS: dict[str, Callable[..., Tensor]] = {
+    "sdpa": _sdpa,
+    "cudnn": _cudnn,
+    "triton": _triton,
+    "reference": reference.attention,
+}

@@ -2,7 +2,8 @@
 
 Optimized code never imports this file; tests compare the two, and the `reference` backend runs it.
 
-Shape suffixes: B batch, T queries, S keys (S = T), H query heads, K key/value heads, G = H/K, D head size.
+Shape suffixes: B batch, T queries, S keys (S = T), H query heads, K key/value heads, G = H/K, D head size;
+R rows (tokens), V vocabulary.
 """
 
 import math
@@ -40,3 +41,10 @@ def visible(tokens: int, window: int, documents_BT: Tensor | None, device: torch
     if documents_BT is not None:
         seen_BTS = seen_BTS & (documents_BT[:, :, None] == documents_BT[:, None, :])
     return seen_BTS
+
+
+def cross_entropy(logits_RV: Tensor, targets_R: Tensor) -> Tensor:
+    """The mean over rows of -log softmax(logits)[target], in nats."""
+    log_sums_R = logits_RV.logsumexp(dim=-1)
+    target_logits_R = logits_RV.gather(-1, targets_R[:, None])[:, 0]
+    return (log_sums_R - target_logits_R).mean()

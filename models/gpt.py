@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels.attention import BACKENDS, attention
+from kernels.attention import attention, check_backend
+from kernels.cross_entropy import backend_beside, linear_cross_entropy
 from models.config import ModelConfig
 
 NORM_EPS = 1e-6
@@ -26,13 +27,12 @@ EMBEDDING_STD = 0.02  # small beside an Adam step, whose size does not depend on
 
 
 class GPT(nn.Module):
-    """`GPT(cfg, backend).init_weights(seed)`. The backend of attention changes only rounding and speed."""
+    """`GPT(cfg, backend).init_weights(seed)`. The backend of attention and loss changes only rounding and speed."""
 
     def __init__(self, cfg: ModelConfig, backend: str = "sdpa") -> None:
         super().__init__()
-        if backend not in BACKENDS:
-            raise ValueError(f"run.backend={backend}: must be one of {', '.join(BACKENDS)}")
-        self.cfg = cfg
+        check_backend(backend, cfg.head_dim)
+        self.cfg, self.loss_backend = cfg, backend_beside(backend)
         self.embedding = nn.Embedding(cfg.vocab_size, cfg.width)
         self.positions = nn.Embedding(cfg.seq_len, cfg.width) if cfg.positions == "learned" else None
         self.embedding_norm = _norm(cfg) if cfg.norm == "rmsnorm" else None
@@ -66,6 +66,10 @@ class GPT(nn.Module):
 
     def forward(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Token ids, and document ids when attention stays within them (none: one document) → logits_BTV."""
+        return F.linear(self.features(tokens_BT, documents_BT), self.head_weight())
+
+    def features(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+        """What the head reads → x_BTC."""
         T = tokens_BT.shape[1]
         x_BTC = self.embedding(tokens_BT)
         if self.positions is not None:
@@ -75,15 +79,18 @@ class GPT(nn.Module):
         rotary = None if self.rotary is None else self.rotary(T)
         for block in self.blocks:
             x_BTC = block(x_BTC, rotary, documents_BT)
-        head_VC = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(self.norm(x_BTC), head_VC)
+        return self.norm(x_BTC)
+
+    def head_weight(self) -> Tensor:
+        """head_VC, which a tied model shares with its embedding."""
+        return self.embedding.weight if self.head is None else self.head.weight
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Mean cross-entropy in nats per token, an fp32 scalar."""
         if self.cfg.within_documents != (documents_BT is not None):
             raise ValueError("loss: documents_BT goes with model.within_documents=true, and only with it")
-        logits_BTV = self(tokens_BT, documents_BT)
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+        x_BTC = self.features(tokens_BT, documents_BT)
+        return linear_cross_entropy(x_BTC, self.head_weight(), targets_BT, backend=self.loss_backend)
 
     @torch.no_grad()
     def generate(self, prompt_T: Tensor, n_tokens: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:

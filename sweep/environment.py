@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What a change of can change a loss. Verbs, tables and fits are not here: they read results, never make them.
 TRAINING_CODE = (
     "kernels/*.py",
+    "kernels/*.json",
     "models/*.py",
     "sweep/loop.py",
     "sweep/optim.py",
@@ -51,12 +52,12 @@ def planned_device(asked: str) -> str:
     return asked if asked == "cuda" else resolve_device(asked)
 
 
-def attention_backend(asked: str, device: str) -> str:
-    """The attention backend that `run.backend` means on this device."""
+def attention_backend(asked: str, device: str, head_dim: int = 1) -> str:
+    """The attention backend that `run.backend` means on this device for a head dimension."""
     from kernels.attention import resolve_backend
 
     try:
-        return resolve_backend(asked, device)
+        return resolve_backend(asked, device, head_dim)
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -210,5 +210,5 @@ def test_golden_steps(variant):
 
 
 def test_an_unknown_backend_is_refused():
-    with pytest.raises(ValueError, match=r"run\.backend=flash: must be one of sdpa, reference"):
+    with pytest.raises(ValueError, match=r"run\.backend=flash: must be one of sdpa, cudnn, triton, reference"):
         GPT(config(), backend="flash")

@@ -1,0 +1,89 @@
+"""Launch parameters of the Triton kernels, read from `configurations.json`; nothing is tuned while training.
+
+The file lists, per architecture, kernel, element size and padded head dimension, the tile and the warps. A row's
+`origin` says where it comes from: "ahead of time" (chosen from registers and shared memory, never timed) or the
+device on which `python -m benchmarks.tune_attention` measured it. `checked` lists the devices and versions on which
+`python -m benchmarks.attention` found every number right; only there does `run.backend=auto` pick these kernels.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+PATH = Path(__file__).with_name("configurations.json")
+KERNELS = ("forward", "backward_q", "backward_kv")
+OLDEST = (8, 0)  # compute capability; before it there is no bf16 on tensor cores and no asynchronous copy
+MAX_HEAD_DIM = 128
+INTERPRETER = "interpreter"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A program's tile (queries × keys), its warps, and how many tiles are loaded ahead."""
+
+    block_q: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+    def launch(self) -> dict[str, int | bool]:
+        """Options of the compiler. Fusing products and sums is named because Triton 3.10 stops doing it by default."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a configuration is for. `block_d` is the padded head dimension."""
+
+    architecture: str
+    kernel: str
+    element_bytes: int
+    block_d: int
+
+
+def block_d(head_dim: int) -> int:
+    """The head dimension inside the kernels: a power of two that tensor cores can multiply."""
+    return max(16, 1 << (head_dim - 1).bit_length())
+
+
+@cache
+def shipped() -> dict[Key, Configuration]:
+    """Every row of the file."""
+    return {
+        Key(**{name: row[name] for name in Key.__dataclass_fields__}): Configuration(
+            **{name: row[name] for name in Configuration.__dataclass_fields__}
+        )
+        for row in _file()["rows"]
+    }
+
+
+@cache
+def configuration(architecture: str, kernel: str, element_bytes: int, head_dim: int) -> Configuration:
+    """The row for this architecture, or the safe default (the smallest chip's) for one that is not listed."""
+    listed = shipped()
+    wanted = Key(architecture, kernel, element_bytes, block_d(head_dim))
+    if wanted in listed:
+        return listed[wanted]
+    return listed[Key(_file()["default"], kernel, element_bytes, block_d(head_dim))]
+
+
+@cache
+def architecture_of(device: torch.device) -> str:
+    """ "sm_90" and the like; "interpreter" for the CPU."""
+    if device.type != "cuda":
+        return INTERPRETER
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def is_checked(device_name: str, triton: str) -> bool:
+    """Whether the kernels' numbers were found right on this model of device with this version of Triton."""
+    return any(entry["device"] == device_name and entry["triton"] == triton for entry in _file()["checked"])
+
+
+@cache
+def _file() -> dict:
+    return json.loads(PATH.read_text())
