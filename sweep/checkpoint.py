@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sweep import files
+from sweep.environment import code_hash
 from sweep.errors import UserError
 from sweep.loop import Curve, Setup, State
 from sweep.optim import adamw
@@ -38,6 +39,7 @@ def save(path: Path, owner: str, curve: Curve) -> None:
         "seconds": state.seconds,
         "row_seconds": state.row_seconds,
         "classes": state.classes,
+        "codes": state.codes,
         "shared_steps": state.shared_steps,
         "shared_seconds": state.shared_seconds,
         "metrics_bytes": _length(curve.metrics),
@@ -68,6 +70,7 @@ def load(path: Path, owner: str, setup: Setup) -> tuple[State, tuple[int, int]]:
         seconds=content["seconds"],
         row_seconds=content["row_seconds"],
         classes=sorted({*content["classes"], setup.execution_class}),
+        codes=sorted({*content["codes"], code_hash()}),
         shared_steps=content["shared_steps"],
         shared_seconds=content["shared_seconds"],
     )

@@ -224,6 +224,10 @@ def _check_section(name: str, value: Any) -> None:
     elif name == "sweep":
         if not re.fullmatch(r"\w[\w.+-]*", value.name):
             raise UserError(f"sweep.name={value.name}: names a folder; use letters, digits and . _ + -")
+    elif name == "paths":
+        for key, folder in vars(value).items():
+            if Path(folder).exists() and not Path(folder).is_dir():
+                raise UserError(f"paths.{key}={folder}: is a file; give a folder")
     elif name == "batch":
         _at_least("batch.sequences", value.sequences, 1)
     elif name == "eval":

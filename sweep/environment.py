@@ -25,6 +25,7 @@ TRAINING_CODE = (
 )
 
 
+@cache
 def code_hash() -> str:
     """The identity of the code that trains, wherever its copy lies."""
     digest = hashlib.sha256()

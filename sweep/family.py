@@ -188,7 +188,7 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
         device=family.env["class"]["device_model"],
         execution_class=setup.execution_class,
         execution_classes=state.classes,
-        code_hash=family.env["code_hash"],
+        code_hash="+".join(state.codes),
         finished_at=time.time(),
     )
     if finished:

@@ -20,6 +20,7 @@ import torch
 
 from models.gpt import GPT
 from sweep.config import RunOptions
+from sweep.environment import code_hash
 from sweep.errors import UserError
 from sweep.files import append_json
 from sweep.optim import adamw
@@ -100,7 +101,8 @@ class State:
     best_tokens: int
     seconds: float  # from the first step on, evaluation included
     row_seconds: float  # of training since the last row
-    classes: list[str]  # execution classes that contributed
+    classes: list[str]  # execution classes that contributed,
+    codes: list[str]  # and versions of the training code
     shared_steps: int = 0  # taken over from the trunk,
     shared_seconds: float = 0.0  # and what they took
 
@@ -118,6 +120,7 @@ class State:
             seconds=0.0,
             row_seconds=0.0,
             classes=[setup.execution_class],
+            codes=[code_hash()],
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from sweep import claim, files
-from sweep.__main__ import main
+from sweep.cli import main
 from sweep.claim import Holder
 from sweep.rundir import RunDir
 from sweep.verbs.plan import plan_here

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from sweep import __main__ as entry
-from sweep.__main__ import VERBS, main
+from sweep.cli import VERBS, main
 from sweep.rundir import RunDir
 from sweep.verbs.plan import plan_here
 

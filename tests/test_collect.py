@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from sweep import claim, collect, files
-from sweep.__main__ import main
+from sweep.cli import main
 from sweep.claim import Holder
 from sweep.collect import collect as collect_now
 from sweep.errors import UserError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sweep.__main__ import main
+from sweep.cli import main
 from sweep.design import propose
 from sweep.errors import UserError
 from sweep.files import append_json, write_json

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import tiny
 
-from sweep.__main__ import main
+from sweep.cli import main
 from sweep.config import ClusterSection, RunOptions
 from sweep.errors import UserError
 from sweep.estimate import Speeds, record_speed, speed_key

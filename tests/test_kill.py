@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from sweep.__main__ import main
+from sweep.cli import main
 from sweep.rundir import RunDir
 
 ROOT = Path(__file__).resolve().parents[1]

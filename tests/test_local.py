@@ -13,7 +13,7 @@ import tiny
 from rich.console import Console
 
 from sweep import local
-from sweep.__main__ import main
+from sweep.cli import main
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from sweep import files, rerun
-from sweep.__main__ import main
+from sweep.cli import main
 from sweep.config import RunOptions
 from sweep.errors import UserError
 from sweep.rundir import RunDir

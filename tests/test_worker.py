@@ -15,7 +15,7 @@ import tiny
 from test_kill import start
 
 from sweep import claim, loop
-from sweep.__main__ import main
+from sweep.cli import main
 from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.verbs.plan import plan_here

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(sweep) -> None:
     """collect → fit → report, as the verbs do it. A refused fit is said, and the report shows the data."""
-    from sweep.__main__ import main
+    from sweep.cli import main
 
     for verb in ("collect", "fit", "report"):
         print(f"— {verb} {sweep.name}", file=sys.stderr)
