@@ -53,7 +53,9 @@ def main() -> None:
         settings = {key: value for key, value in design.items() if key != "params"}
         results[name] = {"sweeps": sweeps, "coverage_percent": percent, "design": settings | {"budgets": 5}}
         print(f"{name:36}{time.perf_counter() - started:6.0f} s  {percent}", flush=True)
-    save("fit_calibration", ["numpy", "scipy", "pandas"], {"level": 0.9, "replicates": REPLICATES, "designs": results})
+    measured = {"command": "python -m benchmarks.fit_calibration", "seeds": "0, 1, … of each design"}
+    measured |= {"level": 0.9, "replicates": REPLICATES, "designs": results}
+    save("fit_calibration", ["numpy", "scipy", "pandas"], measured)
 
 
 def one_sweep(design: dict, seed: int) -> dict[str, bool]:
