@@ -1,4 +1,4 @@
-"""Does the fitted floor E come out at a known entropy rate? Ten sweeps on ten synthetic languages, each trained for real.
+"""Does the fitted floor E come out at a known entropy rate? Ten sweeps on ten synthetic languages, trained for real.
 
   python -m benchmarks.floor [--folder DIR] [--seeds 10]
 

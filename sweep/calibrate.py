@@ -38,7 +38,7 @@ def _time(trial: Trial, plan: Plan) -> tuple[float, float]:
         tokens=Tokens.open(Path(plan.config.paths.tokens), trial.config.data.fingerprint),
         options=plan.config.run,
         device=plan.device,
-        backend=attention_backend(plan.config.run.backend, plan.device),
+        backend=attention_backend(plan.config.run.backend, plan.device, trial.config.model.head_dim),
         execution_class="calibration",
     )
     state = State.fresh(setup)

@@ -107,7 +107,9 @@ class Worker:
 
     def _family(self, trials: list[Trial], held: Claim) -> Family:
         trial = trials[0]
-        backend = environment.attention_backend(self.options.backend, self.device)
+        backend = environment.attention_backend(self.options.backend, self.device, trial.config.model.head_dim)
+        if self.device == "cuda":
+            self.log(f"{trial.family_id}: attention by {backend} (run.backend={self.options.backend})")
 
         def on_progress(news: dict[str, Any]) -> None:
             held.progress.update(news)

@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from sweep import claim, files
-from sweep.cli import main
 from sweep.claim import Holder
+from sweep.cli import main
 from sweep.rundir import RunDir
 from sweep.verbs.plan import plan_here
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import tiny
 
-from sweep import __main__ as entry
+from sweep import cli as entry
 from sweep.cli import VERBS, main
 from sweep.rundir import RunDir
 from sweep.verbs.plan import plan_here

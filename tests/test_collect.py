@@ -11,8 +11,8 @@ import pytest
 import tiny
 
 from sweep import claim, collect, files
-from sweep.cli import main
 from sweep.claim import Holder
+from sweep.cli import main
 from sweep.collect import collect as collect_now
 from sweep.errors import UserError
 from sweep.rundir import RunDir
