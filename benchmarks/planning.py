@@ -1,6 +1,6 @@
 """Seconds to plan 1,000 trials, as `python -m sweep plan` does it: grid, identities, counts, conditions, estimates.
 
-  python -m benchmarks.planning
+python -m benchmarks.planning
 """
 
 import statistics

@@ -225,7 +225,7 @@ def test_a_damaged_record_is_told_by_the_verbs_that_read_it(refused, swept, over
 
 def test_folders_that_cannot_be_written_to_are_told(refused, overrides, workspace):
     (workspace / "file").write_text("")
-    assert refused("launch", *overrides, tiny.steps(20), "paths.runs=file").startswith("file/")
+    assert refused("launch", *overrides, tiny.steps(20), "paths.runs=file").startswith("paths.runs=file: is a file")
     assert refused("launch", *overrides, tiny.steps(20), "paths.sweeps=file/x").startswith("paths.sweeps=file/x: ")
 
 
