@@ -54,9 +54,9 @@ def main() -> None:
     growth = [measure_growth(n) for n in (1_000, 10_000, 100_000)]
     print(ours, growth)
     packages = ["numpy", "scipy", "pandas"] + (["chinchilla"] if "seconds" in peers["chinchilla"] else [])
-    save(
-        "fit_speed", packages, {"rows": len(rows.row), "cores_used": 1, "ours": ours, "peers": peers, "growth": growth}
-    )
+    measured = {"command": "OPENBLAS_NUM_THREADS=1 python -m benchmarks.fit_speed", "seed": 0, "cores_used": 1}
+    measured |= {"rows": len(rows.row), "ours": ours, "peers": peers, "growth": growth}
+    save("fit_speed", packages, measured)
 
 
 def measure_ours(rows: Rows) -> dict:
