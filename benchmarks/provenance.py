@@ -21,7 +21,7 @@ def save(name: str, packages: list[str], measured: dict[str, Any], device: str =
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {package: importlib.metadata.version(package) for package in packages},
-        "commit": _git("rev-parse", "--short", "HEAD"),
+        "commit": _git("rev-parse", "--short", "HEAD") or None,
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "date": datetime.now(UTC).date().isoformat(),
         **measured,
@@ -33,6 +33,10 @@ def save(name: str, packages: list[str], measured: dict[str, Any], device: str =
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """What git says; nothing in a copy of the files without it, as on a lent machine."""
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return ""

@@ -11,7 +11,6 @@ needs in `_obstacle`, and a line in `resolve_backend` if "auto" should pick it o
 Shape suffixes: B batch, T tokens, H query heads, K key/value heads, D head dimension.
 """
 
-import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable
@@ -77,7 +76,9 @@ def check_backend(name: str, head_dim: int) -> None:
 def _triton_is_known_to_work(head_dim: int) -> bool:
     if _obstacle("triton", "cuda", head_dim):
         return False
-    return is_checked(torch.cuda.get_device_name(), importlib.metadata.version("triton"))
+    import triton
+
+    return is_checked(torch.cuda.get_device_name(), triton.__version__)
 
 
 def _obstacle(name: str, device: str, head_dim: int) -> str | None:

@@ -2,8 +2,8 @@
 
 The file lists, per architecture, kernel, element size and padded head dimension, the tile and the warps. A row's
 `origin` says where it comes from: "ahead of time" (chosen from registers and shared memory, never timed) or the
-device on which `python -m benchmarks.tune_attention` measured it. `checked` lists the devices and versions on which
-`python -m benchmarks.attention` found every number right; only there does `run.backend=auto` pick these kernels.
+device on which `python -m benchmarks.tune_attention` measured it. `checked.json` lists the devices and versions on
+which `python -m benchmarks.attention` found every number right; only there does `run.backend=auto` pick these kernels.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 PATH = Path(__file__).with_name("configurations.json")
+CHECKED = Path(__file__).with_name("checked.json")
 KERNELS = ("forward", "backward_q", "backward_kv")
 OLDEST = (8, 0)  # compute capability; before it there is no bf16 on tensor cores and no asynchronous copy
 MAX_HEAD_DIM = 128
@@ -81,7 +82,12 @@ def architecture_of(device: torch.device) -> str:
 
 def is_checked(device_name: str, triton: str) -> bool:
     """Whether the kernels' numbers were found right on this model of device with this version of Triton."""
-    return any(entry["device"] == device_name and entry["triton"] == triton for entry in _file()["checked"])
+    return any(entry["device"] == device_name and entry["triton"] == triton for entry in checked())
+
+
+def checked() -> list[dict[str, str]]:
+    """The content of `checked.json`."""
+    return json.loads(CHECKED.read_text())
 
 
 @cache

@@ -192,13 +192,13 @@ def test_where_it_cannot_run_one_line_says_so(monkeypatch):
 
 def test_auto_picks_it_only_where_its_numbers_were_checked(monkeypatch):
     checked = [{"device": "NVIDIA H200", "triton": "3.6.0"}]
-    monkeypatch.setattr("kernels.configurations._file", lambda: {"checked": checked})
+    monkeypatch.setattr("kernels.configurations.checked", lambda: checked)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr("importlib.metadata.version", lambda package: "3.6.0")
+    monkeypatch.setattr("triton.__version__", "3.6.0")
     for name, chosen in (("NVIDIA H200", "triton"), ("NVIDIA B200", "sdpa")):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
         assert resolve_backend("auto", "cuda", head_dim=64) == chosen
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     assert resolve_backend("auto", "cuda", head_dim=160) == "sdpa"
-    monkeypatch.setattr("importlib.metadata.version", lambda package: "3.9.0")
+    monkeypatch.setattr("triton.__version__", "3.9.0")
     assert resolve_backend("auto", "cuda", head_dim=64) == "sdpa"

@@ -1,0 +1,252 @@
+"""Our attention on a CUDA device: first its numbers, then its speed beside the others'. About five minutes on an H200.
+
+  python -m benchmarks.attention [--check-only]
+
+Numbers: fresh random inputs, every type, head dimensions, ragged lengths, grouped heads, windows, documents, and
+sequences of every timed shape, forward and gradients against fp64, new tensors poisoned with NaN. A device that
+passes is entered in `kernels/checked.json`, which is what makes `run.backend=auto` use the kernels there. Nothing is
+timed if a number is wrong; the exit status is then 1.
+
+Speed: causal bf16 of 64k tokens and 1,024 dimensions, forward and backward, beside PyTorch's FlashAttention-2,
+cuDNN, FlexAttention, and flash-attn if it is installed. TFLOP/s count the visible half of the scores; backward is
+2.5 forwards. Results: `benchmarks/results/attention.json`.
+
+On a machine without a GPU, `TRITON_INTERPRET=1 … --check-only --device cpu` runs the check itself on tiny shapes.
+"""
+
+import argparse
+import json
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from benchmarks.gpu_timing import matmul_tflops, median_seconds, usable
+from benchmarks.provenance import save
+from kernels import reference
+from kernels.attention import attention
+from kernels.configurations import CHECKED, checked
+
+TOKENS, WIDTH = 65_536, 1024
+LENGTHS, HEAD_DIMS = (512, 1024, 2048, 4096), (32, 64, 128)
+TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A shape and a mask to check; `documents` is the mean length of one, 0 for none."""
+
+    tokens: int
+    head_dim: int
+    heads: int = 4
+    kv_heads: int = 4
+    window: int = 0
+    documents: int = 0
+
+
+SMALL = tuple(Case(**case) for case in (
+    {"tokens": 1, "head_dim": 16},
+    {"tokens": 129, "head_dim": 12, "kv_heads": 1},
+    {"tokens": 512, "head_dim": 16, "kv_heads": 2},
+    {"tokens": 1000, "head_dim": 32, "window": 300},
+    {"tokens": 777, "head_dim": 64, "kv_heads": 2, "window": 129, "documents": 250},
+    {"tokens": 640, "head_dim": 64, "documents": 100},
+    {"tokens": 515, "head_dim": 96, "kv_heads": 1},
+    {"tokens": 1024, "head_dim": 128, "documents": 300},
+    {"tokens": 999, "head_dim": 128, "kv_heads": 2, "window": 65},
+))  # fmt: skip
+TIMED = tuple(Case(tokens, d, WIDTH // d, WIDTH // d) for d in HEAD_DIMS for tokens in LENGTHS)
+TINY = (Case(33, 16, 2, 1), Case(70, 20, 2, 2, 9, 20))  # for the interpreter
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check-only", action="store_true", help="check the numbers and time nothing")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    args = parser.parse_args(argv)
+    if args.device == "cpu" and not args.check_only:
+        parser.error("--device cpu goes with --check-only: the interpreter's speed says nothing")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA device here")
+    seed = secrets.randbits(32)
+    print(f"inputs from seed {seed}", flush=True)
+    faults = check(args.device, seed)
+    if faults:
+        print("\n".join(faults))
+        return 1
+    if args.device == "cpu":
+        return 0
+    enter_as_checked()
+    if not args.check_only:
+        ceiling = matmul_tflops()
+        rows = [row for case in TIMED for row in time_case(case, ceiling)]
+        report = {"command": "python -m benchmarks.attention", "matmul_tflops": ceiling, "seed": seed, "rows": rows}
+        print(json.dumps(report))
+        save("attention", ["torch", "triton"], report, "cuda")
+    return 0
+
+
+def check(device: str, seed: int) -> list[str]:
+    """What is wrong, a line each."""
+    generator = torch.Generator(device).manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # also fills every new tensor with NaN
+    faults = []
+    if device == "cpu":
+        plan = [(case, kind) for case in TINY for kind in ("fp16", "fp32")]  # the interpreter computes bf16 wrongly
+    else:
+        plan = [(case, kind) for case in SMALL for kind in TYPES] + [(case, "bf16") for case in TIMED]
+    for case, kind in plan:
+        wrong = list(check_case(case, TYPES[kind], device, generator))
+        print(case, kind, "; ".join(wrong) or "right", flush=True)
+        faults += [f"{case} {kind}: {line}" for line in wrong]
+    if device == "cuda":
+        faults += check_wide_offsets(generator)
+    torch.use_deterministic_algorithms(False)
+    return faults
+
+
+def check_case(case: Case, dtype: torch.dtype, device: str, generator: torch.Generator) -> Iterator[str]:
+    """Out and gradients must be within twice the specification's own error in this type, and a few units in the last
+    place; and a second run must give the same bits."""
+    given = inputs(case, 2, dtype, device, generator)
+    mask = {"window": case.window, "documents_BT": documents(case, 2, device)}
+    exact = values_and_gradients(reference.attention, mask, [x.double() for x in given])
+    spec = values_and_gradients(reference.attention, mask, given)
+    ours, again = (values_and_gradients(attention, {**mask, "backend": "triton"}, given) for _ in range(2))
+    for name, e, s, o, a in zip(("out", "dq", "dk", "dv"), exact, spec, ours, again, strict=True):
+        error, allowed = (o - e).abs().max().item(), tolerance(e, s)
+        if not error <= allowed:  # NaN is not
+            yield f"{name} is off by {error:.2e}, more than {allowed:.2e}"
+        if not torch.equal(o, a):
+            yield f"{name} differs between two runs"
+
+
+def tolerance(exact: Tensor, spec: Tensor) -> float:
+    """Twice the specification's own error; and a few units in the last place, of the result in its type and in fp32 of
+    what was summed, which is of order one even where the sum cancels to zero."""
+    size = exact.abs().max().item()
+    ulps = 2 * torch.finfo(spec.dtype).eps * size + 32 * torch.finfo(torch.float32).eps * max(1.0, size)
+    return 2 * (spec - exact).abs().max().item() + ulps
+
+
+def check_wide_offsets(generator: torch.Generator) -> list[str]:
+    """A batch of more than 2³² elements: its last sequence must give the bits that it gives alone."""
+    case = Case(16_384, 64, 16, 16, window=64)
+    given = inputs(case, 80, torch.bfloat16, "cuda", generator)
+    together = values_and_gradients(attention, {"window": 64, "backend": "triton"}, given)
+    alone = values_and_gradients(attention, {"window": 64, "backend": "triton"}, [x[-1:].clone() for x in given])
+    wrong = [
+        n for n, a, b in zip(("out", "dq", "dk", "dv"), together, alone, strict=True) if not torch.equal(a[-1:], b)
+    ]
+    return [f"{given[0].numel() * 4} elements: {name} of the last sequence is wrong" for name in wrong]
+
+
+def inputs(case: Case, batch: int, dtype: torch.dtype, device: str, generator: torch.Generator) -> list[Tensor]:
+    """q, k, v as views of one projection, as a GPT makes them, and a gradient of the output."""
+    H, K = case.heads, case.kv_heads
+    shape = (batch, case.tokens, 2 * H + 2 * K, case.head_dim)
+    fused = torch.randn(shape, device=device, generator=generator).to(dtype)
+    return list(fused.split((H, K, K, H), dim=2))
+
+
+def documents(case: Case, batch: int, device: str) -> Tensor | None:
+    if not case.documents:
+        return None
+    t = torch.arange(case.tokens, device=device)
+    return torch.stack([(t + 17 * b) // (case.documents + 5 * b) for b in range(batch)])
+
+
+def values_and_gradients(run: Callable[..., Tensor], mask: dict[str, Any], given: list[Tensor]) -> list[Tensor]:
+    q, k, v = (x.detach().requires_grad_() for x in given[:3])
+    out = run(q, k, v, **mask)
+    return [out.detach(), *torch.autograd.grad(out, (q, k, v), given[3])]
+
+
+def enter_as_checked() -> None:
+    """Into `kernels/checked.json`, this device with these versions."""
+    device = torch.cuda.get_device_name()
+    others = [e for e in checked() if (e["device"], e["triton"]) != (device, triton.__version__)]
+    date = datetime.now(UTC).date().isoformat()
+    entry = {"device": device, "triton": triton.__version__, "torch": torch.__version__, "date": date}
+    CHECKED.write_text(json.dumps([*others, entry], indent=1) + "\n")
+
+
+def time_case(case: Case, ceiling: float) -> Iterator[dict[str, Any]]:
+    """A row for the forward and one for the backward: TFLOP/s of each contender, and ours over each other's."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    *qkv, dout = inputs(case, TOKENS // case.tokens, torch.bfloat16, "cuda", generator)
+    qkv = [x.detach().requires_grad_() for x in qkv]
+    runs, why_not = usable({name: (lambda f=f: f(*qkv)) for name, f in contenders().items()})
+    outs = {name: run() for name, run in runs.items()}
+    backwards, why_not_backward = usable(
+        {name: (lambda out=out: torch.autograd.grad(out, qkv, dout, retain_graph=True)) for name, out in outs.items()}
+    )
+    visible = case.tokens * (case.tokens + 1) / 2
+    forward_flops = 4 * (TOKENS // case.tokens) * case.heads * case.head_dim * visible
+    for direction, timed, factor in (("forward", runs, 1.0), ("backward", backwards, 2.5)):
+        seconds = median_seconds(timed)
+        tflops = {name: factor * forward_flops / s / 1e12 for name, s in seconds.items()}
+        row = {
+            "direction": direction, "tokens": case.tokens, "head_dim": case.head_dim,
+            "tflops": {name: round(value, 1) for name, value in tflops.items()},
+            "ours_over": {n: round(tflops["triton"] / v, 3) for n, v in tflops.items() if n != "triton"},
+            "of_matmul_ceiling": round(tflops["triton"] / ceiling, 3),
+            "not_run": {**why_not, **(why_not_backward if direction == "backward" else {})},
+        }  # fmt: skip
+        print(row, flush=True)
+        yield row
+
+
+def contenders() -> dict[str, Callable[..., Tensor]]:
+    """q, k, v of (B, T, H, D) → out, causal, of the same layout."""
+
+    def sdpa(backend: SDPBackend) -> Callable[..., Tensor]:
+        def run(*qkv: Tensor) -> Tensor:
+            with sdpa_kernel(backend):
+                return scaled_dot_product_attention(*(x.transpose(1, 2) for x in qkv), is_causal=True).transpose(1, 2)
+
+        return run
+
+    return {
+        "triton": lambda *qkv: attention(*qkv, backend="triton"),
+        "flash": sdpa(SDPBackend.FLASH_ATTENTION),
+        "cudnn": sdpa(SDPBackend.CUDNN_ATTENTION),
+        "flex": _flex,
+        "flash_attn": _flash_attn,
+    }
+
+
+_compiled_flex: Callable[..., Tensor] | None = None
+
+
+def _flex(*qkv: Tensor) -> Tensor:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    global _compiled_flex
+    if _compiled_flex is None:
+        _compiled_flex = torch.compile(flex_attention, dynamic=False)
+    tokens = qkv[0].shape[1]
+    if tokens not in _masks:
+        _masks[tokens] = create_block_mask(lambda b, h, t, s: t >= s, None, None, tokens, tokens)
+    return _compiled_flex(*(x.transpose(1, 2) for x in qkv), block_mask=_masks[tokens]).transpose(1, 2)
+
+
+_masks: dict[int, Any] = {}
+
+
+def _flash_attn(*qkv: Tensor) -> Tensor:
+    from flash_attn import flash_attn_func
+
+    return flash_attn_func(*qkv, causal=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Our cross-entropy on a CUDA device: first its numbers, then its speed and memory. About two minutes on an H200.
+
+  python -m benchmarks.cross_entropy [--check-only]
+
+Numbers: fresh random logits, every type, against fp64; the form fused with the projection against the plain one.
+Speed: 64k rows of bf16 logits, loss and gradient together, beside PyTorch's eager and compiled and Liger-Kernel's if it
+is installed; bytes per second count the logits read once and the gradient written once. The fused form: time and
+peak memory of loss and gradients from a width of 768. Results: `benchmarks/results/cross_entropy.json`.
+
+On a machine without a GPU, `TRITON_INTERPRET=1 … --check-only --device cpu` runs the check itself on tiny shapes.
+"""
+
+import argparse
+import json
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.gpu_timing import copy_bytes_per_second, median_seconds, usable
+from benchmarks.provenance import save
+from kernels import cross_entropy_op, reference
+from kernels.cross_entropy import CHUNK_LOGITS, cross_entropy
+
+ROWS, WIDTH = 65_536, 768
+VOCABULARIES = (1024, 4096, 8192, 32_768, 50_304)
+TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check-only", action="store_true", help="check the numbers and time nothing")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    args = parser.parse_args(argv)
+    if args.device == "cpu" and not args.check_only:
+        parser.error("--device cpu goes with --check-only: the interpreter's speed says nothing")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA device here")
+    seed = secrets.randbits(32)
+    print(f"inputs from seed {seed}", flush=True)
+    faults = list(check(args.device, seed))
+    if faults:
+        print("\n".join(faults))
+        return 1
+    if not args.check_only:
+        ceiling = copy_bytes_per_second()
+        rows = [time_plain(vocabulary, ceiling) for vocabulary in VOCABULARIES]
+        rows += [time_fused(vocabulary) for vocabulary in VOCABULARIES[2:]]
+        report = {"command": "python -m benchmarks.cross_entropy", "copy_bytes_per_second": ceiling, "rows": rows}
+        print(json.dumps(report))
+        save("cross_entropy", ["torch", "triton"], report, "cuda")
+    return 0
+
+
+def check(device: str, seed: int) -> Iterator[str]:
+    """What is wrong, a line each."""
+    generator = torch.Generator(device).manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)  # also fills every new tensor with NaN
+    shapes = ((3, 5), (7, 300)) if device == "cpu" else ((1, 2), (33, 129), (512, 8192), (257, 50_257))
+    kinds = ("fp16", "fp32") if device == "cpu" else tuple(TYPES)  # the interpreter computes bf16 wrongly
+    for rows, vocabulary in shapes:
+        for kind in kinds:
+            logits = (4 * torch.randn(rows, vocabulary, device=device, generator=generator)).to(TYPES[kind])
+            targets = torch.randint(vocabulary, (rows,), device=device, generator=generator)
+            exact = loss_and_gradients(reference.cross_entropy, targets, logits.double())
+            spec = loss_and_gradients(lambda x, t: reference.cross_entropy(x.float(), t), targets, logits)
+            ours = loss_and_gradients(lambda x, t: cross_entropy(x, t, backend="triton"), targets, logits)
+            yield from _beyond(f"{rows}x{vocabulary} {kind}", exact, spec, ours, torch.finfo(TYPES[kind]).eps)
+        x, head = (torch.randn(n, 64, device=device, generator=generator) for n in (rows, vocabulary))
+        exact, spec = (loss_and_gradients(_plain, targets, x.to(t), head.to(t)) for t in (torch.float64, torch.float32))
+        fused = loss_and_gradients(lambda x, head, t: _fused(x, head, t, 5), targets, x, head)
+        yield from _beyond(f"fused {rows}x{vocabulary}", exact, spec, fused, torch.finfo(torch.float32).eps)
+    torch.use_deterministic_algorithms(False)
+
+
+def _beyond(what: str, exact: list[Tensor], spec: list[Tensor], ours: list[Tensor], eps: float) -> Iterator[str]:
+    """Errors above twice the specification's own and a few units in the last place."""
+    for name, e, s, o in zip(("loss", "first gradient", "second gradient"), exact, spec, ours, strict=False):
+        size = e.abs().max().item()
+        ulps = 2 * eps * size * (name != "loss") + 8 * torch.finfo(torch.float32).eps * max(1.0, size)
+        error, tolerance = (o - e).abs().max().item(), 2 * (s - e).abs().max().item() + ulps
+        right = error <= tolerance  # NaN is not
+        print(what, name, f"{error:.2e} of {tolerance:.2e}", flush=True)
+        if not right:
+            yield f"{what}: {name} is off by {error:.2e}, more than {tolerance:.2e}"
+
+
+def loss_and_gradients(run: Callable[..., Tensor], targets: Tensor, *inputs: Tensor) -> list[Tensor]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    loss = run(*leaves, targets)
+    return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+
+def time_plain(vocabulary: int, ceiling: float) -> dict[str, Any]:
+    """Bytes per second of loss and gradient, and ours over each other's."""
+    logits = torch.randn(ROWS, vocabulary, device="cuda", dtype=torch.bfloat16)
+    targets = torch.randint(vocabulary, (ROWS,), device="cuda")
+    compiled = torch.compile(_torch, dynamic=False)
+    losses = {"triton": _ours, "eager": _torch, "compiled": compiled, "liger": _liger}
+    runs, why_not = usable({n: (lambda f=f: loss_and_gradients(f, targets, logits)) for n, f in losses.items()})
+    speeds = {name: 2 * logits.nbytes / s for name, s in median_seconds(runs).items()}
+    row = {
+        "form": "plain", "vocabulary": vocabulary,
+        "bytes_per_second": {name: round(speed) for name, speed in speeds.items()},
+        "ours_over": {name: round(speeds["triton"] / v, 3) for name, v in speeds.items() if name != "triton"},
+        "of_copy_ceiling": round(speeds["triton"] / ceiling, 3), "not_run": why_not,
+    }  # fmt: skip
+    print(row, flush=True)
+    return row
+
+
+def time_fused(vocabulary: int) -> dict[str, Any]:
+    """Seconds and peak bytes of loss and gradients from the projection's inputs."""
+    x = torch.randn(ROWS, WIDTH, device="cuda", dtype=torch.bfloat16)
+    head = torch.randn(vocabulary, WIDTH, device="cuda", dtype=torch.bfloat16) / WIDTH**0.5
+    targets = torch.randint(vocabulary, (ROWS,), device="cuda")
+    chunk = max(1, CHUNK_LOGITS // vocabulary)
+    losses = {
+        "fused": lambda x, head, t: _fused(x, head, t, chunk),
+        "linear, then triton": lambda x, head, t: _ours(F.linear(x, head), t),
+        "linear, then compiled": torch.compile(lambda x, head, t: _torch(F.linear(x, head), t), dynamic=False),
+    }
+    runs, why_not = usable({n: (lambda f=f: loss_and_gradients(f, targets, x, head)) for n, f in losses.items()})
+    peaks = {}
+    for name, run in runs.items():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        peaks[name] = torch.cuda.max_memory_allocated() - before
+    row = {
+        "form": "fused", "vocabulary": vocabulary, "width": WIDTH, "chunk_rows": chunk,
+        "seconds": median_seconds(runs), "peak_bytes": peaks, "not_run": why_not,
+    }  # fmt: skip
+    print(row, flush=True)
+    return row
+
+
+def _plain(x: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    return reference.cross_entropy(F.linear(x, head), targets)
+
+
+def _fused(x: Tensor, head: Tensor, targets: Tensor, chunk_rows: int) -> Tensor:
+    return cross_entropy_op.linear_cross_entropy(x, head, targets, chunk_rows)
+
+
+def _ours(logits: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(logits, targets, backend="triton")
+
+
+def _torch(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), targets)
+
+
+def _liger(logits: Tensor, targets: Tensor) -> Tensor:
+    from liger_kernel.transformers.functional import liger_cross_entropy
+
+    return liger_cross_entropy(logits, targets)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
