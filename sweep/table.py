@@ -4,7 +4,10 @@ A table is a sweep's own (`sweeps/<name>/table.parquet`) or anybody's CSV, parqu
 two of N (parameters), D (tokens), C (training FLOPs), and one for loss; the third is C = 6 N D.
 """
 
+import csv
 import hashlib
+import itertools
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +52,11 @@ class Dropped:
     reason: str
     detail: str
 
+    @property
+    def shown(self) -> str:
+        """The reason, with the condition where it was the user's own."""
+        return f"{self.reason} ({self.detail})" if self.reason == "outside_range" else self.reason
+
 
 REASONS = {
     "diverged": "the run's loss became infinite or not a number",
@@ -83,9 +91,26 @@ class Rows:
     warnings: list[str] = field(default_factory=list)
 
 
-def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.DataFrame | None, Path]:
-    """(table, curves or None, the folder that results go to) for a sweep's name or a file. UserError where
-    there is no such thing or it cannot be read."""
+@dataclass(frozen=True)
+class Home:
+    """Where what is made of a table goes: into a sweep's folder, or beside a file, named after it, so that the files of
+    one folder keep apart (runs.csv: runs.fit.json, runs.report, runs.predictions)."""
+
+    source: str  # what `fit` is given
+    folder: Path
+    prefix: str = ""  # of the names; empty for a sweep
+
+    @property
+    def is_sweep(self) -> bool:
+        return not self.prefix
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{self.prefix}{name}"
+
+
+def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.DataFrame | None, Home]:
+    """(table, curves or None, where results go) for a sweep's name or a file. UserError where there is no such thing
+    or it cannot be read."""
     path = Path(source)
     if not path.suffix and not path.is_file():
         folder = path if (path / "table.parquet").is_file() else sweeps / source
@@ -94,11 +119,20 @@ def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.D
             have = f"collected sweeps: {', '.join(known)}" if known else "no sweep is collected yet"
             raise UserError(f"{source}: no {folder / 'table.parquet'} ({have}); run 'collect' first, or give a file")
         curves = folder / "curves.parquet"
-        table = _read_file(folder / "table.parquet")
-        return table, _read_file(curves) if curves.is_file() else None, folder
+        table = read_collected(folder / "table.parquet")
+        return table, read_collected(curves) if curves.is_file() else None, Home(source, folder)
     if not path.is_file():
         raise UserError(f"{source}: no such file")
-    return _read_file(path), None, path.parent
+    return _read_file(path), None, Home(source, path.parent, f"{path.stem}.")
+
+
+def read_collected(path: Path) -> pd.DataFrame:
+    """A parquet file that `collect` wrote into a sweep's folder. UserError where it is damaged."""
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors for damaged files derive from these
+        why, again = str(error).splitlines()[0], f"python -m sweep collect {path.parent.name}"
+        raise UserError(f"{path}: damaged ({why}); delete it and run `{again}`") from None
 
 
 def _read_file(path: Path) -> pd.DataFrame:
@@ -110,9 +144,22 @@ def _read_file(path: Path) -> pd.DataFrame:
     if path.suffix not in readers:
         raise UserError(f"{path}: cannot read {path.suffix or 'this kind of'} file; give .csv, .parquet or .jsonl")
     try:
-        return readers[path.suffix](path)
+        table = readers[path.suffix](path)
     except (ValueError, OSError) as error:  # every parser's own error is one of these
         raise UserError(f"{path}: not a readable {path.suffix[1:]} file: {str(error).splitlines()[0]}") from None
+    table.attrs["file"] = str(path)
+    return table
+
+
+def place(table: pd.DataFrame, row: int) -> str:
+    """Where a person finds a row: for a CSV its line as an editor counts, the header and empty lines too."""
+    path = Path(table.attrs.get("file", "the table"))
+    if path.suffix != ".csv":
+        return f"row {row} of {path.name}"
+    with open(path, newline="") as file:
+        reader = csv.reader(file)
+        lines = (reader.line_num for record in reader if len(record) > 1 or "".join(record).strip())
+        return f"{path.name} line {next(itertools.islice(lines, row + 1, None))}"
 
 
 def read_activations(path: str) -> np.ndarray:
@@ -175,8 +222,8 @@ def prepare(
     _third(values, c_convention)
     check = _Check(len(table))
     if where is not None:
-        inside_n = where_language.mask(where_language.parse(where), table)
-        check.drop(~inside_n, "outside_range", f"not {where}")
+        inside_n = where_language.mask(where_language.parse(where), _with_roles(table, values))
+        check.drop(~inside_n, "outside_range", f"--where {shlex.quote(where.strip())}")
     _check_status(check, table, names, values)
     _check_numbers(check, values)
     if "weight" in values:
@@ -186,9 +233,10 @@ def prepare(
     _check_learning_rates(check, values, keep_undertuned)
     used = np.flatnonzero(check.used_n)
     if not len(used):
-        counts = pd.Series([d.reason for d in check.dropped]).value_counts()
+        counts = pd.Series([d.shown for d in check.dropped]).value_counts()
         raise FitError(f"no usable row among {len(table)}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
     family_n, warnings = _families(table, names)
+    warnings += [f"no column for {role}: C = 6 N D was assumed" for role in "NDC" if role not in names]
     extra = {name: values[role][used] for name, role in EXTRA.items() if role in values}
     whole_n = np.all([np.isfinite(values[r]) & (values[r] > 0) for r in ("N", "D", "C", "loss")], axis=0)
     shown = np.flatnonzero(~check.used_n & whole_n)
@@ -243,7 +291,10 @@ def _numbers(table: pd.DataFrame, column: str, role: str) -> np.ndarray:
     bad = table[column].notna() & numbers.isna() & (table[column].astype(str).str.lower() != "nan")
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise UserError(f"column {column!r} ({role}), row {row}: {table[column].iloc[row]!r} is not a number")
+        raise UserError(
+            f"{place(table, row)}, column {column!r} ({role}): {table[column].iloc[row]!r} is not a number; "
+            "correct it, or leave the cell empty"
+        )
     return numbers.to_numpy(dtype=float, na_value=np.nan)
 
 
@@ -256,6 +307,14 @@ def _third(values: dict[str, np.ndarray], c_convention: str) -> None:
             values["N"] = values["C"] / (6 * values["D"])
         elif "D" not in values:
             values["D"] = values["C"] / (6 * values["N"])
+
+
+def _with_roles(table: pd.DataFrame, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The table with columns N, D, C, loss and tokens_per_param, for --where, unless it has others of these names."""
+    known = {role: values[role] for role in ("N", "D", "C", "loss")}
+    with np.errstate(all="ignore"):
+        known["tokens_per_param"] = known["D"] / known["N"]
+    return table.assign(**{name: column for name, column in known.items() if name not in table})
 
 
 def _check_status(check: _Check, table: pd.DataFrame, names: Mapping[str, str], values: Mapping) -> None:

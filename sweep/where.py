@@ -3,7 +3,7 @@
 Numbers, strings, True/False, column names, `+ - * / // % **`, comparisons (chained, and `in (…)`), `and`,
 `or`, `not`. The text is parsed by `ast` and walked node by node; nothing is ever evaluated by Python itself.
 The same expression works on one row (a dict) and on a whole table. A value that is missing (None, NaN)
-makes a comparison false.
+makes a comparison false, except `!=` and `not in`: what is missing is no value that could be named.
 """
 
 import ast
@@ -179,7 +179,9 @@ def _value(node: ast.AST, values: Mapping[str, Any]) -> Any:
 
 
 def _compare(compare: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
-    """`compare`, with false wherever either side is missing."""
+    """`compare`, with false wherever either side is missing; for `!=`, true there."""
+    if compare is operator.ne:
+        return np.logical_not(_compare(operator.eq, left, right))
     if not isinstance(left, np.ndarray) and not isinstance(right, np.ndarray):
         return bool(not _missing(left) and not _missing(right) and compare(left, right))
     left_n, right_n = np.broadcast_arrays(left, right)

@@ -116,7 +116,7 @@ def test_families_by_run_or_alone():
     ("make", "message"),
     [
         (lambda t: t.iloc[:0], "no rows"),
-        (lambda t: t.assign(loss="low"), "'low' is not a number"),
+        (lambda t: t.assign(loss="low"), r"row 0 of the table, column 'loss' \(loss\): 'low' is not a number"),
         (lambda t: t.assign(loss=-1.0), "no usable row among 100: 100 not_positive"),
         (lambda t: t.drop(columns="loss"), "no column for loss"),
     ],
@@ -125,6 +125,47 @@ def test_bad_tables(make, message):
     with pytest.raises(UserError, match=message) as error:
         prepare(make(table(HOFFMANN)))
     assert "\n" not in str(error.value)
+
+
+def test_a_bad_cell_is_named_by_its_line(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text('N,D,loss,note\n1e6,1e8,3.0,"two\nlines"\n\n1e6,2e8,2.9,\n1e6,abc,2.8,\n')
+    assert path.read_text().splitlines()[5].startswith("1e6,abc")
+    with pytest.raises(UserError, match=r"^runs.csv line 6, column 'D' \(D\): 'abc' is not a number; correct it, or"):
+        prepare(read(str(path))[0])
+
+
+def test_where_knows_roles_ratios_and_empty_cells():
+    frame = table(HOFFMANN).rename(columns={"N": "size", "loss": "final"}).drop(columns="C")
+    frame["note"] = [None, "bad"] * 50
+    columns = {"N": "size", "loss": "final"}
+    full = prepare(frame, columns=columns)
+    rows = prepare(frame, columns=columns, where="tokens_per_param > 5 and C < 9e20 and N > 0 and loss < 1e3")
+    assert rows.row.tolist() == np.flatnonzero((full.D / full.N > 5) & (full.C < 9e20)).tolist()
+    assert 0 < len(rows.row) < 100
+    rows = prepare(frame, columns=columns, where='note != "bad"')
+    assert rows.row.tolist() == list(range(0, 100, 2))
+    assert rows.dropped[0].shown == """outside_range (--where 'note != "bad"')"""
+    own = prepare(frame.assign(loss=1.0), columns=columns, where="loss == 1")  # a column of the table goes first
+    assert len(own.row) == 100
+
+
+def test_what_is_derived_is_said():
+    for left_out in "NDC":
+        said = [w for w in prepare(table(HOFFMANN).drop(columns=left_out)).warnings if "6 N D" in w]
+        assert said == [f"no column for {left_out}: C = 6 N D was assumed"]
+    assert not any("6 N D" in w for w in prepare(table(HOFFMANN)).warnings)
+
+
+def test_a_damaged_sweep_says_how_to_make_its_table_again(tmp_path):
+    (tmp_path / "mine").mkdir()
+    table(HOFFMANN).to_parquet(tmp_path / "mine" / "table.parquet")
+    data, curves, home = read("mine", tmp_path)
+    assert (len(data), curves, home.path("fit.json")) == (100, None, tmp_path / "mine" / "fit.json")
+    for name in ("curves.parquet", "table.parquet"):
+        (tmp_path / "mine" / name).write_bytes(b"PAR1 and then nothing")
+        with pytest.raises(UserError, match=rf"{name}: damaged .*; delete it and run `python -m sweep collect mine`$"):
+            read("mine", tmp_path)
 
 
 def test_bad_files(tmp_path):

@@ -33,6 +33,8 @@ FRAME = pd.DataFrame(
         ("gone > 1", False),
         ("gone == 1 or n == 4", True),
         ("kind != 'wsd'", False),
+        ("gone != 'bad' and gone not in ('bad',)", True),
+        ("gone == 'bad' or not gone != 'bad'", False),
     ],
 )
 def test_one_row(text, expected):
@@ -44,9 +46,11 @@ def test_one_row(text, expected):
     [
         ("n >= 4", [False, True, True]),
         ("0.5 <= x < 3", [True, True, False]),
-        ("x != 0.5", [False, True, False]),  # a missing value is in no comparison
+        ("x != 0.5", [False, True, True]),  # a missing value is no value that could be named
+        ("x < 0.5 or x >= 0.5", [True, True, False]),  # and is in no other comparison
+        ("x != 'bad'", [True, True, True]),
         ("kind == 'wsd' or n == 9", [True, False, True]),
-        ("kind != 'wsd'", [False, True, False]),
+        ("kind != 'wsd'", [False, True, True]),
         ("not flag", [False, True, False]),
         ("n in (1, 9)", [True, False, True]),
         ("1 < 2", [True, True, True]),
