@@ -42,13 +42,15 @@ def leave_out(rows: Rows, solution: Solution, flops: frontier.FlopsModel) -> lis
 def effect_of_drops(
     rows: Rows, law: Law, objective: Objective, flops: frontier.FlopsModel, a: float
 ) -> list[dict[str, Any]]:
-    """For each reason, what a would be had its rows (those with N, D, C and loss) been kept."""
-    reason_of = {d.row: d.reason for d in rows.dropped}
+    """For each reason, what a would be had its rows (those with a loss and the form's variables) been kept."""
+    reason_of = {d.row: d.shown for d in rows.dropped}
     unused_reason = np.array([reason_of[int(row)] for row in rows.unused["row"]], dtype=object)
+    asked = ("N", "D", "C", "loss", *(name for name in law.variables if name in rows.extra))
+    whole_m = np.all([np.isfinite(rows.unused[name]) & (rows.unused[name] > 0) for name in asked], axis=0)
     found = []
     for reason in dict.fromkeys(reason_of.values()):
         count = sum(r == reason for r in reason_of.values())
-        kept_m = unused_reason == reason
+        kept_m = whole_m & (unused_reason == reason)
         entry: dict[str, Any] = {"reason": reason, "rows": count, "rows_with_loss": int(kept_m.sum())}
         if kept_m.any():
             x = {name: np.append(getattr(rows, name), rows.unused[name][kept_m]) for name in ("N", "D", "C")}
@@ -62,6 +64,8 @@ def effect_of_drops(
                 entry |= {"a": a_with, "change": a_with - a}
             except UserError as refusal:
                 entry["refused"] = str(refusal)
+            except np.linalg.LinAlgError:  # rows that were dropped may be anything
+                entry["refused"] = "with these rows the search breaks down: no effect known"
         found.append(entry)
     return found
 

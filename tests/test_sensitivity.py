@@ -40,6 +40,29 @@ def test_effect_of_each_reason():
     assert "a" not in found["not_finite"]
 
 
+def test_dropped_rows_that_no_refit_can_take_have_no_effect():
+    frame = table(BESIROGLU, families=8, run_sd=0.001).assign(steps=lambda t: t["D"] / 1e6, status="finished")
+    frame.loc[0:4, "status"] = "failed"
+    frame.loc[0:2, "steps"] = [np.nan, 0.0, -1.0]
+    frame.loc[[5, 6], "N"] = [-1.0, 0.0]
+    rows = prepare(frame)
+    found = {e["reason"]: e for e in effect_of_drops(rows, law_named("kaplan_steps"), HUBER, SIX_ND, 0.5)}
+    assert (found["unfinished"]["rows"], found["unfinished"]["rows_with_loss"]) == (5, 2)
+    assert (found["not_positive"]["rows"], found["not_positive"]["rows_with_loss"]) == (2, 0)
+
+
+def test_a_refit_that_breaks_down_is_no_effect_known(monkeypatch):
+    rows = prepare(table(BESIROGLU, families=8, run_sd=0.001), where="C < 1e21")
+
+    def singular(*_):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr("sweep.sensitivity.solve", singular)
+    (found,) = effect_of_drops(rows, LAW, HUBER, SIX_ND, 0.5)
+    assert "no effect known" in found["refused"]
+    assert found["reason"] == "outside_range (--where 'C < 1e21')"
+
+
 def test_conventions_move_a():
     frame = table(BESIROGLU, k=30.0, gamma=0.9).rename(columns={"N": "params_non_embedding"})
     frame["params_total"] = frame["params_non_embedding"] + 40 * frame["params_non_embedding"] ** 0.5
