@@ -1,0 +1,169 @@
+"""Every shipped configuration of the kernels compiled for its architecture, without a GPU: registers, memory, spills.
+
+  python -m benchmarks.compile_ahead [--architecture sm_90] [--types bf16] [--forms all] [--dry]
+
+Attention is compiled in two forms, plainly causal and with every mask (window and documents). A configuration must
+fit its chip's shared memory; in half precision attention must run on the tensor cores, and nothing may spill. fp32
+need only compile; its spills are reported. The table goes to `benchmarks/results/compile_ahead.json`. Exit status 1
+when a configuration is at fault. It cannot run in a process with Triton's interpreter.
+"""
+
+import argparse
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from benchmarks.provenance import save
+from kernels import triton_attention, triton_cross_entropy
+from kernels.configurations import PATH, Configuration, Key, shipped
+from kernels.cross_entropy_op import MAX_BLOCK_V, NUM_WARPS
+
+TYPES = {"fp16": 2, "bf16": 2, "fp32": 4}  # bytes of an element
+FORMS = ("causal", "all")  # masks
+SHARED_BYTES = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448}
+TENSOR_CORES = {"sm_90": "HGMMA", "sm_100": r"UTC\w*MMA"}  # HMMA elsewhere
+ARGUMENTS = {
+    **dict.fromkeys(("q", "k", "v", "out", "dout", "dq", "dk", "dv", "logits", "gradient"), "*{}"),
+    **dict.fromkeys(("lse", "delta", "losses"), "*fp32"),
+    **dict.fromkeys(("starts", "ends"), "*i32"),
+    **dict.fromkeys(("scale", "scale_log2", "gradient_scale"), "fp32"),
+    "targets": "*i64",
+}  # i32 elsewhere
+
+
+@dataclass(frozen=True)
+class Job:
+    """One program to compile: a kernel, its constants, and how a row of the table names it."""
+
+    kernel: Any
+    architecture: str
+    type: str
+    form: str
+    constants: dict[str, int | bool]
+    options: dict[str, int | bool]
+
+    def compile(self) -> Any:
+        """As the launcher would specialise it for a GPT: contiguous rows, everything else divisible by 16."""
+        names = self.kernel.arg_names
+        signature = {
+            name: "constexpr" if name in self.constants else ARGUMENTS.get(name, "i32").format(self.type)
+            for name in names
+        }
+        divisible = {
+            (i,): [["tt.divisibility", 16]]
+            for i, name in enumerate(names)
+            if signature[name].startswith("*") or re.fullmatch(r"T|V|\w+_[bthr]", name)
+        }
+        constants = {(names.index(name),): value for name, value in self.constants.items()}
+        source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=divisible)
+        target = GPUTarget("cuda", int(self.architecture.removeprefix("sm_")), 32)
+        return triton.compile(source, target=target, options=self.options)
+
+    def row(self) -> dict[str, Any]:
+        """What it takes, and its `fault`: null, or what is wrong with it."""
+        compiled = self.compile()
+        usage = _tool("cuobjdump", "-res-usage", compiled.asm["cubin"])
+        sass = _tool("nvdisasm", "-c", compiled.asm["cubin"])
+        blocks = [str(value) for name, value in self.constants.items() if name.startswith("BLOCK_")]
+        row = {
+            "architecture": self.architecture, "kernel": self.kernel.__name__, "type": self.type, "form": self.form,
+            "blocks": "x".join(blocks), "num_warps": self.options["num_warps"],
+            "num_stages": self.options.get("num_stages"), "registers": _number("REG", usage),
+            "shared_bytes": compiled.metadata.shared, "stack_bytes": _number("STACK", usage),
+            "spill_loads": len(re.findall(r"\bLDL", sass)),
+        }  # fmt: skip
+        return {**row, "fault": self.fault(row, sass)}
+
+    def fault(self, row: dict[str, Any], sass: str) -> str | None:
+        limit = SHARED_BYTES[self.architecture]
+        if row["shared_bytes"] > limit:
+            return f"shared memory over {limit}"
+        if self.type == "fp32":
+            return None
+        if "D" in self.constants and not re.search(TENSOR_CORES.get(self.architecture, "HMMA"), sass):
+            return "not on the tensor cores"
+        return "spills" if row["spill_loads"] else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", choices=SHARED_BYTES, nargs="+", default=list(SHARED_BYTES))
+    parser.add_argument("--types", choices=TYPES, nargs="+", default=list(TYPES))
+    parser.add_argument("--forms", choices=FORMS, nargs="+", default=list(FORMS))
+    parser.add_argument("--dry", action="store_true", help="write no result file")
+    args = parser.parse_args()
+    jobs = list(all_jobs(args.architecture, args.types, args.forms))
+    rows = []
+    with ThreadPoolExecutor(2) as pool:
+        for row in pool.map(Job.row, jobs):
+            rows.append(row)
+            print(*row.values(), flush=True)
+    failed = [row for row in rows if row["fault"]]
+    if not args.dry:
+        command = "python -m benchmarks.compile_ahead"
+        save("compile_ahead", ["triton"], {"command": command, "source": source_hash(), "rows": rows})
+    print(f"{len(rows)} compiled, {len(failed)} at fault")
+    return 1 if failed else 0
+
+
+def all_jobs(
+    architectures: Iterable[str] = SHARED_BYTES, types: Iterable[str] = TYPES, forms: Iterable[str] = FORMS
+) -> Iterator[Job]:
+    """Whatever is shipped for these."""
+    for architecture in architectures:
+        for kind in types:
+            for key, chosen in shipped().items():
+                if key.architecture == architecture and key.element_bytes == TYPES[kind]:
+                    wanted = forms if kind != "fp32" else FORMS[-1:]  # the larger one will do where spills may be
+                    yield from (attention_job(key, chosen, kind, form) for form in wanted)
+            yield Job(
+                triton_cross_entropy.cross_entropy, architecture, kind, "with gradient",
+                {"BLOCK_V": MAX_BLOCK_V, "WITH_GRADIENT": True, "logits_v": 1}, {"num_warps": NUM_WARPS},
+            )  # fmt: skip
+
+
+def attention_job(key: Key, chosen: Configuration, kind: str, form: str) -> Job:
+    kernel = getattr(triton_attention, key.kernel)
+    constants = {
+        "BLOCK_Q": chosen.block_q, "BLOCK_K": chosen.block_k, "BLOCK_D": key.block_d, "D": key.block_d,
+        "EDGES": form == "all", "DOCUMENTS": form == "all", "G": 1,
+    }  # fmt: skip
+    constants |= {name: 1 for name in kernel.arg_names if name.endswith("_d")}
+    return Job(kernel, key.architecture, kind, form, constants, chosen.launch())
+
+
+def source_hash() -> str:
+    """Of what is compiled: the kernels and their configurations."""
+    files = (Path(triton_attention.__file__), Path(triton_cross_entropy.__file__), PATH)
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _number(name: str, usage: str) -> int:
+    found = re.search(rf"{name}:(\d+)", usage)
+    if found is None:
+        raise ValueError(f"cuobjdump says nothing of {name}: {usage}")
+    return int(found[1])
+
+
+def _tool(name: str, option: str, cubin: bytes) -> str:
+    """The output of one of the programs that come with Triton."""
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run([program, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
