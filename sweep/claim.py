@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,17 +108,15 @@ class Claim:
             return
 
 
-def acquire(folder: Path, on_blocked: Callable[[str], None] = lambda reason: None) -> Claim | None:
-    """Claim the family whose folder this is, or None while somebody else holds it (`on_blocked` gets the reason)."""
+def acquire(folder: Path) -> Claim | None:
+    """Claim the family whose folder this is, or None while somebody else holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     generation, released = _current(folder)
-    if not released and (reason := _held(folder, generation)):
-        on_blocked(reason)
+    if not released and _held(folder, generation):
         return None
     holder = Holder.here()
     if not create_json(_path(folder, generation + 1), asdict(holder)):
-        on_blocked("another worker claimed it at this moment")
-        return None
+        return None  # somebody else was faster
     return Claim(folder, generation + 1, holder)
 
 

@@ -27,7 +27,9 @@ def removable(runs: Path, trunks: bool, weights: bool) -> list[Removable]:
             trained.add(trunk.name)
             continue
         states = RunDir(trunk).stable_steps()
-        kept = states if not trunks else []
+        last = RunDir(trunk).last_attempt() or {}
+        finished = last.get("outcome") == "done"
+        kept = [] if trunks and finished else states  # an unfinished family goes on from its last one
         for step in states:
             if step not in kept[-1:]:
                 why = "trunk checkpoint" if trunks else "trunk checkpoint that a later one replaces"

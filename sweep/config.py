@@ -177,7 +177,7 @@ def section(name: str, raw: Any) -> Any:
     except ConfigKeyError as error:
         key = str(error.full_key)
         valid = [f.name for f in fields(schema)]
-        raise UserError(f"{name}.{key}: unknown key; {_suggest(key, valid)}") from error
+        raise UserError(f"{name}.{key}: unknown key; {_suggest(key, valid, name)}") from error
     except ValidationError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{name}.{error.full_key}: {reason}") from error
@@ -272,9 +272,10 @@ def _in_range(key: str, value: float, low: float, high: float) -> None:
         raise UserError(f"{key}={value}: must be {limit}")
 
 
-def _suggest(key: str, valid: list[str]) -> str:
+def _suggest(key: str, valid: list[str], section: str = "") -> str:
     close = difflib.get_close_matches(key.split(".")[-1], valid, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"valid keys: {', '.join(valid)}"
+    meant = f"{section}.{close[0]}" if close and section else "".join(close)
+    return (f"did you mean {meant}? " if meant else "") + f"valid keys: {', '.join(valid)}"
 
 
 def _explain_composition(error: Exception, overrides: list[str]) -> str:
@@ -293,7 +294,7 @@ def _explain_composition(error: Exception, overrides: list[str]) -> str:
         if "Could not override" in text or "not in struct" in text:
             head, _, leaf = key.rpartition(".")
             top = key.partition(".")[0]
-            said = _suggest(leaf, _keys_at(head)) if top in _SECTIONS else _suggest(top, _keys_at(""))
+            said = _suggest(leaf, _keys_at(head), head) if top in _SECTIONS else _suggest(top, _keys_at(""))
             return f"{override}: unknown key; {said}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 

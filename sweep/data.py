@@ -130,7 +130,8 @@ def _make(config: DataConfig, work: Path, bar: Phases) -> dict[str, Any]:
         if made[split]["tokens"] < 2:
             raise UserError(
                 f"data.validation_fraction={config.validation_fraction}: the {split} split is empty "
-                f"({made.get('documents', 0)} documents in all); change the fraction, or add documents"
+                f"({made.get('documents', 0)} documents in all); change the fraction, add documents, "
+                "or cut them smaller (data.document_bytes)"
             )
         made[split]["sha256"] = file_sha256(work / f"{split}.bin")
     bar.phase("counting n-grams")

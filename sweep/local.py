@@ -22,11 +22,12 @@ from sweep.environment import ROOT, attention_backend, resolve_device
 from sweep.errors import UserError
 from sweep.plan import Plan
 from sweep.quantity import duration, short
+from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 
 REFRESH_SECONDS = 1.0
-EXIT_AGAIN = 75  # as sweep.worker's, which imports torch
+EXIT_AGAIN, FAILED = 75, "failed: "  # as sweep.worker's, which imports torch
 
 
 @dataclass
@@ -47,8 +48,9 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # as Ctrl-C: without us the workers would go on unseen
     try:
+        logs = _Logs(sweep.logs, count)
         workers += (_start(sweep, number, plan) for number in range(count))
-        _watch(plan, workers, console)
+        _watch(plan, workers, logs, console)
     except KeyboardInterrupt:
         console.print("stopping: each worker finishes its step and saves; Ctrl-C again to kill them")
         _stop(workers)
@@ -56,6 +58,9 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
         _stop(workers)
         raise
     statuses = [worker.wait() for worker in workers]
+    for worker, status in zip(workers, statuses, strict=True):
+        if status < 0 and status != -signal.SIGTERM:
+            console.print(f"worker {worker.pid} was killed by {signal.Signals(-status).name}", style="red")
     again = (EXIT_AGAIN, -signal.SIGTERM)  # the latter: told to stop before it had begun to listen
     bad = [status for status in statuses if status not in (0, *again)]
     status = 1 if bad else EXIT_AGAIN if set(again) & set(statuses) else 0
@@ -113,22 +118,52 @@ def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
             worker.kill()
 
 
-def _watch(plan: Plan, workers: list[subprocess.Popen[bytes]], console: Console) -> None:
+def _watch(plan: Plan, workers: list[subprocess.Popen[bytes]], logs: "_Logs", console: Console) -> None:
     """Show progress until every worker has ended. Not on a terminal: one line whenever a trial is done."""
     board = _Board(plan)
+    said = set(board.done)
+
+    def update() -> None:
+        time.sleep(REFRESH_SECONDS)
+        board.update()
+        for line in logs.failures():
+            console.print(line, style="red", highlight=False, soft_wrap=True)
+        for trial_id in sorted(board.done - said):
+            said.add(trial_id)
+            if not console.is_terminal:
+                console.print(
+                    f"{len(said)}/{len(plan.trials)}  {board.outcome(trial_id)}", highlight=False, soft_wrap=True
+                )
+
     if not console.is_terminal:
-        said = set(board.done)
         while _running(workers):
-            time.sleep(REFRESH_SECONDS)
-            board.update()
-            for trial_id in sorted(board.done - said):
-                console.print(f"{len(board.done)}/{len(plan.trials)} done: {trial_id}", highlight=False)
-            said |= board.done
+            update()
+        update()
         return
     with Live(board, console=console, refresh_per_second=2, transient=True):
         while _running(workers):
-            time.sleep(REFRESH_SECONDS)
-            board.update()
+            update()
+        update()
+
+
+class _Logs:
+    """The workers' log files, read on from where they ended when the launch began."""
+
+    def __init__(self, folder: Path, count: int):
+        self.paths = [folder / f"worker-{number}.log" for number in range(count)]
+        self.read_to = {path: path.stat().st_size if path.exists() else 0 for path in self.paths}
+
+    def failures(self) -> list[str]:
+        """What workers said of failed trials since the last call."""
+        lines = []
+        for path in filter(Path.exists, self.paths):
+            with open(path, "rb") as file:
+                file.seek(self.read_to[path])
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self.read_to[path] += len(whole)
+            lines += [line for line in whole.decode(errors="replace").splitlines() if line.startswith(FAILED)]
+        return lines
 
 
 def _running(workers: list[subprocess.Popen[bytes]]) -> bool:
@@ -159,9 +194,19 @@ class _Board:
             if beat and beat.get("trial_id") in self.trials:
                 self.beats.append(beat)
 
+    def outcome(self, trial_id: str) -> str:
+        """One line on a trial that has just ended."""
+        try:
+            record = Record.read(RunDir.of_trial(self.plan.runs, trial_id).record)
+        except UserError as error:
+            return str(error)
+        loss = f"{record.loss_nats:.4f} nats" if record.loss_nats is not None else record.status
+        times = f"{duration(time.monotonic() - self.started)}, {duration(self.time_left())} left"
+        return f"{trial_id:<36} {loss}  ({times})"
+
     def _work(self) -> float:
         """Estimated device seconds that are behind us."""
-        seconds = sum(self.plan.family_seconds([t for t in f if t.trial_id in self.done] or []) for f in self.families)
+        seconds = sum(self.plan.family_seconds([t for t in f if t.trial_id in self.done]) for f in self.families)
         return seconds + sum(self._share(beat) * self._seconds(beat) for beat in self.beats)
 
     def _seconds(self, beat: dict[str, Any]) -> float:
@@ -215,3 +260,25 @@ def check(plan: Plan) -> None:
             raise UserError(f"{key}={folder}: {error.strerror}") from error
         if not os.access(folder, os.W_OK):
             raise UserError(f"{key}={folder}: not writable; choose another folder")
+
+
+def damaged_records(plan: Plan) -> list[str]:
+    """What is wrong with records that are there but cannot be read; each would pass for a finished trial."""
+    found = []
+    for trial_id in sorted(plan.done()):
+        try:
+            Record.read(RunDir.of_trial(plan.runs, trial_id).record)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def held_elsewhere(plan: Plan) -> list[str]:
+    """Families with missing trials that somebody else is training, and who."""
+    done = plan.done()
+    trunks = {
+        family[0].family_id: RunDir.of_trunk(plan.runs, family[0].family_id).path
+        for family in plan.families()
+        if any(trial.trial_id not in done for trial in family)
+    }
+    return [f"{name}: {claim.holder_of(path)}" for name, path in trunks.items() if claim.living(path) is not None]

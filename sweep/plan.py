@@ -154,21 +154,17 @@ def make_plan(
         plan.trials.append(trial)
         plan.points[trial.trial_id] = point.overrides
         plan.estimates[trial.trial_id] = speeds.estimate(trial, first.run, device_name, cluster)
+    if not plan.trials:
+        conditions_said = ", ".join(plan.excluded_by_condition())
+        raise UserError(f"no point of the grid is left: all {len(plan.excluded)} are excluded by {conditions_said}")
     return plan
 
 
 def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) -> None:
-    """Write the plan to its sweep's folder. Another grid under this name is refused unless it is to be extended."""
-    trials = [trial for family in plan.families() for trial in family]
-    if sweep.plan.exists():
-        there = {trial.trial_id: trial for trial in planned_trials(sweep)}
-        gone, new = there.keys() - {t.trial_id for t in trials}, [t for t in trials if t.trial_id not in there]
-        if (gone or new) and not extend:
-            raise UserError(
-                f"sweep.name={sweep.name}: {sweep.plan} holds another grid ({len(gone)} trials that this one lacks, "
-                f"{len(new)} new); give another sweep.name, or --extend to add to it"
-            )
-        trials = [*there.values(), *new]
+    """Write the plan to its sweep's folder; what the folder holds already stays in it (see `additions`)."""
+    there = planned_trials(sweep) if sweep.plan.exists() else []
+    new = additions(plan, sweep, extend)
+    trials = [*there, *(trial for family in plan.families() for trial in family if trial.trial_id in new)]
     lines = "".join(json.dumps(trial.to_json()) + "\n" for trial in trials).encode()
     files.write(sweep.plan, lambda file: file.write(lines))
     settings = {
@@ -181,6 +177,21 @@ def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) 
         "excluded": [asdict(excluded) for excluded in plan.excluded],
     }
     files.write_json(sweep.path / "sweep.json", settings)
+
+
+def additions(plan: Plan, sweep: SweepDir, extend: bool) -> set[str]:
+    """The trials that the sweep's folder does not hold yet. Adding to another grid is refused unless it is meant."""
+    wanted = {trial.trial_id for trial in plan.trials}
+    if not sweep.plan.exists():
+        return wanted
+    there = {line["trial_id"] for line in sweep.planned()}
+    new = wanted - there
+    if new and not extend:
+        raise UserError(
+            f"sweep.name={sweep.name}: {sweep.plan} holds another grid, of {len(there)} trials; {len(new)} of the "
+            f"{len(wanted)} asked for are not in it; give another sweep.name, or --extend to add them"
+        )
+    return new
 
 
 def planned_trials(sweep: SweepDir) -> list[Trial]:

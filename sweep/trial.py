@@ -254,7 +254,10 @@ def check(trial: Trial, tokens: Tokens) -> None:
     config = trial.config
     per_step = config.batch_tokens
     if config.steps < 1:
-        raise UserError(f"budget: under half a step of {per_step} tokens; give more, or a smaller batch")
+        given = ", ".join(
+            f"budget.{key}={value}" for key, value in trial.written["budget"].items() if value is not None
+        )
+        raise UserError(f"{given}: under half a step of {per_step} tokens; give more, or a smaller batch")
     stable = config.branch_step if config.schedule.name == "wsd" else config.steps
     if config.schedule.warmup_steps > stable:
         raise UserError(
@@ -273,7 +276,8 @@ def _steps(config: Config, model: ModelConfig) -> int:
     given = {key: value for key, value in asdict(config.budget).items() if value is not None}
     if len(given) != 1:
         said = ", ".join(f"budget.{key}={value}" for key, value in given.items()) or "none is given"
-        raise UserError(f"budget: give exactly one of tokens, flops, tokens_per_param ({said})")
+        instead = "; to give another than a sweep does, null its own: budget.flops=null" if len(given) > 1 else ""
+        raise UserError(f"budget: give exactly one of tokens, flops, tokens_per_param ({said}){instead}")
     ((key, value),) = given.items()
     amount = parse_quantity(f"budget.{key}", value)
     per_step = config.batch.sequences * config.seq_len

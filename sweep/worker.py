@@ -25,6 +25,7 @@ from sweep.tokens import Tokens
 from sweep.trial import Trial
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+FAILED = "failed: "  # how a worker's log says so; a launch passes such lines on
 EXIT_DONE, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75  # 75 is EX_TEMPFAIL: saved, run me again
 
 
@@ -72,7 +73,7 @@ class Worker:
         if all(RunDir.of_trial(self.runs, trial.trial_id).record.exists() for trial in trials):
             return "done"
         trunk = RunDir.of_trunk(self.runs, trials[0].family_id)
-        held = claim.acquire(trunk.path, lambda reason: self.log(f"{trials[0].family_id}: held by {reason}"))
+        held = claim.acquire(trunk.path)
         if held is None:
             return "blocked"
         attempt = {
@@ -144,7 +145,7 @@ class Worker:
         by_person = isinstance(error, UserError)
         line = str(error) if by_person else f"{type(error).__name__}: {error}".splitlines()[0]
         text = line if by_person else "".join(traceback.format_exception(error))
-        self.log(f"{trial.trial_id}: {line}")
+        self.log(f"{FAILED}{trial.trial_id}: {line}")
         path = RunDir.of_trial(self.runs, trial.trial_id).error
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -61,9 +61,10 @@ def test_of_racing_processes_one_gets_it(tmp_path):
 
 def test_a_released_claim_is_free_at_once_and_numbers_go_up(tmp_path):
     first = claim.acquire(tmp_path)
-    reasons = []
-    assert claim.acquire(tmp_path, reasons.append) is None
-    assert reasons[0].startswith(f"host {first.holder.host}, process {os.getpid()}, last heartbeat 0 s ago")
+    assert claim.acquire(tmp_path) is None
+    assert claim.holder_of(tmp_path).startswith(
+        f"host {first.holder.host}, process {os.getpid()}, last heartbeat 0 s ago"
+    )
     assert claim.living(tmp_path)["nonce"] == first.holder.nonce
     first.release()
     assert claim.living(tmp_path) is None
@@ -111,10 +112,9 @@ def test_a_living_process_keeps_its_claim_though_its_heartbeat_is_old(tmp_path):
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"pid_namespace": "pid:[1]"}])
 def test_a_silent_claim_from_elsewhere_stays_until_a_person_says_so(tmp_path, change):
     put(tmp_path, replace(Holder.here(), **change), beat_age=claim.STALE_SECONDS + 60)
-    reasons = []
-    assert claim.acquire(tmp_path, reasons.append) is None
-    assert "last heartbeat 180 s ago" in reasons[0]
-    assert "python -m sweep clean --claims" in reasons[0]
+    assert claim.acquire(tmp_path) is None
+    assert "last heartbeat 180 s ago" in claim.holder_of(tmp_path)
+    assert "python -m sweep clean --claims" in claim.holder_of(tmp_path)
     assert claim.is_silent(tmp_path)
     assert claim.force_release(tmp_path)
     assert not claim.force_release(tmp_path)
@@ -128,9 +128,8 @@ def test_a_claim_from_elsewhere_that_beats_is_not_silent(tmp_path):
     put(tmp_path, replace(Holder.here(), host="elsewhere"))
     assert not claim.is_silent(tmp_path)
     assert claim.living(tmp_path)["step"] == 7
-    reasons = []
-    assert claim.acquire(tmp_path, reasons.append) is None
-    assert "clean --claims" not in reasons[0]
+    assert claim.acquire(tmp_path) is None
+    assert "clean --claims" not in claim.holder_of(tmp_path)
 
 
 def wait_until(condition, seconds=5.0):

@@ -101,7 +101,7 @@ def test_a_bug_is_not_hidden(monkeypatch):
 @pytest.mark.parametrize(
     ("said", "line"),
     [
-        (["model.dept=3"], "model.dept=3: unknown key; did you mean depth?"),
+        (["model.dept=3"], "model.dept=3: unknown key; did you mean model.depth?"),
         (["optim.lr=fast"], "optim.lr: Value 'fast' of type 'str' could not be converted to Float"),
         (["budget.flops=1e9"], "budget: give exactly one of tokens, flops, tokens_per_param (budget.tokens=2560, "),
         (["model.params=17", "model.depth=null", "model.width=null", "model.heads=null"],
@@ -182,7 +182,7 @@ def test_sweeps_that_are_not_there(refused, swept):
 def test_a_name_with_another_grid(refused, swept, overrides):
     line = refused("launch", *overrides, "sweep.name=small", tiny.steps(20, 60))
     assert line.startswith(
-        "sweep.name=small: sweeps/small/plan.jsonl holds another grid (1 trials that this one lacks, 1 new)"
+        "sweep.name=small: sweeps/small/plan.jsonl holds another grid, of 2 trials; 1 of the 2 asked for"
     )
     assert "--extend" in line
 
@@ -237,7 +237,7 @@ def test_plan_shows_the_trials_as_a_table_or_as_json(overrides, capsys):
     shown = capsys.readouterr().out
     plan = plan_here([*overrides, tiny.steps(20, 40)])
     assert all(trial.trial_id in shown for trial in plan.trials)
-    assert "0 done, 2 to train in 1 families" in shown
+    assert "0 done, 2 to train in 1 family" in shown
     assert main(["plan", *overrides, tiny.steps(20, 40), "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["trial_id"] for line in lines] == [trial.trial_id for trial in plan.trials]

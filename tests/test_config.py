@@ -56,7 +56,7 @@ def test_every_option_of_every_group_composes():
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("model.dept=3", ["model.dept=3: unknown key", "did you mean depth?", "valid keys: name, params"]),
+        ("model.dept=3", ["model.dept=3: unknown key", "did you mean model.depth?", "valid keys: name, params"]),
         ("optim.learning_rate=1", ["optim.learning_rate=1: unknown key", "lr_base"]),
         ("sed=3", ["sed=3: unknown key", "did you mean seed?"]),
         ("+model.colour=red", ["model.colour", "unknown key", "valid keys"]),
@@ -127,5 +127,5 @@ def test_bad_values_are_refused_in_one_line(composed, override, said):
 
 
 def test_a_section_checks_itself():
-    with pytest.raises(UserError, match=r"run\.thread: unknown key; did you mean threads\?"):
+    with pytest.raises(UserError, match=r"run\.thread: unknown key; did you mean run.threads\?"):
         section("run", {"thread": 2})

@@ -176,3 +176,32 @@ def test_a_launch_with_nothing_left_starts_no_worker(overrides, workspace, capsy
     assert "all 2 trials are done" in said
     assert "2 of 2 trials have a record" in said
     assert SweepDir.find("small").settings()["command"][-len(grid) :] == grid
+
+
+def test_failures_and_kills_are_said_while_it_runs(small, monkeypatch, capsys):
+    plan, sweep = small
+    fake_workers(monkeypatch, "print('failed: 3k-x: disk full'); print('noise')", "import os; os.kill(os.getpid(), 9)")
+    start = local._start
+
+    def logged(folder, number, plan):
+        with open(folder.logs / f"worker-{number}.log", "a") as log:
+            log.write("failed: 3k-x: disk full\nnoise\n" if number == 0 else "")
+        return start(folder, number, plan)
+
+    monkeypatch.setattr(local, "_start", logged)
+    sweep.logs.mkdir(parents=True, exist_ok=True)
+    (sweep.logs / "worker-0.log").write_text("failed: of an earlier launch\n")
+    assert local.launch(plan, sweep, Console(stderr=True)).status == 1
+    said = capsys.readouterr().err
+    assert said.count("failed: 3k-x: disk full") == 1
+    assert "noise" not in said
+    assert "earlier" not in said
+    assert "was killed by SIGKILL" in said
+
+
+def test_a_damaged_record_is_no_finished_trial(small, capsys):
+    plan, _ = small
+    record = RunDir.of_trial(plan.runs, plan.trials[0].trial_id).record
+    record.parent.mkdir(parents=True)
+    record.write_text('{"trial_id":')
+    assert local.damaged_records(plan)[0].startswith(f"{record}: damaged")

@@ -147,12 +147,12 @@ def test_what_is_done_is_left_out_of_the_price(overrides, capsys):
     whole, parts = plan.family_seconds(plan.trials), [plan.estimates[t.trial_id].seconds for t in plan.trials]
     # The trunk of the longer one once, and a fifth of each.
     assert whole == pytest.approx(0.8 * parts[1] + 0.2 * sum(parts))
-    assert f"price ${whole:.2f} at $3600 a device-hour" in price(plan, plan.done())
+    assert f"price ${whole:.2f} at $3600.00 a device-hour" in price(plan, plan.done())
     first = RunDir.of_trial(plan.runs, plan.trials[0].trial_id)
     first.path.mkdir(parents=True)
     first.record.write_text("{}")
     assert plan.done() == {plan.trials[0].trial_id}
-    assert "1 done, 1 to train in 1 families" in price(plan, plan.done())
+    assert "1 done, 1 to train in 1 family" in price(plan, plan.done())
     assert f"price ${parts[1]:.2f}" in price(plan, plan.done())
     show(plan)
     assert "done" in capsys.readouterr().out
@@ -184,8 +184,10 @@ def test_a_name_that_holds_another_grid_is_refused_unless_it_is_extended(overrid
     first, second, third = whole.trials
     sweep = saved(replace(whole, trials=[first, second]))
     saved(replace(whole, trials=[second, first]))  # the same grid
-    for others in ([first], [first, second, third], [third]):
-        with pytest.raises(UserError, match=r"sweep.name=mine: .*plan.jsonl holds another grid .* or --extend to add"):
+    saved(replace(whole, trials=[first]))  # a part of it: goes on, and takes nothing away
+    assert sorted(t.config.steps for t in planned_trials(sweep)) == [20, 40]
+    for others in ([first, second, third], [third]):
+        with pytest.raises(UserError, match=r"sweep.name=mine: .*.*holds another grid, of 2 .* or --extend to add"):
             saved(replace(whole, trials=others))
         assert sorted(t.config.steps for t in planned_trials(sweep)) == [20, 40]
     for _ in range(2):
@@ -214,3 +216,16 @@ def test_five_hundred_points_take_a_second_or_two(sized):
     plan = plan_here([*sized, "model.params=768,1.7k,3k,5k,7k", tiny.steps(*range(10, 60, 5)), "seed=range(10)"])
     assert len(plan.trials) == 500
     assert time.monotonic() - start < 12
+
+
+def test_a_grid_of_which_nothing_is_left_is_refused(overrides):
+    with pytest.raises(UserError, match=r"all 2 are excluded by tokens > 1e12"):
+        plan_here([*overrides, tiny.steps(20, 40), 'sweep.where=["tokens > 1e12"]'])
+
+
+def test_the_table_shows_the_axes_that_an_id_does_not(overrides, capsys):
+    show(plan_here([*overrides, tiny.steps(20), "optim.lr_multiplier=0.5,2", "seed=0,1"]))
+    shown = capsys.readouterr().out
+    assert "lr_multiplier" in shown
+    assert "seed " not in shown
+    assert sum(" 0.5 " in line for line in shown.splitlines()) == 2

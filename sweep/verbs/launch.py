@@ -28,30 +28,42 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sweep import local
-    from sweep.plan import save
-    from sweep.quantity import duration
+    from sweep.errors import UserError
+    from sweep.plan import additions, save
     from sweep.sweepdir import SweepDir
     from sweep.verbs.plan import plan_here, price, show
 
     console = Console(stderr=True)
     plan = plan_here(args.overrides, download=not args.dry_run)
+    sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
+    additions(plan, sweep, args.extend)
     if args.dry_run:
         show(plan)
         return 0
     local.check(plan)
-    sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
+    if damaged := local.damaged_records(plan):
+        raise UserError(damaged[0] + (f" (and {len(damaged) - 1} more records)" if damaged[1:] else ""))
     command = ["python", "-m", "sweep", "launch", *args.overrides, *(["--extend"] if args.extend else [])]
     save(plan, sweep, command, extend=args.extend)
-    console.print(f"sweep {plan.name} on {plan.device}: {price(plan, plan.done())}", highlight=False)
+    workers = local.worker_count(plan)
+    console.print(f"sweep {plan.name} on {plan.device}, {workers} workers: {price(plan, plan.done())}", highlight=False)
     outcome = local.launch(plan, sweep, console)
+    return _end(args, plan, sweep, command, outcome, console)
+
+
+def _end(args: argparse.Namespace, plan, sweep, command: list[str], outcome, console) -> int:
+    """Say how it went and how to go on; then collect, fit and report."""
+    from sweep import local
+    from sweep.quantity import duration
+
     done = len(plan.done())
     after = duration(outcome.seconds)
     console.print(f"{done} of {len(plan.trials)} trials have a record, after {after}", highlight=False)
     status = outcome.status or (0 if done == len(plan.trials) else local.EXIT_AGAIN)
+    for held in local.held_elsewhere(plan):
+        console.print(f"being trained by another launch: {held}", highlight=False, soft_wrap=True)
     if status:
-        again = shlex.join(command)
-        held = "" if outcome.status else " (the others are held by another launch)"
-        console.print(f"not all{held}: exit status {status}; logs are in {sweep.logs}; to go on:\n  {again}")
+        print(f"exit status {status}; logs are in {sweep.logs}; to go on:\n  {shlex.join(command)}", file=sys.stderr)
     if done and not args.no_report and outcome.status != local.EXIT_AGAIN:
         _report(sweep)
     return status

@@ -65,10 +65,12 @@ def show(plan) -> None:
     done = plan.done()
     title = f"sweep {plan.name}: {len(plan.trials)} trials on {plan.device}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("trial", "N", "D", "C (FLOPs)", "D/N", "epochs", "memory", "time", ""):
+    others = other_axes(plan)
+    for heading in ("trial", "N", "D", "C (FLOPs)", "D/N", "epochs", *others, "memory", "time", ""):
         table.add_column(heading, justify="left" if heading in ("trial", "") else "right", no_wrap=heading != "trial")
     for trial in plan.trials:
         estimate = plan.estimates[trial.trial_id]
+        point = dict(override.split("=", 1) for override in plan.points[trial.trial_id])
         table.add_row(
             trial.trial_id,
             short(trial.params_non_embedding),
@@ -76,6 +78,7 @@ def show(plan) -> None:
             scientific(trial.flops),
             f"{trial.tokens_per_param:.3g}",
             f"{trial.epochs:.2g}",
+            *(point[key] for key in others.values()),
             size(plan.memory_bytes(trial)),
             duration(estimate.seconds) + (" guess" if estimate.source == "guess" else ""),
             "done" if trial.trial_id in done else "",
@@ -90,6 +93,13 @@ def show(plan) -> None:
     console.print(price(plan, done), highlight=False)
 
 
+def other_axes(plan) -> dict[str, str]:
+    """Column heading → key of the axes that a trial's id does not show."""
+    keys = {override.split("=", 1)[0] for point in plan.points.values() for override in point}
+    shown = sorted(key for key in keys if key not in ("model.params", "seed") and not key.startswith("budget."))
+    return {key.rpartition(".")[2]: key for key in shown}
+
+
 def price(plan, done: set[str]) -> str:
     """One paragraph: what is left to do, in device time, wall time, dollars and disk."""
     left = [[t for t in family if t.trial_id not in done] for family in plan.families()]
@@ -99,10 +109,16 @@ def price(plan, done: set[str]) -> str:
     sources = sorted({plan.estimates[t.trial_id].source for family in left for t in family})
     if not left:
         return f"all {len(plan.trials)} trials are done"
-    dollars = shared / 3600 * plan.config.cluster.dollars_per_device_hour
+    rate = plan.config.cluster.dollars_per_device_hour
+    dollars = shared / 3600 * rate
+    said = f"${dollars:,.2f}" if dollars >= 0.01 else "under a cent"
+    guess = " (a guess can be several times off; --calibrate measures)" if "guess" in sources else ""
     return (
-        f"{len(done)} done, {sum(map(len, left))} to train in {len(left)} families\n"
-        f"device time {duration(shared)} ({duration(alone)} without shared trunks), from: {', '.join(sources)}\n"
-        f"price ${dollars:.2f} at ${plan.config.cluster.dollars_per_device_hour:g} a device-hour, "
-        f"disk up to {size(plan.disk_bytes())}"
+        f"{len(done)} done, {sum(map(len, left))} to train in {_counted(len(left), 'family', 'families')}\n"
+        f"device time {duration(shared)} ({duration(alone)} without shared trunks), from: {', '.join(sources)}{guess}\n"
+        f"price {said} at ${rate:.2f} a device-hour, disk up to {size(plan.disk_bytes())}"
     )
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

@@ -1,8 +1,8 @@
 """Train a recorded trial again, here, in a fresh directory, and say whether the result is the same.
 
-  python -m sweep rerun 12.3k-1x32-508ktok-s0-72c0
+  python -m sweep rerun 12.3k-1x32-203ktok
   python -m sweep rerun /somewhere/trial.json run.threads=2
-  python -m sweep rerun 12.3k-1x32 optim.lr_multiplier=2        with overrides it is a new trial, in runs/
+  python -m sweep rerun 12.3k-1x32-203ktok optim.lr_multiplier=2      with overrides it is a new trial, in runs/
 
 RUN is an id, a unique prefix of one, a run directory, or a trial.json copied from another machine.
 Exit status: 0 equal (or within the measured rounding noise), 1 different.

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def _print_row(row: dict[str, Any]) -> None:
     if row.get("val_loss_nats") is not None:
         print(
-            f"step {row['step']:>7}  {row['phase']:<6}  loss {row['val_loss_nats']:.4f} nats  "
+            f"step {row['step']:>7}  {row['phase']:<6}  validation {row['val_loss_nats']:.4f} nats  "
             f"train {row['train_loss_nats']:.4f}  lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tokens/s",
             file=sys.stderr,
         )
