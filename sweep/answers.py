@@ -12,6 +12,7 @@ import numpy as np
 from sweep import frontier
 from sweep.errors import UserError
 from sweep.laws import law_named
+from sweep.numbers import power, significant
 from sweep.results import Results
 
 NEXT_NATS = 0.1
@@ -123,6 +124,19 @@ def _seen_error(results: Results, ratio: float, loss_nats: float) -> float | Non
         return float(np.mean([abs(row["loss_nats"] - row["predicted_nats"]) for row in used]))
     cuts = [cut for cut in results.fit["holdout"] if cut["max_flops_ratio"] >= 0.99 * ratio]
     return loss_nats * min(cuts, key=lambda cut: cut["max_flops_ratio"])["mean_error"] if cuts else None
+
+
+def extrapolation(holdout: list[dict[str, Any]]) -> list[str]:
+    """The check that reached farthest, in a sentence with its bias; nothing where no cut could be fitted."""
+    if not holdout:
+        return []
+    far = max(holdout, key=lambda cut: cut["max_flops_ratio"])
+    bias = 100 * far["mean_signed_error"]
+    fitted = f"{far['n_fit']} runs up to {power(far['cut_flops'])} FLOPs"
+    predicted = f"{far['n_predicted']} up to {significant(far['max_flops_ratio'], 2)}× dearer"
+    side = f"{significant(abs(bias), 2)}% too {'high' if bias > 0 else 'low'} on average"
+    error = f"a mean error of {significant(100 * far['mean_error'], 2)}%, {side}"
+    return [f"extrapolation: {fitted} predict {predicted} with {error}"]
 
 
 def reachable(results: Results) -> tuple[float, float] | None:

@@ -12,6 +12,8 @@ from sweep.objective import Objective, minimise
 from sweep.solve import solve
 from sweep.uncertainty import interval
 
+MOST_LOG_C = 250.0  # ln of FLOPs
+
 
 def floors(
     params: Mapping[str, float],
@@ -61,6 +63,8 @@ def kaplan_crossing(
     if alpha_C <= alpha_D * b:
         return None
     log_C = (alpha_C * np.log(C0) - alpha_D * np.log(D0 / d0)) / (alpha_C - alpha_D * b)
+    if not abs(log_C) < MOST_LOG_C:
+        return None  # nearly parallel: beyond any compute there is
     return {
         "C": float(np.exp(log_C)),
         "D": float(d0 * np.exp(b * log_C)),

@@ -7,6 +7,7 @@ import json
 import math
 import platform
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from sweep.objective import objective_named
 from sweep.roads import all_roads, disagreements
 from sweep.sensitivity import conventions, effect_of_drops, leave_out
 from sweep.solve import WEAK_CONDITION, Solution, solve
-from sweep.table import FitError, Rows
+from sweep.table import FitError, Home, Rows
 from sweep.uncertainty import Replicates
 
 STORED = 400  # replicates kept in fit.json
@@ -88,7 +89,7 @@ class Fit:
         names = {f.name for f in dataclasses.fields(cls)}
         missing = sorted(names - set(values))
         if missing:
-            raise UserError(f"fit.json has no {', '.join(missing)}: it is from another version; fit again")
+            raise UserError(f"the fit has no {', '.join(missing)}: it is from another version; fit again")
         return cls(**{name: values[name] for name in names})
 
     def as_dict(self) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def fit_rows(
     for name in law.variables:
         if not (np.isfinite(x[name]) & (x[name] > 0)).all():
             raise FitError(f"--form {form} needs {name}, and some rows have none: leave them out with --where")
-    counts = Counter(d.reason for d in rows.dropped)
+    counts = Counter(d.shown for d in rows.dropped)
     try:
         solution = solve(law, x, rows.loss, goal, rows.weight)
     except FitError as refusal:
@@ -175,6 +176,7 @@ def fit_rows(
     exponents = {name: roads["parametric"].get(name, math.nan) for name in ("a", "b")}
     intervals = _intervals(solution, replicates, roads["parametric"])
     noise = uncertainty.seed_noise(rows.N, rows.D, rows.loss, rows.family)
+    stored = _stored(replicates)
     return Fit(
         form=form,
         objective=objective,
@@ -195,8 +197,8 @@ def fit_rows(
         roads=roads,
         residuals=_thin(_residuals(rows, solution, flops)),
         holdout=holdout(law, x, rows, goal, intervals=bool(bootstrap), seed=seed),
-        targets=_targets(rows, solution, flops, replicates),
-        replicates=_stored(replicates),
+        targets=_targets(rows, solution, flops, stored, replicates.widening if replicates else None),
+        replicates=stored,
         deviations=_stored_deviations(replicates, seed),
         bootstrap=_method(replicates, seed),
         seed_noise=noise,
@@ -213,7 +215,7 @@ def fit_rows(
         ),
         crossing=crossing(law, solution.params, flops, rows.C, rows.D),
         dimension=_dimension(solution, intervals, activations_nd),
-        disagreements=disagreements(roads),
+        disagreements=_disagreements(roads),
         warnings=rows.warnings
         + warnings_about(rows, solution, flops, refused if bootstrap else None, intervals, noise),
         versions=versions(),
@@ -224,29 +226,48 @@ def fit_rows(
 def _intervals(
     solution: Solution, replicates: Replicates | None, parametric: Mapping[str, Any]
 ) -> dict[str, list[float] | None] | None:
-    """90% intervals of every parameter and of a and b; None without replicates."""
+    """90% intervals of every parameter and of a and b; None without replicates. A parameter that lies on a bound of the
+    search has none: its replicates pile up there, and would give an interval that looks sure of the bound."""
     if replicates is None:
         return None
+    at_bound = {name.removeprefix("log ") for name in solution.certificate["bounds_hit"]}
     found = {
-        name: uncertainty.interval(value, replicates.params[name], replicates.widening, positive=True)
+        name: None
+        if name in at_bound
+        else uncertainty.interval(value, replicates.params[name], replicates.widening, positive=True)
         for name, value in solution.params.items()
     }
     return found | {name: (parametric.get("intervals") or {}).get(name) for name in ("a", "b")}
 
 
-def _targets(rows: Rows, solution: Solution, flops: FlopsModel, replicates: Replicates | None) -> list[dict[str, Any]]:
-    """The best buy at the dearest compute of the rows times 1, 10, 100, 1000, with intervals."""
+def _targets(
+    rows: Rows, solution: Solution, flops: FlopsModel, stored: Mapping[str, Any] | None, widening: float | None
+) -> list[dict[str, Any]]:
+    """The best buy at the dearest compute of the rows times 1, 10, 100, 1000, with the intervals that anybody gets from
+    fit.json, which are those of the stored replicates."""
     known = {
         "form": solution.law.name,
         "params": solution.params,
         "flops_model": dataclasses.asdict(flops),
-        "replicates": replicates.params if replicates else None,
-        "bootstrap": {"widening": replicates.widening} if replicates else None,
+        "replicates": stored,
+        "bootstrap": {"widening": widening},
     }
     try:
         return [frontier.optimal(known, float(rows.C.max()) * times) | {"times": times} for times in (1, 10, 100, 1000)]
     except UserError:
         return []
+
+
+def _disagreements(roads: Mapping[str, Any]) -> list[str]:
+    """One line for the exponent a, with that of every road, where any two differ beyond their intervals."""
+    if not disagreements(roads):
+        return []
+    found = []
+    for name, road in roads.items():
+        if "a" in road:
+            ends = (road.get("intervals") or {}).get("a")
+            found.append(f"{name} {road['a']:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""))
+    return [f"the roads disagree on a, N_opt ~ C^a: {', '.join(found)}"]
 
 
 def _dimension(
@@ -347,7 +368,8 @@ def warnings_about(
     for name in ("alpha", "beta", "a"):
         ends = (intervals or {}).get(name)
         if ends and ends[1] - ends[0] > WIDE_EXPONENT:
-            warnings.append(f"weakly identified: {name} is anywhere in [{ends[0]:.2f}, {ends[1]:.2f}]")
+            what = "the exponent of N_opt, a," if name == "a" else name
+            warnings.append(f"weakly identified: {what} is anywhere in [{ends[0]:.2f}, {ends[1]:.2f}]")
     if noise is not None:
         residual = np.log(rows.loss) - solution.bound.evaluate(solution.theta_P[None]).y_Bn[0]
         ratio = float(np.sqrt(np.mean(residual**2))) / max(noise["sd_log_loss"], 1e-12)
@@ -368,26 +390,56 @@ def warnings_about(
     return warnings
 
 
-def write(fit: Fit, folder: Path) -> Path:
-    """Write `fit.json` into `folder`, whole or not at all."""
+def counted(fit: Mapping[str, Any]) -> str:
+    """`36 rows of 9 families`"""
+    rows, families = (fit[name] for name in ("n_rows", "n_families"))
+    return f"{rows} {'row' if rows == 1 else 'rows'} of {families} {'family' if families == 1 else 'families'}"
+
+
+def write(fit: Fit, folder: Path, name: str = "fit.json") -> Path:
+    """Write the fit into `folder`, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "fit.json"
+    path = folder / name
     files.write(path, lambda file: file.write(fit.to_json().encode()))
     return path
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """What the `fit.json` in `folder` holds. UserError where there is none, or it is damaged or of another version."""
-    path = folder / "fit.json"
+def read(home: Home | Path) -> dict[str, Any]:
+    """What the fit.json of a table, or of a sweep's folder, holds. UserError where there is none, it was refused, it is
+    damaged or of another version."""
+    home = home if isinstance(home, Home) else Home(home.name, home)
+    path = home.path("fit.json")
     if not path.is_file():
-        raise UserError(f"{path}: no fit yet; make it with `python -m sweep fit`")
-    content = files.read_json(path)
+        raise UserError(f"{path}: no fit yet; make it with `{_again(home)}`")
+    content = load(home)
     if "refused" in content:
         raise UserError(f"{path}: the fit was refused: {content['refused']}")
-    return Fit.from_dict(content).as_dict()
+    return content
+
+
+def load(home: Home) -> dict[str, Any]:
+    """As `read`, or {"refused": reason} where that is what the file holds."""
+    path = home.path("fit.json")
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); make it again with `{_again(home)}`") from None
+    if "refused" in content:
+        return {"refused": str(content["refused"])}
+    try:
+        return Fit.from_dict(content).as_dict()
+    except UserError as other_version:
+        raise UserError(f"{path}: {other_version} with `{_again(home)}`") from None
+
+
+def _again(home: Home) -> str:
+    return shlex.join(["python", "-m", "sweep", "fit", home.source])
 
 
 def write_refusal(reason: str, folder: Path) -> None:
-    """Leave the reason where the fit would be, so that the report can say it and no older fit stands for this data."""
+    """Leave the reason where a sweep's fit would be, so that its report can say it and no older fit stands for this
+    data. Not for anybody's file: there it would only take a good fit away."""
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / "fit.json", {"refused": reason})

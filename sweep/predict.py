@@ -1,6 +1,6 @@
 """Predictions that count: written down with date and data hash before the run is trained, scored when it is.
 
-A prediction is one file, `predictions/<date>-<hash of what it predicts>.json` beside the table. It is never
+A prediction is one file, `predictions/<date>-<hash of what it predicts>.json` beside the fit. It is never
 overwritten, and none is made for a run whose loss the table already has.
 """
 
@@ -40,7 +40,7 @@ def allocation(fit: Mapping[str, Any], N: float | None, D: float | None, C: floa
 def make(fit: Mapping[str, Any], rows: Rows, wanted: Mapping[str, float], command: str) -> dict[str, Any]:
     """The prediction of one run. UserError where the fit is of other data than `rows`, or the run is in it."""
     if fit["data_sha256"] != rows.data_sha256:
-        raise UserError("fit.json was made from other data than the table holds now: fit again, then predict")
+        raise UserError("the fit was made from other data than the table holds now: fit again, then predict")
     if len(seen := matching(rows, wanted)):
         raise UserError(f"row {seen[0][0]} of the table is this run, with loss {seen[0][1]:.4f}: nothing to predict")
     return {
@@ -60,20 +60,20 @@ def make(fit: Mapping[str, Any], rows: Rows, wanted: Mapping[str, float], comman
 
 
 def save(prediction: Mapping[str, Any], folder: Path) -> Path:
-    """Write the prediction to its own file in `folder`/predictions; UserError if it is there already."""
+    """Write the prediction to its own file in `folder`; UserError if it is there already."""
     what = json.dumps([prediction[name] for name in ("N", "D", "data_sha256", "params")], sort_keys=True)
     name = f"{prediction['made'][:10]}-{hashlib.sha256(what.encode()).hexdigest()[:8]}.json"
-    path = folder / "predictions" / name
+    path = folder / name
     if not files.create_json(path, prediction):
         raise UserError(f"{path}: this prediction is made already; a prediction is never overwritten")
     return path
 
 
 def load(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The predictions beside a table, oldest first. UserError names a damaged one, or says that there are none."""
-    found = [(path, files.read_json(path)) for path in sorted((folder / "predictions").glob("*.json"))]
+    """The predictions in `folder`, oldest first. UserError names a damaged one, or says that there are none."""
+    found = [(path, files.read_json(path)) for path in sorted(folder.glob("*.json"))]
     if not found:
-        raise UserError(f"{folder / 'predictions'}: no prediction yet; make one with --flops or --params and --tokens")
+        raise UserError(f"{folder}: no prediction yet; make one with --flops or --params and --tokens")
     return found
 
 

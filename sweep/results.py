@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from sweep import fit as fits
 from sweep.errors import UserError
-from sweep.fit import Fit
+from sweep.table import Home, read_collected
 
 # The columns that the figures use, for a sweep without curves or samples.
 NO_CURVES = pd.DataFrame(
@@ -84,10 +85,10 @@ def find(name: str, sweeps: Path = Path("sweeps")) -> Path:
 
 def load(folder: Path) -> Results:
     """Read a sweep folder, of which only `table.parquet` must be there. UserError names a file that is damaged."""
-    results: dict[str, Any] = {"table": _parquet(folder / "table.parquet")}
+    results: dict[str, Any] = {"table": read_collected(folder / "table.parquet")}
     for name in ("curves", "samples"):
         if (folder / f"{name}.parquet").exists():
-            results[name] = _parquet(folder / f"{name}.parquet")
+            results[name] = read_collected(folder / f"{name}.parquet")
     meta = _json(folder / "meta.json")
     fit, refused = _fit(folder)
     return Results(name=meta.get("name", folder.name), fit=fit, refused=refused, meta=meta, **results)
@@ -95,22 +96,14 @@ def load(folder: Path) -> Results:
 
 def _fit(folder: Path) -> tuple[dict[str, Any], str]:
     """What fit.json holds, or nothing and the reason."""
-    values = _json(folder / "fit.json")
-    if not values:
+    home = Home(folder.name, folder)
+    if not home.path("fit.json").is_file():
         return {}, f"there is no fit.json yet: make it with `python -m sweep fit {folder.name}`"
-    if "refused" in values:
-        return {}, str(values["refused"])
     try:
-        return Fit.from_json(json.dumps(values)).as_dict(), ""
-    except UserError as other_version:
-        return {}, str(other_version)
-
-
-def _parquet(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors for damaged files derive from these
-        raise UserError(f"{path}: cannot be read ({error}); remove it and collect the sweep again") from error
+        content = fits.load(home)
+    except UserError as unreadable:  # the data can be shown all the same
+        return {}, str(unreadable)
+    return ({}, content["refused"]) if "refused" in content else (content, "")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -119,4 +112,5 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); remove it and make it again") from error
+        again = f"python -m sweep collect {path.parent.name}"
+        raise UserError(f"{path}: damaged ({error}); delete it and run `{again}`") from None

@@ -49,3 +49,9 @@ def test_crossing_is_refused_for_other_forms():
     found = crossing(LAW, BESIROGLU, SIX_ND, C, C / 1e10)
     assert found["C"] > 1e21
     assert "refused" in crossing(law_named("power_C"), {}, SIX_ND, C, C)
+
+
+def test_laws_that_are_nearly_parallel_never_cross():
+    laws = {"C0": 1e9, "alpha_D": 0.1, "D0": 1e7, "d0": 1.0, "b": 0.5}
+    assert kaplan_crossing(0.1, **laws) is not None
+    assert kaplan_crossing(0.05 + 1e-6, **laws) is None

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, HOFFMANN, SMALL, table
-from sweep.fit import Fit, fit_rows
+from sweep.errors import UserError
+from sweep.fit import Fit, _disagreements, fit_rows, read, write
 from sweep.laws import law_named
 from sweep.objective import minimise, objective_named
 from sweep.solve import solve
-from sweep.table import FitError, prepare
+from sweep.table import FitError, Home, prepare
 
 HUBER = objective_named("huber")
 
@@ -128,6 +129,41 @@ def test_json_and_back(whole):
         Fit.from_json(json.dumps({k: v for k, v in values.items() if k != "roads"}))
 
 
+def test_a_damaged_fit_says_how_to_make_it_again(whole, tmp_path):
+    sweep = Home("mine", tmp_path)
+    old = json.dumps({k: v for k, v in whole.as_dict().items() if k != "roads"})
+    for text, why in (("{", "damaged"), ("[]", "damaged"), ("", "damaged"), (old, "has no roads")):
+        (tmp_path / "fit.json").write_text(text)
+        with pytest.raises(UserError, match=rf"fit.json: .*{why}.* with `python -m sweep fit mine`$"):
+            read(sweep)
+    write(whole, tmp_path)
+    assert read(sweep)["n_rows"] == read(tmp_path)["n_rows"] == 100
+
+
+def test_targets_are_what_anybody_gets_from_the_file(whole):
+    """Their intervals come from the replicates that are stored, as those of the report do."""
+    for times, best in zip((1, 10, 100, 1000), whole.targets, strict=True):
+        assert best == whole.optimal(1e21 * times) | {"times": times}
+        assert best["loss_nats_interval"]
+    stored = {name: len(values) for name, values in whole.replicates.items()}
+    assert set(stored.values()) == {200}
+
+
+def test_targets_do_not_use_more_replicates_than_are_stored(monkeypatch):
+    monkeypatch.setattr("sweep.fit.STORED", 50)
+    found = fit_rows(prepare(table(BESIROGLU, families=8, run_sd=0.002)), bootstrap=200)
+    assert len(found.replicates["E"]) == 50
+    assert found.targets[1] == found.optimal(found.targets[1]["C"]) | {"times": 10}
+
+
+def test_roads_that_disagree_are_one_line():
+    apart = {"one": {"a": 0.4}, "two": {"a": 0.6, "intervals": {"a": [0.55, 0.65]}}, "three": {"a": 0.8}}
+    assert _disagreements(apart | {"four": {"refused": "no"}}) == [
+        "the roads disagree on a, N_opt ~ C^a: one 0.400, two 0.600 [0.550, 0.650], three 0.800"
+    ]
+    assert _disagreements({"one": {"a": 0.4}, "two": {"a": 0.41}}) == []
+
+
 def test_whole_fit(whole):
     assert whole.n_rows == 100
     assert whole.n_families == 20
@@ -186,3 +222,16 @@ def test_a_refusal_says_what_was_dropped():
     frame = table(HOFFMANN, run_sd=0.001)
     with pytest.raises(FitError, match=r"4 usable rows.*dropped: 96 outside_range"):
         fit_rows(prepare(frame, where="family == 3 and C > 1.1e18"))
+
+
+def test_a_parameter_on_its_bound_has_no_interval():
+    """Losses without a floor: E goes to its bound, where replicates pile up and would look sure of themselves."""
+    rng = np.random.default_rng(3)
+    N, D = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e4, 1e6, 8), np.geomspace(1e6, 1e8, 5)))
+    loss = (30 * N**-0.2 + 50 * D**-0.2) * np.exp(rng.normal(0, 1e-3, len(N)))
+    frame = pd.DataFrame({"N": N, "D": D, "loss": loss, "family": N.astype(str)})
+    found = fit_rows(prepare(frame), bootstrap=200).as_dict()
+    assert "log E" in found["certificate"]["bounds_hit"]
+    assert found["intervals"]["E"] is None
+    assert found["intervals"]["alpha"][0] < 0.2 < found["intervals"]["alpha"][1]
+    assert any("log E" in warning for warning in found["warnings"])

@@ -74,7 +74,7 @@ def run(module, *words):
 def test_predict_train_score(tmp_path, capsys):
     frame, path = table(BESIROGLU, family_sd=0.002, run_sd=0.002), tmp_path / "runs.csv"
     frame.to_csv(path, index=False)
-    with pytest.raises(UserError, match="no fit yet"):
+    with pytest.raises(UserError, match=rf"runs.fit.json: no fit yet; make it with `python -m sweep fit {path}`"):
         run(verb, path, "--flops", "1e22")
     run(fit_verb, path, "--bootstrap", "100")
     with pytest.raises(UserError, match="no prediction yet"):
@@ -82,7 +82,7 @@ def test_predict_train_score(tmp_path, capsys):
     run(verb, path, "--params", "4B", "--tokens", "4e11")
     with pytest.raises(UserError, match="never overwritten"):
         run(verb, path, "--params", "4B", "--tokens", "4e11")
-    (file,) = (tmp_path / "predictions").iterdir()
+    (file,) = (tmp_path / "runs.predictions").iterdir()
     assert json.loads(file.read_text())["N"] == 4e9
     run(verb, path, "--score")
     assert "not trained yet" in capsys.readouterr().out

@@ -1,12 +1,15 @@
 import argparse
 import json
+import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
 from sweep.errors import UserError
+from sweep.table import ROLE_COLUMNS
 from sweep.verbs import fit as verb
 
 
@@ -27,9 +30,9 @@ def csv(tmp_path):
 COLUMNS = "--columns=loss=final,N=size"
 
 
-def test_writes_fit_json_beside_the_table(csv, capsys):
+def test_writes_the_fit_beside_the_table(csv, capsys):
     assert run(csv, COLUMNS) == 0
-    values = json.loads((csv.parent / "fit.json").read_text())
+    values = json.loads((csv.parent / "runs.fit.json").read_text())
     assert values["params"]["alpha"] == pytest.approx(BESIROGLU["alpha"], abs=0.02)
     printed = capsys.readouterr().out
     assert "N_opt ~ C^" in printed
@@ -41,12 +44,12 @@ def test_json_alone_on_standard_output(csv, capsys):
     values = json.loads(capsys.readouterr().out)
     assert values["n_rows"] == 80
     assert {d["reason"] for d in values["dropped"]} == {"outside_range"}
-    assert not (csv.parent / "fit.json").exists()
+    assert [path.name for path in csv.parent.iterdir()] == ["runs.csv"]
 
 
 def test_out_folder(csv, tmp_path):
     assert run(csv, COLUMNS, "--out", tmp_path / "deep" / "er") == 0
-    assert (tmp_path / "deep" / "er" / "fit.json").is_file()
+    assert (tmp_path / "deep" / "er" / "runs.fit.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -73,13 +76,64 @@ def test_starts_without_the_heavy_libraries():
     assert done.stdout.strip() == "set()"
 
 
-def test_a_refused_fit_leaves_its_reason_and_no_older_fit(csv, capsys):
+def test_a_refused_fit_of_a_sweep_leaves_its_reason_and_no_older_fit(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps" / "mine").mkdir(parents=True)
+    table(BESIROGLU, run_sd=0.002).to_parquet("sweeps/mine/table.parquet")
+    run("mine", "--bootstrap", "0")
+    assert "params" in json.loads((tmp_path / "sweeps" / "mine" / "fit.json").read_text())
+    assert "python -m sweep report mine" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no usable row"):
+        run("mine", "--where", "C < 0")
+    assert json.loads((tmp_path / "sweeps" / "mine" / "fit.json").read_text()) == {
+        "refused": "no usable row among 100: 100 outside_range (--where 'C < 0')"
+    }
+
+
+def test_a_refused_fit_of_a_file_leaves_the_fit_there(csv, capsys):
     run(csv, COLUMNS, "--bootstrap", "0")
+    before = (csv.parent / "runs.fit.json").read_bytes()
     with pytest.raises(UserError, match="no usable row"):
         run(csv, COLUMNS, "--where", "C < 0")
-    assert json.loads((csv.parent / "fit.json").read_text()) == {
-        "refused": "no usable row among 100: 100 outside_range"
-    }
+    assert (csv.parent / "runs.fit.json").read_bytes() == before
+    assert {path.name for path in csv.parent.iterdir()} == {"runs.csv", "runs.fit.json"}
+
+
+def test_two_files_of_one_folder_keep_apart(csv, capsys):
+    other = csv.with_name("other.csv")
+    other.write_text(csv.read_text())
+    run(csv, COLUMNS, "--bootstrap", "0")
+    run(other, COLUMNS, "--bootstrap", "0", "--where", "C < 5e20")
+    rows = {name: json.loads((csv.parent / f"{name}.fit.json").read_text())["n_rows"] for name in ("runs", "other")}
+    assert rows == {"runs": 100, "other": 80}
+    assert "dropped: 20 outside_range (--where 'C < 5e20')" in capsys.readouterr().out
+
+
+def test_rows_without_a_positive_size_are_dropped_and_the_rest_fitted(csv, capsys):
+    frame = pd.read_csv(csv)
+    frame.loc[[3, 9], "size"] = [-5.0, 0.0]
+    frame.drop(columns="C").to_csv(csv, index=False)
+    assert run(csv, COLUMNS, "--bootstrap", "0") == 0
+    printed = capsys.readouterr().out
+    assert "additive on 98 rows of 20 families" in printed
+    assert "dropped: 2 not_positive" in printed
+    assert "warning: no column for C: C = 6 N D was assumed" in printed
+
+
+def test_one_family_is_one_family(csv, capsys):
+    frame = pd.read_csv(csv).assign(family="only")
+    frame.to_csv(csv, index=False)
+    run(csv, COLUMNS, "--bootstrap", "0")
+    assert "additive on 100 rows of 1 family\n" in capsys.readouterr().out
+
+
+def test_help_names_every_role_and_how_json_is_asked_for():
+    parser = argparse.ArgumentParser(prog="fit")
+    verb.add_arguments(parser)
+    text = " ".join(parser.format_help().split())
+    roles = re.search(r"ROLE: (.+?) or phase", text)[1]
+    assert set(roles.split(", ")) | {"phase"} == set(ROLE_COLUMNS)
+    assert "[--json -]" in text
 
 
 def test_budget_and_target_loss_are_answered(csv, capsys):
@@ -99,6 +153,6 @@ def test_a_file_gets_a_report_too(csv, capsys, monkeypatch):
     parser = argparse.ArgumentParser()
     verb.add_arguments(parser)
     verb.run(parser.parse_args([str(csv), COLUMNS, "--bootstrap", "0"]))
-    assert written["out"] == csv.parent / "report"
+    assert written["out"] == csv.parent / "runs.report"
     assert len(written["results"].finished) == 100
     assert "report.html" in capsys.readouterr().out

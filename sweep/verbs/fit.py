@@ -6,7 +6,8 @@
   python -m sweep fit default --budget 1e15 --target-loss 2.8           what to buy, and what a loss takes
 
 Writes fit.json (parameters, 90% intervals, the certificate of the search, the three roads to the frontier, every
-dropped row with its reason, extrapolation) and prints a summary. For a file it writes a report too.
+dropped row with its reason, extrapolation) into the sweep's folder and prints a summary. For runs.csv it writes
+runs.fit.json and a report, runs.report/, beside the file.
 """
 
 import argparse
@@ -22,9 +23,16 @@ HELP = "fit a scaling law to a sweep, or to any table with columns for N, D and 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", metavar="TABLE", help="a sweep's name, or a .csv, .parquet or .jsonl file")
     parser.add_argument(
-        "--columns", default="", metavar="ROLE=COLUMN,…", help="which columns are N, D, C, loss, run, …"
+        "--columns",
+        default="",
+        metavar="ROLE=COLUMN,…",
+        help="ROLE: N, D, C, loss, run, family, unique_tokens, steps, lr, weight, status or phase",
     )
-    parser.add_argument("--where", metavar="EXPR", help="use only these rows, e.g. 'tokens_per_param > 5'")
+    parser.add_argument(
+        "--where",
+        metavar="EXPR",
+        help="use only these rows, e.g. 'tokens_per_param > 5 and note != \"bad\"'; names columns, N, D, C and loss",
+    )
     parser.add_argument("--form", default="additive", help="the law's form (default: additive)")
     parser.add_argument("--objective", default="huber", help="huber, absolute or squares (default: huber)")
     parser.add_argument("--delta", type=float, default=1e-3, help="Huber's delta in log loss (default: 1e-3)")
@@ -36,27 +44,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="refits for the intervals; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     parser.add_argument("--activations", metavar="FILE.npy", help="final-layer activations, for alpha beside 4/d")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where fit.json goes (default: beside the table)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the fit goes (default: beside the table)")
     parser.add_argument("--budget", default="", metavar="C,…", help="also say the best buy for these FLOPs")
     parser.add_argument("--target-loss", default="", metavar="L,…", help="also say the least FLOPs for these losses")
-    parser.add_argument("--no-report", action="store_true", help="only fit.json, where TABLE is a file")
-    parser.add_argument("--json", choices=["-"], help="- prints fit.json on standard output, and nothing else")
+    parser.add_argument("--no-report", action="store_true", help="only the fit, where TABLE is a file")
+    parser.add_argument("--json", choices=["-"], metavar="-", help="print the fit as JSON and write nothing")
 
 
 def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from sweep import fit, table
     from sweep.errors import UserError
     from sweep.foreign import as_sweep
 
     if not (args.bootstrap == 0 or 100 <= args.bootstrap <= 20_000):
         raise UserError(f"--bootstrap {args.bootstrap}: 0 for no intervals, or 100 to 20000 refits")
-    data, curves, folder = table.read(args.table)
+    data, curves, home = table.read(args.table)
+    home = replace(home, folder=args.out) if args.out else home
     options = {
         "columns": table.parse_columns(args.columns),
         "where": args.where,
         "keep_undertuned": args.keep_undertuned,
     }
-    out = args.out or folder
     try:
         rows = table.prepare(data, n_convention=args.n, c_convention=args.c, **options)
         result = fit.fit_rows(
@@ -72,18 +82,18 @@ def run(args: argparse.Namespace) -> int:
             command=shlex.join(["python", "-m", "sweep", *sys.argv[1:]]),
         )
     except table.FitError as refusal:
-        if not args.json:
-            fit.write_refusal(str(refusal), out)
+        if home.is_sweep and not args.json:
+            fit.write_refusal(str(refusal), home.folder)
         raise
     if args.json:
         sys.stdout.write(result.to_json())
         return 0
-    path = fit.write(result, out)
+    path = fit.write(result, home.folder, home.path("fit.json").name)
     print("\n".join([*summary(result.as_dict()), *answers(result.as_dict(), args), f"written to {path}"]))
-    if (folder / "table.parquet").is_file():
-        print(f"its report: python -m sweep report {folder.name}")
+    if home.is_sweep:
+        print(f"its report: python -m sweep report {args.table}")
     elif not args.no_report:
-        print(report_of(as_sweep(data, rows), result.as_dict(), Path(args.table).stem, out / "report"))
+        print(report_of(as_sweep(data, rows), result.as_dict(), Path(args.table).stem, home.path("report")))
     return 0
 
 
@@ -100,8 +110,11 @@ def report_of(table, fit: dict[str, Any], name: str, out: Path) -> str:
 
 def summary(fit: dict[str, Any]) -> list[str]:
     """The fit in a screenful for a terminal."""
+    from sweep.answers import extrapolation
+    from sweep.fit import counted
+
     intervals, certificate = fit["intervals"] or {}, fit["certificate"]
-    lines = [f"{fit['form']} on {fit['n_rows']} rows of {fit['n_families']} families"]
+    lines = [f"{fit['form']} on {counted(fit)}"]
     lines += [f"  dropped: {count} {reason}" for reason, count in fit["dropped_by_reason"].items()]
     lines += [f"  {name:8} {number(v)}{ends(intervals.get(name))}" for name, v in fit["params"].items()]
     lines.append(
@@ -116,11 +129,7 @@ def summary(fit: dict[str, Any]) -> list[str]:
         else:
             lines.append(f"  {name:17} refused: {road['refused']}")
     lines += [f"  {buy(best)}" for best in fit["targets"]]
-    for cut in fit["holdout"][-1:]:
-        lines.append(
-            f"fitted on C <= {cut['cut_flops']:.3g}, {cut['n_predicted']} runs up to "
-            f"{cut['max_flops_ratio']:.3g}x dearer are predicted within {100 * cut['mean_error']:.2f}% on average"
-        )
+    lines += extrapolation(fit["holdout"])
     if found := fit["dimension"]:
         four = number(found["four_over_d"]) + ends(found["four_over_d_interval"])
         lines.append(f"alpha = {number(found['alpha'])} beside 4/d = {four}, d = {found['d']:.1f} (a rough estimate)")

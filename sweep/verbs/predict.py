@@ -4,8 +4,8 @@
   python -m sweep predict default --params 1M --tokens 30M       one run
   python -m sweep predict default --score                        every prediction made so far
 
-TABLE is what `fit` was given. A prediction goes to predictions/ beside fit.json, with its date and the hash of the
-data that it was made from, and is never overwritten.
+TABLE is what `fit` was given. A prediction goes to predictions/ beside fit.json (for runs.csv: to runs.predictions/
+beside runs.fit.json), with its date and the hash of the data that it was made from, and is never overwritten.
 """
 
 import argparse
@@ -21,31 +21,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--params", metavar="N", help="parameters, as the fit counts them, e.g. 10M")
     parser.add_argument("--tokens", metavar="D", help="training tokens, e.g. 200M")
     parser.add_argument("--score", action="store_true", help="compare the predictions made with the runs trained since")
-    parser.add_argument("--out", metavar="DIR", help="where fit.json is (default: beside the table)")
+    parser.add_argument("--out", metavar="DIR", help="where the fit is (default: beside the table)")
 
 
 def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
     from pathlib import Path
 
     from sweep import fit, predict, table
     from sweep.quantity import parse_quantity
 
-    data, _, folder = table.read(args.table)
-    folder = Path(args.out) if args.out else folder
+    data, _, home = table.read(args.table)
+    home = replace(home, folder=Path(args.out)) if args.out else home
     if args.score:
-        for path, prediction in predict.load(folder):
+        for path, prediction in predict.load(home.path("predictions")):
             rows = _same_rows(data, prediction)
             print(f"{path.name}: {describe(prediction)}")
             scores = [outcome(entry) for entry in predict.score(prediction, rows)]
             print("\n".join(f"  {line}" for line in scores or ["not trained yet"]))
         return 0
-    fitted = fit.read(folder)
+    fitted = fit.read(home)
     asked = {name: getattr(args, name) for name in ("params", "tokens", "flops")}
     N, D, C = (None if v is None else parse_quantity(f"--{name}", v) for name, v in asked.items())
     wanted = predict.allocation(fitted, N, D, C)
     command = shlex.join(["python", "-m", "sweep", *sys.argv[1:]])
     prediction = predict.make(fitted, _same_rows(data, fitted), wanted, command)
-    path = predict.save(prediction, folder)
+    path = predict.save(prediction, home.path("predictions"))
     print(f"{describe(prediction)}, {prediction['times_dearest_run']:.3g}x the dearest run\nwritten to {path}")
     return 0
 
