@@ -299,7 +299,8 @@ def extrapolation(results: Results) -> Figure | LeftOut:
         ),
     ]
     farthest = max(cut["max_flops_ratio"] for cut in cuts)
-    caption = f"Predictions reach up to {significant(farthest, 2)}× the compute that was fitted."
+    caption = f"Predictions reach up to {significant(farthest, 2)}× the compute that was fitted. "
+    caption += "".join(f"Farthest {line}." for line in answers.extrapolation(cuts))
     return Figure(key, title, panels, caption)
 
 

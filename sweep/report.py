@@ -16,6 +16,7 @@ import pandas as pd
 
 from sweep import answers, files, laws, page, render
 from sweep.figures import ROADS, describe, refusals, with_ids
+from sweep.fit import counted
 from sweep.numbers import significant
 from sweep.picture import Figure, LeftOut, plain
 from sweep.quantity import short
@@ -203,6 +204,7 @@ def _fit(results: Results) -> dict[str, Any] | None:
         "columns": results.columns,
         "n_rows": fit["n_rows"],
         "n_families": fit["n_families"],
+        "counted": counted(fit),
         "flops_model": fit["flops_model"],
         "rows": [
             {
@@ -224,6 +226,7 @@ def _fit(results: Results) -> dict[str, Any] | None:
         "leave_out": _left_out(results, fit["leave_out"]),
         "effect_of_drops": fit["effect_of_drops"],
         "conventions": fit["conventions"],
+        "extrapolation": answers.extrapolation(fit["holdout"]),
         "holdout": [{key: value for key, value in cut.items() if key != "rows"} for cut in fit["holdout"]],
     }
 

@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sweep import answers
 from sweep.numbers import dollars, power, significant, with_interval
 from sweep.quantity import duration, short
 
@@ -19,7 +20,8 @@ def summary(report: dict[str, Any], out: Path) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{report['name']}: {report['counts_text']}", style="bold")]
     parts += [_compute(report["compute"]), *_best(report["best"]), *_warnings(report["warnings"])]
     if report["fit"]:
-        parts += [_params(report["fit"]), _roads(report["fit"]), _budgets(report), *_holdout(report["fit"])]
+        parts += [_params(report["fit"]), _roads(report["fit"]), _budgets(report)]
+        parts += [Text(line) for line in answers.extrapolation(report["fit"]["holdout"])]
     files = [f"{what:9}{out / name}" for what, name in (("page", "report.html"), ("numbers", "report.json"))]
     parts.append(Text("\n".join([*files, f"{'figures':9}{out / 'figures'}/*.png, *.svg"])))
     return Group(*parts)
@@ -54,9 +56,7 @@ def _params(fit: dict[str, Any]) -> Text:
     values = [
         f"{row['name']} = {with_interval(row['value'], row['interval'])}" for row in fit["rows"] if row["kind"] == "law"
     ]
-    return Text(
-        f"\n{fit['formula']}, fitted to {fit['n_rows']} runs of {fit['n_families']} families\n{'   '.join(values)}"
-    )
+    return Text(f"\n{fit['formula']}, fitted to {fit['counted']}\n{'   '.join(values)}")
 
 
 def _roads(fit: dict[str, Any]) -> RenderableType:
@@ -82,12 +82,3 @@ def _budgets(report: dict[str, Any]) -> RenderableType:
         cells = [power(row["flops"], 3), f"{row['times_largest']}×", hours, *([paid] if priced else [])]
         table.add_row(*cells, short(row["N"]), short(row["D"]), loss)
     return Padding(table, (1, 0, 1, 0))
-
-
-def _holdout(fit: dict[str, Any]) -> list[Text]:
-    if not fit["holdout"]:
-        return []
-    far = max(fit["holdout"], key=lambda cut: cut["max_flops_ratio"])
-    fitted = f"{far['n_fit']} runs up to {power(far['cut_flops'])} FLOPs"
-    predicted = f"{far['n_predicted']} up to {significant(far['max_flops_ratio'], 2)}× dearer"
-    return [Text(f"extrapolation: {fitted} predict {predicted} with a mean error of {100 * far['mean_error']:.2g}%")]

@@ -18,7 +18,9 @@ from rich.console import Console
 from sweep import frontier, results
 from sweep import report as reports
 from sweep.errors import UserError
+from sweep.numbers import significant
 from sweep.summary import summary
+from sweep.verbs import fit as fit_verb
 
 KINDS = ("normal", "refused", "lr")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -205,6 +207,37 @@ def test_the_page_says_how_far_to_trust_the_fit(written):
         assert words in text
 
 
+def test_the_report_and_the_fits_own_summary_give_the_same_intervals(written):
+    folder, report = written["normal"]
+    fit = json.loads((folder / "fit.json").read_text())
+    assert len(fit["replicates"]["E"]) < fit["bootstrap"]["replicates"]
+    for row, best in zip(report["budgets"], fit["targets"], strict=True):
+        for name in ("N", "D", "loss_nats"):
+            assert row[name] == best[name]
+            assert row[f"{name}_interval"] == best[f"{name}_interval"] is not None
+
+
+def test_the_extrapolation_check_says_its_bias(written, capsys):
+    folder, report = written["normal"]
+    far = max(report["fit"]["holdout"], key=lambda cut: cut["max_flops_ratio"])
+    (line,) = report["fit"]["extrapolation"]
+    side = "high" if far["mean_signed_error"] > 0 else "low"
+    assert line.endswith(f"{significant(100 * abs(far['mean_signed_error']), 2)}% too {side} on average")
+    caption = next(figure["caption"] for figure in report["figures"] if figure["key"] == "extrapolation")
+    assert line in caption
+    assert line in page_of(written, "normal").text
+    assert line in fit_verb.summary(json.loads((folder / "fit.json").read_text()))
+    console = Console(width=300, record=True, file=open(os.devnull, "w"), highlight=False)  # noqa: SIM115
+    console.print(summary(report, folder / "report"))
+    assert line in console.export_text()
+
+
+def test_a_seen_error_that_is_not_known_has_its_reason(written):
+    report, text = written["normal"][1], page_of(written, "normal").text
+    assert any(row["error_nats"] is None for row in report["budgets"])
+    assert "a dash where no such check reached that far" in text
+
+
 def test_summary_fits_a_screen(written):
     for kind in KINDS:
         console = Console(width=100, record=True, file=open(os.devnull, "w"), highlight=False)  # noqa: SIM115
@@ -221,11 +254,12 @@ def test_missing_and_damaged_files_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"gone: no sweeps/gone/table.parquet \(collected sweeps: there\)"):
         results.find("gone")
     (tmp_path / "sweeps" / "there" / "fit.json").write_text("{")
-    with pytest.raises(UserError, match=r"fit.json: .*damaged|fit.json: not valid JSON"):
-        results.load(results.find("there"))
-    (tmp_path / "sweeps" / "there" / "table.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(UserError, match=r"table.parquet: cannot be read"):
-        results.load(results.find("there"))
+    there = results.load(results.find("there"))  # the data can be shown all the same
+    assert re.search(r"fit.json: damaged .*; make it again with `python -m sweep fit there`", there.refused)
+    for name in ("meta.json", "samples.parquet", "curves.parquet", "table.parquet"):
+        (tmp_path / "sweeps" / "there" / name).write_bytes(b"PAR1 and then nothing")
+        with pytest.raises(UserError, match=rf"{name}: damaged .*; delete it and run `python -m sweep collect there`"):
+            results.load(results.find("there"))
 
 
 def test_the_verb_imports_nothing_heavy(written):
