@@ -27,6 +27,9 @@ $(VENV)/run.stamp: requirements.txt pyproject.toml
 
 $(VENV)/test.stamp: $(VENV)/run.stamp requirements-test.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements-test.txt
+	@# CUDA builds of torch bring the Triton that they were made for; the interpreter tests need one everywhere.
+	@$(BIN)/python -c "import triton" 2>/dev/null || \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check "triton==3.9.0; sys_platform == 'linux'"
 	@touch $@
 
 clean:

@@ -163,6 +163,7 @@ def prepare_torch(options: RunOptions, device: str) -> None:
     if options.deterministic and device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # debugging aid
 
 
 def _keep_freed_memory() -> None:
