@@ -117,7 +117,8 @@ def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.D
         if not (folder / "table.parquet").is_file():
             known = sorted(p.parent.name for p in sweeps.glob("*/table.parquet"))
             have = f"collected sweeps: {', '.join(known)}" if known else "no sweep is collected yet"
-            raise UserError(f"{source}: no {folder / 'table.parquet'} ({have}); run 'collect' first, or give a file")
+            again = f"run `python -m sweep collect {source}` first, or give a file"
+            raise UserError(f"{source}: no {folder / 'table.parquet'} ({have}); {again}")
         curves = folder / "curves.parquet"
         table = read_collected(folder / "table.parquet")
         return table, read_collected(curves) if curves.is_file() else None, Home(source, folder)

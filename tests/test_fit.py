@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, HOFFMANN, SMALL, table
 from sweep.errors import UserError
-from sweep.fit import Fit, _disagreements, fit_rows, read, write
+from sweep.fit import Fit, _disagreements, fit_rows, read, variables, warnings_about, write
+from sweep.frontier import FlopsModel
 from sweep.laws import law_named
 from sweep.objective import minimise, objective_named
 from sweep.solve import solve
@@ -185,6 +186,14 @@ def test_questions(whole):
     assert whole.compute_for_loss(best["loss_nats"]) == pytest.approx(1e22, rel=1e-6)
     with pytest.raises(ValueError, match="floor"):
         whole.compute_for_loss(whole.params["E"] * 0.99)
+
+
+def test_a_wide_exponent_is_named_in_words():
+    rows = prepare(table(BESIROGLU, run_sd=0.002))
+    solution = solve(law_named("additive"), variables(rows), rows.loss, HUBER)
+    said = warnings_about(rows, solution, FlopsModel(6.0, 1.0), None, {"a": [0.1, 0.9], "beta": [0.1, 0.9]}, None)
+    assert "weakly identified: the exponent of N_opt, a, is anywhere in [0.10, 0.90]" in said
+    assert "weakly identified: beta is anywhere in [0.10, 0.90]" in said
 
 
 def test_repeated_data_is_warned_about():

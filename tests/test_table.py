@@ -176,6 +176,8 @@ def test_bad_files(tmp_path):
         with pytest.raises(UserError) as error:
             read(str(tmp_path / name) if "." in name else name, tmp_path)
         assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="run `python -m sweep collect gone` first, or give a file"):
+        read("gone", tmp_path)
     with pytest.raises(UserError, match="empty"):
         prepare(table(HOFFMANN), where=" ")
 

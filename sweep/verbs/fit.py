@@ -133,8 +133,7 @@ def summary(fit: dict[str, Any]) -> list[str]:
     if found := fit["dimension"]:
         four = number(found["four_over_d"]) + ends(found["four_over_d_interval"])
         lines.append(f"alpha = {number(found['alpha'])} beside 4/d = {four}, d = {found['d']:.1f} (a rough estimate)")
-    lines += [f"DISAGREEMENT: {text}" for text in fit["disagreements"]]
-    lines += [f"warning: {text}" for text in fit["warnings"]]
+    lines += [f"warning: {text}" for text in fit["disagreements"] + fit["warnings"]]
     return lines
 
 
