@@ -75,7 +75,7 @@ def exponents(law: Law, params: Mapping[str, Any], flops: FlopsModel) -> tuple[A
 
 
 def optimum(law: Law, params: Mapping[str, Any], flops: FlopsModel, C: Any) -> tuple[Any, Any, Any]:
-    """(N_opt, D_opt, loss in nats) for C FLOPs. C and the parameters may be arrays; they broadcast.
+    """(N_opt, D_opt, loss in nats) for C FLOPs on data that is not repeated. C and the parameters may be arrays; they broadcast.
     UserError where the form says nothing of N and D, or has no minimum along C."""
     if not {"N", "D"} <= set(law.variables):
         raise UserError(f"--form {law.name}: it has no N and D, hence no compute-optimal size; use additive")
@@ -87,7 +87,7 @@ def optimum(law: Law, params: Mapping[str, Any], flops: FlopsModel, C: Any) -> t
     else:
         N = _minimise_along(law, params, flops, C)
     D = flops.tokens(C, N)
-    return N, D, law.loss(params, {"N": N, "D": D})
+    return N, D, law.loss(params, {"N": N, "D": D, "U": D})
 
 
 def _minimise_along(law: Law, params: Mapping[str, Any], flops: FlopsModel, C: np.ndarray) -> np.ndarray:
@@ -95,7 +95,8 @@ def _minimise_along(law: Law, params: Mapping[str, Any], flops: FlopsModel, C: n
 
     def loss(log_N: np.ndarray) -> np.ndarray:
         N = np.exp(log_N)
-        return law.loss(params, {"N": N, "D": flops.tokens(C, N)})
+        D = flops.tokens(C, N)
+        return law.loss(params, {"N": N, "D": D, "U": D})
 
     grid = np.linspace(0.0, np.log(1e16), 161)
     losses = np.stack([loss(np.asarray(g)) for g in grid])

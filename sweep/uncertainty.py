@@ -56,7 +56,7 @@ def widening(families: int) -> float:
 def refusal(rows: int, families: int) -> str | None:
     """Why there can be no intervals, or None."""
     if families < LEAST_FAMILIES:
-        return f"too few independent runs for intervals: {families} families; {LEAST_FAMILIES} are needed"
+        return f"too few independent runs for intervals: {LEAST_FAMILIES} families are needed, there are {families}"
     if rows > MOST_ROWS:
         return f"no intervals: {rows} rows, and the bootstrap takes {MOST_ROWS}; keep one row per run, or use --where"
     return None

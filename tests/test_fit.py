@@ -244,3 +244,18 @@ def test_a_parameter_on_its_bound_has_no_interval():
     assert found["intervals"]["E"] is None
     assert found["intervals"]["alpha"][0] < 0.2 < found["intervals"]["alpha"][1]
     assert any("log E" in warning for warning in found["warnings"])
+
+
+@pytest.mark.parametrize("form", ["repeated", "repeated_both"])
+def test_a_form_with_repeated_data_has_an_optimum_on_data_that_is_not(form):
+    rng = np.random.default_rng(0)
+    frame = table(HOFFMANN)
+    frame["unique_tokens"] = frame["D"] / rng.choice([1.0, 4.0, 16.0], len(frame))
+    repeats = frame["D"] / frame["unique_tokens"] - 1
+    seen = frame["unique_tokens"] * (1 + 15.4 * (1 - np.exp(-repeats / 15.4)))
+    p = HOFFMANN
+    frame["loss"] = p["E"] + p["A"] * frame["N"] ** -p["alpha"] + p["B"] * seen ** -p["beta"]
+    found = fit_rows(prepare(frame), None, form=form, bootstrap=0, seed=0).as_dict()
+    exponent = p["beta"] / (p["alpha"] + p["beta"])
+    assert found["exponents"]["a"] == pytest.approx(exponent, abs=0.02)
+    assert found["targets"][0]["N"] > 0
