@@ -75,7 +75,7 @@ def exponents(law: Law, params: Mapping[str, Any], flops: FlopsModel) -> tuple[A
 
 
 def optimum(law: Law, params: Mapping[str, Any], flops: FlopsModel, C: Any) -> tuple[Any, Any, Any]:
-    """(N_opt, D_opt, loss in nats) for C FLOPs on data that is not repeated. C and the parameters may be arrays; they broadcast.
+    """(N_opt, D_opt, loss in nats) for C FLOPs on data that is not repeated. C and the parameters may be arrays.
     UserError where the form says nothing of N and D, or has no minimum along C."""
     if not {"N", "D"} <= set(law.variables):
         raise UserError(f"--form {law.name}: it has no N and D, hence no compute-optimal size; use additive")

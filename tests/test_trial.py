@@ -216,7 +216,7 @@ def test_impossible_values_are_refused(trial, said, reason):
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        (["budget.tokens=63"], "budget: under half a step of 128 tokens"),
+        (["budget.tokens=63"], "budget.tokens=63: under half a step of 128 tokens"),
         (["schedule.warmup_tokens=5k"], "schedule.warmup_tokens=.*: the warm-up does not fit the 4096 tokens"),
         (["eval.sequences=10k"], "eval"),
         (["eval.sequences=9999"], "eval.sequences=9999: the validation split holds [0-9]+ sequences of 32 tokens"),
