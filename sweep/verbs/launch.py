@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     command = ["python", "-m", "sweep", "launch", *args.overrides, *(["--extend"] if args.extend else [])]
     save(plan, sweep, command, extend=args.extend)
     workers = local.worker_count(plan)
-    console.print(f"sweep {plan.name} on {plan.device}, {workers} workers: {price(plan, plan.done())}", highlight=False)
+    on = f"{plan.device}, {workers} worker{'s' if workers > 1 else ''}" if workers else plan.device
+    console.print(f"sweep {plan.name} on {on}: {price(plan, plan.done())}", highlight=False)
     outcome = local.launch(plan, sweep, console)
     return _end(args, plan, sweep, command, outcome, console)
 
