@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from sweep.environment import attention_backend, resolve_device
     from sweep.errors import UserError
+    from sweep.quantity import duration
     from sweep.trial import describe
     from sweep.verbs.plan import plan_here
     from sweep.worker import EXIT_DONE, Worker
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     (trial,) = plan.trials
     attention_backend(plan.config.run.backend, resolve_device(plan.device))
     print(describe(trial), file=sys.stderr)
+    estimate = plan.estimates[trial.trial_id]
+    print(f"about {duration(estimate.seconds)} ({estimate.source}), {trial.epochs:.2g} epochs", file=sys.stderr)
     paths, options = plan.config.paths, plan.config.run
     worker = Worker(Path(paths.runs), Path(paths.tokens), options, plan.device, on_row=_print_row)
     worker.stop.listen()
