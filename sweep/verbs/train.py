@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{len(plan.trials)} trials: train takes one; for a grid: python -m sweep launch {grid}")
     (trial,) = plan.trials
     attention_backend(plan.config.run.backend, resolve_device(plan.device))
-    print(describe(trial), file=sys.stderr)
     estimate = plan.estimates[trial.trial_id]
-    print(f"about {duration(estimate.seconds)} ({estimate.source}), {trial.epochs:.2g} epochs", file=sys.stderr)
+    expected = f"{trial.epochs:.2g} epochs, about {duration(estimate.seconds)} ({estimate.source})"
+    print(f"{describe(trial)}, {expected}", file=sys.stderr)
     paths, options = plan.config.paths, plan.config.run
     worker = Worker(Path(paths.runs), Path(paths.tokens), options, plan.device, on_row=_print_row)
     worker.stop.listen()
