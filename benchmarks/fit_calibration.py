@@ -9,6 +9,7 @@ new run there (prediction), and for a by the isoFLOP-Akima road. The standard er
 1,000 sweeps and 1.5 for 400.
 """
 
+import argparse
 import time
 
 import numpy as np
@@ -25,6 +26,7 @@ from sweep.table import prepare
 
 LAW, HUBER = law_named("additive"), objective_named("huber")
 REPLICATES = 400
+FRESH = 1_000_000  # seeds that nothing was chosen on
 LARGE = {"params": BESIROGLU, "sizes": (1e7, 3e10), "flops": (1e18, 1e21)}
 LAPTOP = {"params": SMALL, "sizes": (3e3, 1e6), "flops": (1e11, 1e13), "k": 40.0, "gamma": 0.85}
 EVEN = {"family_sd": 0.005, "run_sd": 0.005}
@@ -45,15 +47,19 @@ DESIGNS = {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--first-seed", type=int, default=FRESH, help="the method was chosen on seeds from 0 up")
+    first = parser.parse_args().first_seed
     results = {}
     for name, (sweeps, design) in DESIGNS.items():
         started = time.perf_counter()
-        covered = [one_sweep(design, seed) for seed in range(sweeps)]
+        covered = [one_sweep(design, seed) for seed in range(first, first + sweeps)]
         percent = {key: round(100 * float(np.mean([c[key] for c in covered])), 1) for key in covered[0]}
         settings = {key: value for key, value in design.items() if key != "params"}
         results[name] = {"sweeps": sweeps, "coverage_percent": percent, "design": settings | {"budgets": 5}}
         print(f"{name:36}{time.perf_counter() - started:6.0f} s  {percent}", flush=True)
-    measured = {"command": "python -m benchmarks.fit_calibration", "seeds": "0, 1, … of each design"}
+    command = f"python -m benchmarks.fit_calibration --first-seed {first}"
+    measured = {"command": command, "seeds": f"{first}, {first + 1}, … of each design"}
     measured |= {"level": 0.9, "replicates": REPLICATES, "designs": results}
     save("fit_calibration", ["numpy", "scipy", "pandas"], measured)
 
