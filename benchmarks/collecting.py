@@ -15,12 +15,12 @@ from pathlib import Path
 
 from benchmarks.provenance import save
 from sweep.collect import collect
+from sweep.data.tokens import Unprepared
 from sweep.plan import make_plan
 from sweep.plan import save as save_plan
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.tokens import Unprepared
 from sweep.trial import Trial
 
 TRIALS = 10_000

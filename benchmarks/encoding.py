@@ -39,10 +39,10 @@ def main() -> None:
 
 def measure() -> list[dict]:
     """One row per vocabulary, with this process's threads: the best of several repeats."""
-    from sweep import tokenizer as tokenizers
-    from sweep.data import ENCODE_BYTES, batches_of
-    from sweep.sources import PythonSource, TokenizerConfig
-    from sweep.spool import Spool
+    from sweep.data import tokenizer as tokenizers
+    from sweep.data.prepare import ENCODE_BYTES, batches_of
+    from sweep.data.sources import PythonSource, TokenizerConfig
+    from sweep.data.spool import Spool
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -81,8 +81,8 @@ def measure() -> list[dict]:
 
 def measure_prepare() -> dict:
     """The whole of `prepare data=pysource`, cold, and finding it again."""
-    from sweep.data import find, prepare
-    from sweep.sources import PythonSource
+    from sweep.data.prepare import find, prepare
+    from sweep.data.sources import PythonSource
 
     with tempfile.TemporaryDirectory() as root:
         start = time.perf_counter()

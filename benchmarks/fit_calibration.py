@@ -16,13 +16,13 @@ import numpy as np
 
 from benchmarks.fit_simulation import BESIROGLU, SMALL, heavy_tailed, table
 from benchmarks.provenance import save
-from sweep import frontier, roads, uncertainty
-from sweep.fit import variables
-from sweep.frontier import FlopsModel
-from sweep.laws import law_named
-from sweep.objective import objective_named
-from sweep.solve import solve
-from sweep.table import prepare
+from sweep.fitting import frontier, roads, uncertainty
+from sweep.fitting.fit import variables
+from sweep.fitting.frontier import FlopsModel
+from sweep.fitting.laws import law_named
+from sweep.fitting.objective import objective_named
+from sweep.fitting.solve import solve
+from sweep.fitting.table import prepare
 
 LAW, HUBER = law_named("additive"), objective_named("huber")
 REPLICATES = 400

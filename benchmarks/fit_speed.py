@@ -22,12 +22,12 @@ from scipy.optimize import minimize
 
 from benchmarks.fit_simulation import BESIROGLU, table
 from benchmarks.provenance import save
-from sweep import uncertainty
-from sweep.fit import variables
-from sweep.laws import law_named
-from sweep.objective import objective_named
-from sweep.solve import solve
-from sweep.table import Rows, prepare
+from sweep.fitting import uncertainty
+from sweep.fitting.fit import variables
+from sweep.fitting.laws import law_named
+from sweep.fitting.objective import objective_named
+from sweep.fitting.solve import solve
+from sweep.fitting.table import Rows, prepare
 
 LAW, HUBER = law_named("additive"), objective_named("huber")
 NOISE = {"family_sd": 0.005, "run_sd": 0.005}

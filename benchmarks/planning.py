@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks.provenance import save
+from sweep.data.tokens import Unprepared
 from sweep.plan import make_plan
-from sweep.tokens import Unprepared
 
 REPEATS = 5
 OVERRIDES = [

@@ -20,14 +20,14 @@ import torch
 
 from benchmarks.provenance import save
 from models.gpt import GPT
-from sweep import loop
 from sweep.config import compose
-from sweep.data import prepare
+from sweep.data.prepare import prepare
+from sweep.data.tokens import Tokens
 from sweep.environment import resolve_device
-from sweep.loop import Curve, Setup, State
-from sweep.tokens import Tokens
+from sweep.training import loop
+from sweep.training.loop import Curve, Setup, State
+from sweep.training.worker import prepare_torch
 from sweep.trial import Trial, resolve
-from sweep.worker import prepare_torch
 
 SIZES = ("3k", "12k", "28k", "55k", "98k", "187k", "442k")
 ROUNDS = 9

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from models.section import ModelSection
-from sweep.data import SCHEMAS, DataConfig
+from sweep.data.prepare import SCHEMAS, DataConfig
 from sweep.errors import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

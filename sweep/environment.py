@@ -18,10 +18,10 @@ TRAINING_CODE = (
     "kernels/*.py",
     "kernels/*.json",
     "models/*.py",
-    "sweep/loop.py",
-    "sweep/optim.py",
+    "sweep/training/loop.py",
+    "sweep/training/optim.py",
     "sweep/schedule.py",
-    "sweep/tokens.py",
+    "sweep/data/tokens.py",
 )
 
 

@@ -22,14 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 from models.count import memory_bytes
 from sweep import files, where
 from sweep.config import CONF, Config, compose_untyped, scalar, section, typed
-from sweep.data import DataConfig
+from sweep.data.prepare import DataConfig
+from sweep.data.tokens import Tokens
 from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import Estimate, Speeds
 from sweep.quantity import size
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.tokens import Tokens
 from sweep.trial import Trial, check, resolve
 
 NOT_OF_A_TRIAL = ("run", "cluster", "paths", "sweep")  # sections that hold for a whole sweep, so that none is an axis

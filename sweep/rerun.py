@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 
 from sweep import files
 from sweep.config import CONF, Config, RunOptions, compose_untyped, section
-from sweep.data import prepare
+from sweep.data.prepare import prepare
+from sweep.data.tokens import Tokens
 from sweep.errors import UserError
 from sweep.plan import Composed, lay_over
 from sweep.record import Record
 from sweep.rundir import RunDir
-from sweep.tokens import Tokens
+from sweep.training.worker import EXIT_DONE, Worker
 from sweep.trial import Trial
-from sweep.worker import EXIT_DONE, Worker
 
 NOISE_FACTOR = 3.0  # a difference of up to this many times the measured rounding noise is rounding
 

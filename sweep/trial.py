@@ -15,12 +15,12 @@ from models.config import ModelConfig
 from models.count import FlopsPerToken, flops_per_token, params_by_group, params_non_embedding, params_total
 from models.section import resolve as resolve_model
 from sweep.config import Config, OptimSection, ScheduleSection
+from sweep.data.tokens import Tokens, count_sequences, more_than_available
 from sweep.errors import UserError
 from sweep.files import read_json, write_json
 from sweep.quantity import parse_count, parse_quantity, scientific, short
 from sweep.rundir import SCHEMA_VERSION
 from sweep.schedule import Schedule
-from sweep.tokens import Tokens, count_sequences, more_than_available
 
 
 @dataclass

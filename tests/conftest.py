@@ -8,8 +8,8 @@ import tiny
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """(corpus, tokens folder): a small text, and its token shards prepared once."""
-    from sweep.data import TextFiles, prepare
-    from sweep.sources import TokenizerConfig
+    from sweep.data.prepare import TextFiles, prepare
+    from sweep.data.sources import TokenizerConfig
 
     folder = tmp_path_factory.mktemp("data")
     corpus = tiny.write_corpus(folder / "corpus.jsonl")

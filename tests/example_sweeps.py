@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweep import fit
-from sweep import table as tables
+from sweep.fitting import fit
+from sweep.fitting import table as tables
 
 LAW = {"E": 1.7, "A": 30.0, "B": 600.0, "alpha": 0.36, "beta": 0.5}
 SIZES = (820, 3_200, 6_300, 12_700, 25_000, 50_000, 127_000, 440_000)

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 from sweep import __main__ as entry
-from sweep import family, files, loop
+from sweep import files
 from sweep import plan as planning
+from sweep.training import family, loop
 
 CALLS_PER_SECOND = 4  # of the training loop's clock, which a step asks once, and more often where it writes
 

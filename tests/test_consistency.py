@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU
-from sweep.consistency import crossing, floors, kaplan_crossing
-from sweep.frontier import FlopsModel, optimum
-from sweep.laws import law_named
-from sweep.objective import objective_named
+from sweep.fitting.consistency import crossing, floors, kaplan_crossing
+from sweep.fitting.frontier import FlopsModel, optimum
+from sweep.fitting.laws import law_named
+from sweep.fitting.objective import objective_named
 
 LAW, HUBER, SIX_ND = law_named("additive"), objective_named("huber"), FlopsModel(6.0, 1.0)
 

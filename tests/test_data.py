@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-import sweep.data
-from sweep import tokenizer as tokenizers
-from sweep.data import MarkovSource, PythonSource, TextFiles, find, prepare
+import sweep.data.prepare
+from sweep.data import tokenizer as tokenizers
+from sweep.data.prepare import MarkovSource, PythonSource, TextFiles, find, prepare
+from sweep.data.sources import TokenizerConfig
+from sweep.data.spool import Spool
 from sweep.errors import UserError
-from sweep.sources import TokenizerConfig
-from sweep.spool import Spool
 
 
 def stories(count):
@@ -92,7 +92,7 @@ def test_the_same_text_has_the_same_fingerprint(corpus, tmp_path):
 
 def test_the_fingerprint_does_not_depend_on_threads(corpus, tmp_path):
     code = (
-        "import sys; from sweep.data import TextFiles, prepare; from sweep.sources import TokenizerConfig;"
+        "import sys; from sweep.data.prepare import TextFiles, prepare; from sweep.data.sources import TokenizerConfig;"
         "c = TextFiles(files=[sys.argv[1]], tokenizer=TokenizerConfig(vocab_size=300), validation_fraction=0.2);"
         "print(prepare(c, sys.argv[2]).fingerprint)"
     )
@@ -130,7 +130,7 @@ def test_deleted_tokens_are_made_again(corpus, tmp_path):
 def test_several_processes_at_once_make_one_folder(corpus, tmp_path):
     root = tmp_path / "tokens"
     code = (
-        "import sys; from sweep.data import TextFiles, prepare; from sweep.sources import TokenizerConfig;"
+        "import sys; from sweep.data.prepare import TextFiles, prepare; from sweep.data.sources import TokenizerConfig;"
         "c = TextFiles(files=[sys.argv[1]], tokenizer=TokenizerConfig(vocab_size=300), validation_fraction=0.2);"
         "print(prepare(c, sys.argv[2], progress=False).fingerprint)"
     )
@@ -148,7 +148,7 @@ def test_several_processes_at_once_make_one_folder(corpus, tmp_path):
 def test_the_folder_that_another_process_made_meanwhile_is_used(corpus, tmp_path, monkeypatch):
     root = tmp_path / "tokens"
     first = make(corpus, root)
-    monkeypatch.setattr(sweep.data, "find", lambda *args, **kwargs: None)
+    monkeypatch.setattr(sweep.data.prepare, "find", lambda *args, **kwargs: None)
     stamp = (first.folder / "meta.json").read_text()
     assert make(corpus, root).fingerprint == first.fingerprint
     assert (first.folder / "meta.json").read_text() == stamp
@@ -160,7 +160,7 @@ def test_what_is_interrupted_leaves_nothing(corpus, tmp_path, monkeypatch, error
         raise error
 
     root = tmp_path / "tokens"
-    monkeypatch.setattr(sweep.data, "reference_lines", fail)
+    monkeypatch.setattr(sweep.data.prepare, "reference_lines", fail)
     wanted = UserError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(wanted) as caught:
         make(corpus, root)

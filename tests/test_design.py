@@ -8,9 +8,9 @@ import pytest
 import tiny
 
 from sweep.cli import main
-from sweep.design import propose
 from sweep.errors import UserError
 from sweep.files import append_json, write_json
+from sweep.fitting.design import propose
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.verbs.plan import plan_here
@@ -106,7 +106,7 @@ def test_what_next_cannot_do_is_one_line(fitted_sweep, capsys):
 
 
 def test_without_replicates_there_is_nothing_to_go_by():
-    from sweep.design import questions
+    from sweep.fitting.design import questions
 
     with pytest.raises(UserError, match="replicates"):
         questions({"replicates": None}, 1e12)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sweep.dimension import beside_exponent, intrinsic_dimension
 from sweep.errors import UserError
+from sweep.fitting.dimension import beside_exponent, intrinsic_dimension
 
 
 @pytest.mark.parametrize("d", [2, 5])

@@ -69,7 +69,7 @@ def test_a_damaged_line_of_speeds_is_named(trial, tmp_path):
 
 
 def test_calibrate_measures_each_shape_once(overrides, workspace, monkeypatch, capsys):
-    from sweep import calibrate
+    from sweep.training import calibrate
 
     monkeypatch.setattr(calibrate, "SECONDS", 0.05)
     grid = [*overrides, tiny.steps(20, 4000), "seed=0,1"]

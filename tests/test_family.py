@@ -10,12 +10,12 @@ import pytest
 import tiny
 import torch
 
-from sweep import checkpoint, loop
+from sweep.data.tokens import Tokens
 from sweep.environment import describe
 from sweep.errors import UserError
-from sweep.loop import Setup, State
 from sweep.rundir import RunDir
-from sweep.tokens import Tokens
+from sweep.training import checkpoint, loop
+from sweep.training.loop import Setup, State
 from sweep.verbs.plan import plan_here
 
 BUDGETS = (20, 40, 60)  # steps; they branch at 16, 32 and 48

@@ -6,12 +6,12 @@ import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, HOFFMANN, SMALL, table
 from sweep.errors import UserError
-from sweep.fit import Fit, _disagreements, fit_rows, read, variables, warnings_about, write
-from sweep.frontier import FlopsModel
-from sweep.laws import law_named
-from sweep.objective import minimise, objective_named
-from sweep.solve import solve
-from sweep.table import FitError, Home, prepare
+from sweep.fitting.fit import Fit, _disagreements, fit_rows, read, variables, warnings_about, write
+from sweep.fitting.frontier import FlopsModel
+from sweep.fitting.laws import law_named
+from sweep.fitting.objective import minimise, objective_named
+from sweep.fitting.solve import solve
+from sweep.fitting.table import FitError, Home, prepare
 
 HUBER = objective_named("huber")
 
@@ -151,7 +151,7 @@ def test_targets_are_what_anybody_gets_from_the_file(whole):
 
 
 def test_targets_do_not_use_more_replicates_than_are_stored(monkeypatch):
-    monkeypatch.setattr("sweep.fit.STORED", 50)
+    monkeypatch.setattr("sweep.fitting.fit.STORED", 50)
     found = fit_rows(prepare(table(BESIROGLU, families=8, run_sd=0.002)), bootstrap=200)
     assert len(found.replicates["E"]) == 50
     assert found.targets[1] == found.optimal(found.targets[1]["C"]) | {"times": 10}

@@ -1,8 +1,8 @@
 import numpy as np
 
 from benchmarks.fit_simulation import HOFFMANN, table
-from sweep.foreign import as_sweep
-from sweep.table import prepare
+from sweep.fitting.foreign import as_sweep
+from sweep.fitting.table import prepare
 
 
 def test_anybodys_table_in_a_sweeps_columns():

@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, HOFFMANN, table
-from sweep import frontier
 from sweep.errors import UserError
-from sweep.frontier import FlopsModel
-from sweep.laws import law_named
+from sweep.fitting import frontier
+from sweep.fitting.frontier import FlopsModel
+from sweep.fitting.laws import law_named
 
 ADDITIVE = law_named("additive")
 

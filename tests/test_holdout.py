@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
-from sweep.fit import variables
-from sweep.holdout import cuts, holdout
-from sweep.laws import law_named
-from sweep.objective import objective_named
-from sweep.table import prepare
+from sweep.fitting.fit import variables
+from sweep.fitting.holdout import cuts, holdout
+from sweep.fitting.laws import law_named
+from sweep.fitting.objective import objective_named
+from sweep.fitting.table import prepare
 
 
 def run(frame, **options):

@@ -13,8 +13,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from sweep.data.hub import HubDataset
 from sweep.errors import UserError
-from sweep.hub import HubDataset
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = [f"Document {n} of the tiny set: " + "once upon a time " * (n % 7 + 1) for n in range(300)]
@@ -140,10 +140,10 @@ def loopback_only(host, *args, **kwargs):
     return lookup(host, *args, **kwargs)
 socket.getaddrinfo = loopback_only
 
-from sweep.data import prepare
+from sweep.data.prepare import prepare
 from sweep.errors import UserError
-from sweep.hub import HubDataset
-from sweep.sources import TokenizerConfig
+from sweep.data.hub import HubDataset
+from sweep.data.sources import TokenizerConfig
 for options in json.loads(sys.argv[1]):
     tokenizer = TokenizerConfig(**options.pop("tokenizer", {"kind": "bytes"}))
     try:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sweep.errors import UserError
-from sweep.laws import LAWS, Bound, law_named
+from sweep.fitting.laws import LAWS, Bound, law_named
 
 RNG = np.random.default_rng(0)
 X = {

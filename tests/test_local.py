@@ -12,10 +12,10 @@ import pytest
 import tiny
 from rich.console import Console
 
-from sweep import local
 from sweep.cli import main
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
+from sweep.training import local
 from sweep.verbs.plan import plan_here
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,10 +3,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sweep.data import MarkovSource
+from sweep.data.markov import SPACE
+from sweep.data.ngrams import reference_lines
+from sweep.data.prepare import MarkovSource
 from sweep.errors import UserError
-from sweep.markov import SPACE
-from sweep.ngrams import reference_lines
 
 
 @pytest.fixture(scope="module")

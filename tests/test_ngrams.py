@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from sweep.ngrams import BLOCK_TOKENS, KneserNey, reference_lines, spread
+from sweep.data.ngrams import BLOCK_TOKENS, KneserNey, reference_lines, spread
 
 V = 7
 

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
-from sweep import frontier
 from sweep.errors import UserError
-from sweep.fit import fit_rows
-from sweep.laws import law_named
-from sweep.predict import allocation, make, score
-from sweep.table import prepare
+from sweep.fitting import frontier
+from sweep.fitting.fit import fit_rows
+from sweep.fitting.laws import law_named
+from sweep.fitting.predict import allocation, make, score
+from sweep.fitting.table import prepare
 from sweep.verbs import fit as fit_verb
 from sweep.verbs import predict as verb
 

@@ -15,11 +15,12 @@ import pytest
 from example_sweeps import HOSTILE, write
 from rich.console import Console
 
-from sweep import frontier, results
-from sweep import report as reports
 from sweep.errors import UserError
-from sweep.numbers import significant
-from sweep.summary import summary
+from sweep.fitting import frontier
+from sweep.reporting import report as reports
+from sweep.reporting import results
+from sweep.reporting.numbers import significant
+from sweep.reporting.summary import summary
 from sweep.verbs import fit as fit_verb
 
 KINDS = ("normal", "refused", "lr")
@@ -150,9 +151,9 @@ def test_numbers_say_what_the_table_says(written):
 
 def test_shared_trunk_counts_once_in_device_time(written):
     sweep = results.load(written["normal"][0])
-    table = sweep.table.assign(wall_seconds=10.0, device_seconds=4.0)
+    table = sweep.fitting.table.assign(wall_seconds=10.0, device_seconds=4.0)
     families = table[table["status"] == "finished"]["family_id"]
-    from sweep import answers
+    from sweep.reporting import answers
 
     shared = results.Results("shared", table)
     assert answers.device_seconds(shared) == pytest.approx(4.0 * len(families) + 6.0 * families.nunique())

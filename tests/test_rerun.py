@@ -167,8 +167,8 @@ def test_overrides_make_a_new_trial_beside_the_others(plan, run, again):
 
 def test_the_id_of_a_variant_is_the_id_of_saying_it_at_once(plan, run, overrides):
     said = ["schedule=cosine", "seed=3"]
+    from sweep.data.tokens import Tokens
     from sweep.environment import resolve_device
-    from sweep.tokens import Tokens
     from sweep.trial import Trial, resolve
 
     trial = Trial.read(run.trial)

@@ -3,14 +3,14 @@ import pandas as pd
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
-from sweep import frontier, uncertainty
-from sweep.fit import variables
-from sweep.frontier import FlopsModel
-from sweep.laws import law_named
-from sweep.objective import objective_named
-from sweep.roads import all_roads, disagreements
-from sweep.solve import solve
-from sweep.table import prepare
+from sweep.fitting import frontier, uncertainty
+from sweep.fitting.fit import variables
+from sweep.fitting.frontier import FlopsModel
+from sweep.fitting.laws import law_named
+from sweep.fitting.objective import objective_named
+from sweep.fitting.roads import all_roads, disagreements
+from sweep.fitting.solve import solve
+from sweep.fitting.table import prepare
 
 LAW, SIX_ND = law_named("additive"), FlopsModel(6.0, 1.0)
 TRUE_A = frontier.exponents(LAW, BESIROGLU, SIX_ND)[0]

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
-from sweep.fit import fit_rows, variables
-from sweep.frontier import FlopsModel, exponents
-from sweep.laws import law_named
-from sweep.objective import objective_named
-from sweep.sensitivity import effect_of_drops, leave_out
-from sweep.solve import solve
-from sweep.table import alternatives, prepare
+from sweep.fitting.fit import fit_rows, variables
+from sweep.fitting.frontier import FlopsModel, exponents
+from sweep.fitting.laws import law_named
+from sweep.fitting.objective import objective_named
+from sweep.fitting.sensitivity import effect_of_drops, leave_out
+from sweep.fitting.solve import solve
+from sweep.fitting.table import alternatives, prepare
 
 LAW, HUBER, SIX_ND = law_named("additive"), objective_named("huber"), FlopsModel(6.0, 1.0)
 SQUARES = objective_named("squares")
@@ -57,7 +57,7 @@ def test_a_refit_that_breaks_down_is_no_effect_known(monkeypatch):
     def singular(*_):
         raise np.linalg.LinAlgError("Singular matrix")
 
-    monkeypatch.setattr("sweep.sensitivity.solve", singular)
+    monkeypatch.setattr("sweep.fitting.sensitivity.solve", singular)
     (found,) = effect_of_drops(rows, LAW, HUBER, SIX_ND, 0.5)
     assert "no effect known" in found["refused"]
     assert found["reason"] == "outside_range (--where 'C < 1e21')"

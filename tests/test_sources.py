@@ -5,9 +5,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sweep.data import SCHEMAS
+from sweep.data.prepare import SCHEMAS
+from sweep.data.sources import PythonSource, TextFiles
 from sweep.errors import UserError
-from sweep.sources import PythonSource, TextFiles
 
 
 @pytest.fixture

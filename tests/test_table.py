@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.fit_simulation import HOFFMANN, table
 from sweep.errors import UserError
-from sweep.table import find_columns, parse_columns, prepare, read
+from sweep.fitting.table import find_columns, parse_columns, prepare, read
 
 
 def reasons(rows):

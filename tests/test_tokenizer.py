@@ -5,9 +5,9 @@ import sys
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from sweep import tokenizer as tokenizers
+from sweep.data import tokenizer as tokenizers
+from sweep.data.sources import TokenizerConfig
 from sweep.errors import UserError
-from sweep.sources import TokenizerConfig
 
 TEXTS = ["def f(x):\n    return x\n" * 40, "naïve café — 三\n" * 20, "\t\r\n\x0b", "for i in range(3): print(i)\n" * 30]
 
@@ -62,7 +62,7 @@ def test_a_given_file_keeps_its_end_token_or_gets_one(tmp_path):
 
 def test_training_does_not_depend_on_threads():
     code = (
-        "from sweep import tokenizer as t; import sysconfig, pathlib;"
+        "from sweep.data import tokenizer as t; import sysconfig, pathlib;"
         "files = sorted(pathlib.Path(sysconfig.get_path('stdlib')).glob('*.py'))[:60];"
         "print(t.digest(t.train_bpe((f.read_text('utf-8') for f in files), 512)))"
     )

@@ -4,9 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from sweep.data import MarkovSource, prepare
-from sweep.errors import UserError
-from sweep.tokens import (
+from sweep.data.prepare import MarkovSource, prepare
+from sweep.data.tokens import (
     Batches,
     Tokens,
     count_sequences,
@@ -14,6 +13,7 @@ from sweep.tokens import (
     more_than_available,
     windows,
 )
+from sweep.errors import UserError
 
 SEQ_LEN = 8
 STREAM = np.arange(1000, dtype=np.uint16)  # token n is its own position, so a row says which window it is

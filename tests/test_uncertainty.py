@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
-from sweep import frontier, uncertainty
-from sweep.frontier import FlopsModel
-from sweep.laws import law_named
-from sweep.objective import objective_named
-from sweep.solve import solve
+from sweep.fitting import frontier, uncertainty
+from sweep.fitting.frontier import FlopsModel
+from sweep.fitting.laws import law_named
+from sweep.fitting.objective import objective_named
+from sweep.fitting.solve import solve
 
 LAW, HUBER, SIX_ND = law_named("additive"), objective_named("huber"), FlopsModel(6.0, 1.0)
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
 from sweep.errors import UserError
-from sweep.table import ROLE_COLUMNS
+from sweep.fitting.table import ROLE_COLUMNS
 from sweep.verbs import fit as verb
 
 
@@ -71,7 +71,8 @@ def test_bad_options_are_one_line(csv, words, message):
 
 def test_starts_without_the_heavy_libraries():
     heavy = "{'torch', 'wandb', 'datasets', 'models', 'kernels', 'matplotlib'}"
-    code = f"import sys, sweep.fit, sweep.verbs.fit, sweep.where, sweep.table; print({heavy} & set(sys.modules))"
+    code = "import sys, sweep.fitting.fit, sweep.verbs.fit, sweep.where, sweep.fitting.table;"
+    code += f"print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -146,7 +147,7 @@ def test_budget_and_target_loss_are_answered(csv, capsys):
 
 
 def test_a_file_gets_a_report_too(csv, capsys, monkeypatch):
-    from sweep import report
+    from sweep.reporting import report
 
     written = {}
     monkeypatch.setattr(report, "write", lambda results, out: written.update(results=results, out=out))

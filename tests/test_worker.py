@@ -14,13 +14,13 @@ import pytest
 import tiny
 from test_kill import start
 
-from sweep import claim, loop
 from sweep.cli import main
 from sweep.errors import UserError
-from sweep.local import held_elsewhere
 from sweep.rundir import RunDir
+from sweep.training import claim, loop
+from sweep.training.local import held_elsewhere
+from sweep.training.worker import Worker
 from sweep.verbs.plan import plan_here
-from sweep.worker import Worker
 
 
 @pytest.fixture(scope="module")

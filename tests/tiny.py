@@ -45,7 +45,7 @@ def write_corpus(path: Path, documents: int = 240, seed: int = 0) -> Path:
 
 def train(plan: Plan, runs: Path | str | None = None, **worker) -> int:
     """Train a plan's families here; the worker's exit status."""
-    from sweep.worker import Worker  # and with it torch, which most test files do without
+    from sweep.training.worker import Worker  # and with it torch, which most test files do without
 
     options = plan.config.run
     runs = Path(runs) if runs is not None else plan.runs

@@ -54,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from sweep import fit, table
     from sweep.errors import UserError
-    from sweep.foreign import as_sweep
+    from sweep.fitting import fit, table
+    from sweep.fitting.foreign import as_sweep
 
     if not (args.bootstrap == 0 or 100 <= args.bootstrap <= 20_000):
         raise UserError(f"--bootstrap {args.bootstrap}: 0 for no intervals, or 100 to 20000 refits")
@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
 
 def report_of(table, fit: dict[str, Any], name: str, out: Path) -> str:
     """Write the report of a table that is no sweep's, and say where it is."""
-    from sweep import report
-    from sweep.results import Results
+    from sweep.reporting import report
+    from sweep.reporting.results import Results
 
     if len(table) > MOST_REPORTED:
         return f"no report: {len(table)} rows are more than a figure can show ({MOST_REPORTED})"
@@ -110,8 +110,8 @@ def report_of(table, fit: dict[str, Any], name: str, out: Path) -> str:
 
 def summary(fit: dict[str, Any]) -> list[str]:
     """The fit in a screenful for a terminal."""
-    from sweep.answers import extrapolation
-    from sweep.fit import counted
+    from sweep.fitting.fit import counted
+    from sweep.reporting.answers import extrapolation
 
     intervals, certificate = fit["intervals"] or {}, fit["certificate"]
     lines = [f"{fit['form']} on {counted(fit)}"]
@@ -139,7 +139,7 @@ def summary(fit: dict[str, Any]) -> list[str]:
 
 def answers(fit: dict[str, Any], args: argparse.Namespace) -> list[str]:
     """What was asked with --budget and --target-loss, a line each."""
-    from sweep import frontier
+    from sweep.fitting import frontier
     from sweep.quantity import parse_quantity
 
     lines = []

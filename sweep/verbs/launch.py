@@ -27,10 +27,10 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from sweep import local
     from sweep.errors import UserError
     from sweep.plan import additions, save
     from sweep.sweepdir import SweepDir
+    from sweep.training import local
     from sweep.verbs.plan import plan_here, price, show
 
     console = Console(stderr=True)
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _end(args: argparse.Namespace, plan, sweep, command: list[str], outcome, console) -> int:
     """Say how it went and how to go on; then collect, fit and report."""
-    from sweep import local
     from sweep.quantity import duration
+    from sweep.training import local
 
     done = len(plan.done())
     after = duration(outcome.seconds)

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import numpy as np
 
-    from sweep import design, fit
+    from sweep.fitting import design, fit
     from sweep.quantity import parse_quantity, scientific, short
     from sweep.sweepdir import SweepDir
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     plan = plan_here(args.overrides, download=args.calibrate)
     if args.calibrate:
-        from sweep.calibrate import calibrate
+        from sweep.training.calibrate import calibrate
 
         calibrate(plan)
         plan = plan_here(args.overrides)
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
 def plan_here(overrides: list[str], download: bool = True):
     """The plan for this machine. Data that is not there yet is prepared, from the Hub only where `download`."""
-    from sweep.data import find, prepare
+    from sweep.data.prepare import find, prepare
+    from sweep.data.tokens import Unprepared
     from sweep.plan import make_plan
-    from sweep.tokens import Unprepared
 
     def prepared(config, root):
         if config.source != "hub" or download:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
     from pathlib import Path
 
-    from sweep import fit, predict, table
+    from sweep.fitting import fit, predict, table
     from sweep.quantity import parse_quantity
 
     data, _, home = table.read(args.table)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _same_rows(data, made: dict):
     """The table's rows, read as the fit (or the prediction) read them."""
-    from sweep import table
+    from sweep.fitting import table
 
     convention = made["convention"]
     return table.prepare(data, columns=made["columns"], n_convention=convention["N"], c_convention=convention["C"])

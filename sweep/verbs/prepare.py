@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from sweep.config import compose
-    from sweep.data import prepare
+    from sweep.data.prepare import prepare
 
     config = compose(args.overrides)
     show(prepare(config.data, config.paths.tokens, verify=args.verify))

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from sweep import report, results
-    from sweep.summary import summary
+    from sweep.reporting import report, results
+    from sweep.reporting.summary import summary
 
     folder = results.find(args.sweep)
     out = args.out or folder / "report"

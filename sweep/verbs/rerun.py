@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _new_trial(args: argparse.Namespace, trial, overrides: list[str], options, device: str) -> int:
-    from sweep.data import prepare
+    from sweep.data.prepare import prepare
     from sweep.rerun import variant
+    from sweep.training.worker import EXIT_DONE, Worker
     from sweep.trial import check, describe, resolve
     from sweep.verbs.train import show_record
-    from sweep.worker import EXIT_DONE, Worker
 
     config = variant(trial, overrides)
     tokens = prepare(config.data, Path(args.tokens))

@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> int:
     from sweep.environment import attention_backend, resolve_device
     from sweep.errors import UserError
     from sweep.quantity import duration
+    from sweep.training.worker import EXIT_DONE, Worker
     from sweep.trial import describe
     from sweep.verbs.plan import plan_here
-    from sweep.worker import EXIT_DONE, Worker
 
     plan = plan_here(args.overrides)
     if len(plan.trials) != 1:

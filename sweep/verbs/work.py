@@ -14,7 +14,7 @@ def run(args: argparse.Namespace) -> int:
     from sweep.config import RunOptions
     from sweep.plan import by_family, planned_trials
     from sweep.sweepdir import SweepDir
-    from sweep.worker import Worker
+    from sweep.training.worker import Worker
 
     sweep = SweepDir(Path(args.sweep))
     settings = sweep.settings()

@@ -1,0 +1,446 @@
+"""The whole fit, from checked rows to `fit.json`: parameters with their certificate and intervals, the three roads
+to the frontier, extrapolation, sensitivity, and the warnings that follow from them.
+"""
+
+import dataclasses
+import json
+import math
+import platform
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy
+
+from sweep import files
+from sweep.errors import UserError
+from sweep.fitting import frontier, uncertainty
+from sweep.fitting.consistency import crossing, floors
+from sweep.fitting.dimension import beside_exponent, intrinsic_dimension
+from sweep.fitting.frontier import FlopsModel
+from sweep.fitting.holdout import holdout
+from sweep.fitting.laws import law_named
+from sweep.fitting.objective import objective_named
+from sweep.fitting.roads import all_roads, disagreements
+from sweep.fitting.sensitivity import conventions, effect_of_drops, leave_out
+from sweep.fitting.solve import WEAK_CONDITION, Solution, solve
+from sweep.fitting.table import FitError, Home, Rows
+from sweep.fitting.uncertainty import Replicates
+
+STORED = 400  # replicates kept in fit.json
+WIDE_EXPONENT = 0.5
+MOST_LISTED = 10_000  # residuals and dropped rows in fit.json
+
+
+@dataclass
+class Fit:
+    """What `fit.json` holds, key by key. Losses are nats per token, C is FLOPs."""
+
+    form: str
+    objective: str
+    delta: float
+    columns: dict[str, str]
+    convention: dict[str, str]
+    n_rows: int
+    n_families: int
+    dropped: list[dict[str, Any]]
+    data_sha256: str
+    params: dict[str, float]
+    objective_value: float
+    flops_model: dict[str, float]
+    exponents: dict[str, float]
+    intervals: dict[str, list[float] | None] | None
+    certificate: dict[str, Any]
+    roads: dict[str, Any]
+    residuals: list[dict[str, Any]]
+    holdout: list[dict[str, Any]]
+    dropped_by_reason: dict[str, int] = field(default_factory=dict)
+    targets: list[dict[str, Any]] = field(default_factory=list)
+    replicates: dict[str, list[float]] | None = None
+    deviations: list[float] | None = None
+    bootstrap: dict[str, Any] | None = None
+    seed_noise: dict[str, Any] | None = None
+    leave_out: list[dict[str, Any]] = field(default_factory=list)
+    effect_of_drops: list[dict[str, Any]] = field(default_factory=list)
+    conventions: list[dict[str, Any]] = field(default_factory=list)
+    floors: dict[str, Any] = field(default_factory=dict)
+    crossing: dict[str, Any] = field(default_factory=dict)
+    dimension: dict[str, Any] | None = None
+    disagreements: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+
+    def to_json(self) -> str:
+        text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
+        return re.sub(r"\[\s+([^\[\]{}\"]*?)\s+\]", _one_line, text) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Fit":
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Fit":
+        names = {f.name for f in dataclasses.fields(cls)}
+        missing = sorted(names - set(values))
+        if missing:
+            raise UserError(f"the fit has no {', '.join(missing)}: it is from another version; fit again")
+        return cls(**{name: values[name] for name in names})
+
+    def as_dict(self) -> dict[str, Any]:
+        return _plain(vars(self))
+
+    def predict_loss(self, N: Any, D: Any, **more: Any) -> Any:
+        """See `frontier.predict_loss`."""
+        return frontier.predict_loss(self.as_dict(), N, D, **more)
+
+    def optimal(self, C: float) -> dict[str, float]:
+        """See `frontier.optimal`."""
+        return frontier.optimal(self.as_dict(), C)
+
+    def compute_for_loss(self, loss_nats: float) -> float:
+        """See `frontier.compute_for_loss`."""
+        return frontier.compute_for_loss(self.as_dict(), loss_nats)
+
+
+def _one_line(numbers: re.Match[str]) -> str:
+    """A list of numbers on one line, where json.dumps would take a line for each."""
+    return "[" + " ".join(numbers.group(1).split()) + "]"
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types; what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def variables(rows: Rows) -> dict[str, np.ndarray]:
+    """Every variable that the forms may ask for and these rows have."""
+    return {"N": rows.N, "D": rows.D, "C": rows.C, "M": rows.D / rows.N} | rows.extra
+
+
+def fit_rows(
+    rows: Rows,
+    curves: pd.DataFrame | None = None,
+    *,
+    form: str = "additive",
+    objective: str = "huber",
+    delta: float = 1e-3,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    alternatives: Sequence[Rows] = (),
+    activations_nd: np.ndarray | None = None,
+    command: str = "",
+) -> Fit:
+    """The whole fit. FitError where the rows cannot carry it; a refused part says why in its place.
+
+    `bootstrap`: replicates for the intervals, 0 for none. `alternatives`: the same table under other conventions.
+    `activations_nd`: final-layer activations (points, coordinates), for alpha beside 4/d.
+    """
+    law, goal = law_named(form), objective_named(objective, delta)
+    x = variables(rows)
+    missing = [name for name in law.variables if name not in x]
+    if missing:
+        names = {"S": "steps", "U": "unique_tokens"}
+        raise FitError(f"--form {form} needs {missing[0]}: name its column with --columns {names[missing[0]]}=…")
+    for name in law.variables:
+        if not (np.isfinite(x[name]) & (x[name] > 0)).all():
+            raise FitError(f"--form {form} needs {name}, and some rows have none: leave them out with --where")
+    counts = Counter(d.shown for d in rows.dropped)
+    try:
+        solution = solve(law, x, rows.loss, goal, rows.weight)
+    except FitError as refusal:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise FitError(f"{refusal}; dropped: {left_out}" if counts else str(refusal)) from None
+    families = len(np.unique(rows.family.astype(str)))
+    replicates = None
+    refused = uncertainty.refusal(len(rows.row), families)
+    if bootstrap and not refused:
+        replicates = uncertainty.bootstrap(solution, rows.loss, rows.family, bootstrap, seed)
+    flops = frontier.measure_flops(rows.N, rows.D, rows.C)
+    roads, drawn = all_roads(rows, curves, solution, flops, replicates, seed)
+    exponents = {name: roads["parametric"].get(name, math.nan) for name in ("a", "b")}
+    intervals = _intervals(solution, replicates, roads["parametric"])
+    noise = uncertainty.seed_noise(rows.N, rows.D, rows.loss, rows.family)
+    stored = _stored(replicates)
+    return Fit(
+        form=form,
+        objective=objective,
+        delta=goal.delta,
+        columns=rows.columns,
+        convention=rows.convention,
+        n_rows=len(rows.row),
+        n_families=families,
+        dropped=_thin([dataclasses.asdict(d) for d in rows.dropped]),
+        dropped_by_reason=dict(counts),
+        data_sha256=rows.data_sha256,
+        params=solution.params,
+        objective_value=solution.value,
+        flops_model=dataclasses.asdict(flops),
+        exponents=exponents,
+        intervals=intervals,
+        certificate=solution.certificate,
+        roads=roads,
+        residuals=_thin(_residuals(rows, solution, flops)),
+        holdout=holdout(law, x, rows, goal, intervals=bool(bootstrap), seed=seed),
+        targets=_targets(rows, solution, flops, stored, replicates.widening if replicates else None),
+        replicates=stored,
+        deviations=_stored_deviations(replicates, seed),
+        bootstrap=_method(replicates, seed),
+        seed_noise=noise,
+        leave_out=leave_out(rows, solution, flops),
+        effect_of_drops=effect_of_drops(rows, law, goal, flops, exponents["a"]),
+        conventions=conventions(alternatives, law, goal, exponents["a"]),
+        floors=floors(
+            solution.params,
+            intervals,
+            roads["isoflop_akima"],
+            drawn["isoflop_akima"].get("loss_nats"),
+            replicates.widening if replicates else 1.0,
+            goal,
+        ),
+        crossing=crossing(law, solution.params, flops, rows.C, rows.D),
+        dimension=_dimension(solution, intervals, activations_nd),
+        disagreements=_disagreements(roads),
+        warnings=rows.warnings
+        + warnings_about(rows, solution, flops, refused if bootstrap else None, intervals, noise),
+        versions=versions(),
+        command=command,
+    )
+
+
+def _intervals(
+    solution: Solution, replicates: Replicates | None, parametric: Mapping[str, Any]
+) -> dict[str, list[float] | None] | None:
+    """90% intervals of every parameter and of a and b; None without replicates. A parameter that lies on a bound of the
+    search has none: its replicates pile up there, and would give an interval that looks sure of the bound."""
+    if replicates is None:
+        return None
+    at_bound = {name.removeprefix("log ") for name in solution.certificate["bounds_hit"]}
+    found = {
+        name: None
+        if name in at_bound
+        else uncertainty.interval(value, replicates.params[name], replicates.widening, positive=True)
+        for name, value in solution.params.items()
+    }
+    return found | {name: (parametric.get("intervals") or {}).get(name) for name in ("a", "b")}
+
+
+def _targets(
+    rows: Rows, solution: Solution, flops: FlopsModel, stored: Mapping[str, Any] | None, widening: float | None
+) -> list[dict[str, Any]]:
+    """The best buy at the dearest compute of the rows times 1, 10, 100, 1000, with the intervals that anybody gets from
+    fit.json, which are those of the stored replicates."""
+    known = {
+        "form": solution.law.name,
+        "params": solution.params,
+        "flops_model": dataclasses.asdict(flops),
+        "replicates": stored,
+        "bootstrap": {"widening": widening},
+    }
+    try:
+        return [frontier.optimal(known, float(rows.C.max()) * times) | {"times": times} for times in (1, 10, 100, 1000)]
+    except UserError:
+        return []
+
+
+def _disagreements(roads: Mapping[str, Any]) -> list[str]:
+    """One line for the exponent a, with that of every road, where any two differ beyond their intervals."""
+    if not disagreements(roads):
+        return []
+    found = []
+    for name, road in roads.items():
+        if "a" in road:
+            ends = (road.get("intervals") or {}).get("a")
+            found.append(f"{name} {road['a']:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""))
+    return [f"the roads disagree on a, N_opt ~ C^a: {', '.join(found)}"]
+
+
+def _dimension(
+    solution: Solution, intervals: Mapping[str, Any] | None, activations_nd: np.ndarray | None
+) -> dict[str, Any] | None:
+    """The exponent of N beside 4/d; None without activations. FitError for a form that has no such exponent."""
+    if activations_nd is None:
+        return None
+    name = "alpha" if "alpha" in solution.params and "N" in solution.law.variables else "alpha_N"
+    if name not in solution.params:
+        raise FitError(f"--activations: {solution.law.name} has no exponent of N to compare with 4/d")
+    return beside_exponent(solution.params[name], (intervals or {}).get(name), intrinsic_dimension(activations_nd))
+
+
+def _thin(entries: list[Any]) -> list[Any]:
+    """At most MOST_LISTED entries, evenly spaced: a table of a million rows must not make a fit.json of a gigabyte."""
+    step = -(-len(entries) // MOST_LISTED)
+    return entries[::step] if step > 1 else entries
+
+
+def _stored(replicates: Replicates | None) -> dict[str, list[float]] | None:
+    """Parameters of the first STORED replicates, for intervals at any C; 6 digits are far under their spread."""
+    if replicates is None:
+        return None
+    return {name: [float(f"{v:.6g}") for v in values_B[:STORED]] for name, values_B in replicates.params.items()}
+
+
+def _stored_deviations(replicates: Replicates | None, seed: int) -> list[float] | None:
+    """How rows deviate in log loss from the law fitted without their family; at most STORED of them, at random."""
+    if replicates is None:
+        return None
+    seen_n = replicates.deviation_n
+    some = seen_n if len(seen_n) <= STORED else np.random.default_rng(seed).choice(seen_n, STORED, replace=False)
+    return [float(f"{v:.4g}") for v in some]
+
+
+def _method(replicates: Replicates | None, seed: int) -> dict[str, Any] | None:
+    if replicates is None:
+        return None
+    count = len(replicates.theta_BP)
+    return {
+        "method": "exponential weights per family, percentiles widened about the estimate",
+        "replicates": count,
+        "families": replicates.families,
+        "widening": replicates.widening,
+        "level": uncertainty.LEVEL,
+        "seed": seed,
+    }
+
+
+def versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "pandas": pd.__version__,
+    }
+
+
+def _residuals(rows: Rows, solution: Solution, flops: FlopsModel) -> list[dict[str, Any]]:
+    """Every row that has N, D and loss, used or not, with the loss that the law predicts there."""
+    fit = {"form": solution.law.name, "params": solution.params, "flops_model": dataclasses.asdict(flops)}
+    mine = {"row": rows.row, "N": rows.N, "D": rows.D, "C": rows.C, "loss": rows.loss} | rows.extra
+    found = []
+    for used, part in ((True, mine), (False, rows.unused)):
+        more = {name: part[name] for name in ("C", *rows.extra)}
+        predicted = frontier.predict_loss(fit, part["N"], part["D"], **more)
+        found += [
+            {"row": int(r), "N": N, "D": D, "C": C, "loss_nats": L, "predicted_nats": P, "used": used}
+            for r, N, D, C, L, P in zip(
+                part["row"], part["N"], part["D"], part["C"], part["loss"], predicted, strict=True
+            )
+        ]
+    return sorted(found, key=lambda r: r["row"])
+
+
+def warnings_about(
+    rows: Rows,
+    solution: Solution,
+    flops: FlopsModel,
+    refused: str | None,
+    intervals: Mapping[str, Any] | None,
+    noise: Mapping[str, Any] | None,
+) -> list[str]:
+    certificate, warnings = solution.certificate, []
+    if certificate["verdict"] == "uncertain optimum":
+        warnings.append(f"uncertain optimum: {certificate['starts_agreeing']} of {certificate['starts']} starts agree")
+    if certificate["bounds_hit"]:
+        hit = ", ".join(certificate["bounds_hit"])
+        warnings.append(f"weakly identified: {hit} at a bound of what is searched; the data do not determine it")
+    elif certificate["condition_number"] > WEAK_CONDITION:
+        warnings.append(
+            f"weakly identified (condition number {certificate['condition_number']:.0f}): the parameters "
+            "trade off against each other; widen the range of N and of D"
+        )
+    if refused:
+        warnings.append(refused)
+    for name in ("alpha", "beta", "a"):
+        ends = (intervals or {}).get(name)
+        if ends and ends[1] - ends[0] > WIDE_EXPONENT:
+            what = "the exponent of N_opt, a," if name == "a" else name
+            warnings.append(f"weakly identified: {what} is anywhere in [{ends[0]:.2f}, {ends[1]:.2f}]")
+    if noise is not None:
+        residual = np.log(rows.loss) - solution.bound.evaluate(solution.theta_P[None]).y_Bn[0]
+        ratio = float(np.sqrt(np.mean(residual**2))) / max(noise["sd_log_loss"], 1e-12)
+        if ratio > 3:
+            warnings.append(
+                f"the form misses by {ratio:.1f} times what seeds differ by: it does not describe these rows"
+            )
+    if flops.worst_relative_error > 0.1:
+        warnings.append(
+            f"C = {flops.k:.3g} N^{flops.gamma:.3f} D misses the FLOPs of a row by "
+            f"{100 * flops.worst_relative_error:.0f}%: N_opt at a given C is that uncertain"
+        )
+    epochs_n = rows.D / rows.extra.get("U", rows.D)
+    if "U" not in solution.law.variables and np.any(epochs_n > 1.001):
+        warnings.append(
+            f"{int(np.sum(epochs_n > 1.001))} rows repeat data: {solution.law.name} counts a repeated token as new"
+        )
+    return warnings
+
+
+def counted(fit: Mapping[str, Any]) -> str:
+    """`36 rows of 9 families`"""
+    rows, families = (fit[name] for name in ("n_rows", "n_families"))
+    return f"{rows} {'row' if rows == 1 else 'rows'} of {families} {'family' if families == 1 else 'families'}"
+
+
+def write(fit: Fit, folder: Path, name: str = "fit.json") -> Path:
+    """Write the fit into `folder`, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    files.write(path, lambda file: file.write(fit.to_json().encode()))
+    return path
+
+
+def read(home: Home | Path) -> dict[str, Any]:
+    """What the fit.json of a table, or of a sweep's folder, holds. UserError where there is none, it was refused, it is
+    damaged or of another version."""
+    home = home if isinstance(home, Home) else Home(home.name, home)
+    path = home.path("fit.json")
+    if not path.is_file():
+        raise UserError(f"{path}: no fit yet; make it with `{_again(home)}`")
+    content = load(home)
+    if "refused" in content:
+        raise UserError(f"{path}: the fit was refused: {content['refused']}")
+    return content
+
+
+def load(home: Home) -> dict[str, Any]:
+    """As `read`, or {"refused": reason} where that is what the file holds."""
+    path = home.path("fit.json")
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); make it again with `{_again(home)}`") from None
+    if "refused" in content:
+        return {"refused": str(content["refused"])}
+    try:
+        return Fit.from_dict(content).as_dict()
+    except UserError as other_version:
+        raise UserError(f"{path}: {other_version} with `{_again(home)}`") from None
+
+
+def _again(home: Home) -> str:
+    return shlex.join(["python", "-m", "sweep", "fit", home.source])
+
+
+def write_refusal(reason: str, folder: Path) -> None:
+    """Leave the reason where a sweep's fit would be, so that its report can say it and no older fit stands for this
+    data. Not for anybody's file: there it would only take a good fit away."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / "fit.json", {"refused": reason})

@@ -1,0 +1,99 @@
+"""Predictions that count: written down with date and data hash before the run is trained, scored when it is.
+
+A prediction is one file, `predictions/<date>-<hash of what it predicts>.json` beside the fit. It is never
+overwritten, and none is made for a run whose loss the table already has.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sweep import files
+from sweep.errors import UserError
+from sweep.fitting import frontier
+from sweep.fitting.frontier import FlopsModel
+from sweep.fitting.table import Rows
+
+SAME_RUN = 0.01  # N and D within this (relative) of what was predicted: a run takes whole steps and layers
+
+
+def allocation(fit: Mapping[str, Any], N: float | None, D: float | None, C: float | None) -> dict[str, float]:
+    """{"N", "D", "C"} from any two of them, or from C alone: the fit's best buy."""
+    flops = FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
+    match N, D, C:
+        case None, None, float():
+            best = frontier.optimal(fit, C)
+            return {name: best[name] for name in ("N", "D", "C")}
+        case float(), float(), None:
+            return {"N": N, "D": D, "C": float(flops.flops(N, D))}
+        case float(), None, float():
+            return {"N": N, "D": float(flops.tokens(C, N)), "C": C}
+        case None, float(), float():
+            return {"N": float((C / (flops.k * D)) ** (1 / flops.gamma)), "D": D, "C": C}
+    raise UserError("say --flops for the best buy, or two of --params, --tokens, --flops")
+
+
+def make(fit: Mapping[str, Any], rows: Rows, wanted: Mapping[str, float], command: str) -> dict[str, Any]:
+    """The prediction of one run. UserError where the fit is of other data than `rows`, or the run is in it."""
+    if fit["data_sha256"] != rows.data_sha256:
+        raise UserError("the fit was made from other data than the table holds now: fit again, then predict")
+    if len(seen := matching(rows, wanted)):
+        raise UserError(f"row {seen[0][0]} of the table is this run, with loss {seen[0][1]:.4f}: nothing to predict")
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data_sha256": fit["data_sha256"],
+        **wanted,
+        "loss_nats": float(frontier.predict_loss(fit, wanted["N"], wanted["D"])),
+        "interval": frontier.predict_interval(fit, wanted["N"], wanted["D"]),
+        "times_dearest_run": wanted["C"] / float(rows.C.max()),
+        "form": fit["form"],
+        "params": fit["params"],
+        "columns": fit["columns"],
+        "convention": fit["convention"],
+        "fit_command": fit["command"],
+        "command": command,
+    }
+
+
+def save(prediction: Mapping[str, Any], folder: Path) -> Path:
+    """Write the prediction to its own file in `folder`; UserError if it is there already."""
+    what = json.dumps([prediction[name] for name in ("N", "D", "data_sha256", "params")], sort_keys=True)
+    name = f"{prediction['made'][:10]}-{hashlib.sha256(what.encode()).hexdigest()[:8]}.json"
+    path = folder / name
+    if not files.create_json(path, prediction):
+        raise UserError(f"{path}: this prediction is made already; a prediction is never overwritten")
+    return path
+
+
+def load(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The predictions in `folder`, oldest first. UserError names a damaged one, or says that there are none."""
+    found = [(path, files.read_json(path)) for path in sorted(folder.glob("*.json"))]
+    if not found:
+        raise UserError(f"{folder}: no prediction yet; make one with --flops or --params and --tokens")
+    return found
+
+
+def score(prediction: Mapping[str, Any], rows: Rows) -> list[dict[str, Any]]:
+    """One entry for each run of the table that the prediction was about: {"row", "loss_nats", "error",
+    "inside"}; `error` is predicted / observed - 1. Empty while it is not trained."""
+    entries = []
+    for row, loss in matching(rows, prediction):
+        ends = prediction.get("interval")
+        inside = bool(ends[0] <= loss <= ends[1]) if ends else None
+        entries.append({"row": row, "loss_nats": loss, "error": prediction["loss_nats"] / loss - 1, "inside": inside})
+    return entries
+
+
+def matching(rows: Rows, wanted: Mapping[str, float]) -> list[tuple[int, float]]:
+    """(row, loss) of the runs with this N and D that have a loss, whether the fit uses them or not."""
+    parts = {"N": rows.N, "D": rows.D, "loss": rows.loss, "row": rows.row}
+    whole = {name: np.append(values, rows.unused[name]) for name, values in parts.items()}
+    same_n = np.ones(len(whole["row"]), dtype=bool)
+    for name in ("N", "D"):
+        same_n &= np.abs(whole[name] / wanted[name] - 1) <= SAME_RUN
+    return [(int(r), float(loss)) for r, loss in zip(whole["row"][same_n], whole["loss"][same_n], strict=True)]

@@ -1,0 +1,174 @@
+"""What the fit says about budgets and prices: the optimum for some FLOPs, and what a loss costs.
+
+The mathematics is in `sweep.fitting.laws` and `sweep.fitting.frontier`; this file turns it into the report's rows.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sweep.errors import UserError
+from sweep.fitting import frontier
+from sweep.fitting.laws import law_named
+from sweep.reporting.numbers import power, significant
+from sweep.reporting.results import Results
+
+NEXT_NATS = 0.1
+FARTHEST = 1000  # answers reach this many times the dearest run's compute
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit.json` holds, asked through `sweep.fitting.frontier` for losses and optima."""
+
+    fit: dict[str, Any]
+
+    @property
+    def floor(self) -> float:
+        """The loss in nats that no compute crosses."""
+        return float(self.fit["params"].get("E", 0.0))
+
+    @property
+    def flops(self) -> frontier.FlopsModel:
+        return frontier.FlopsModel(self.fit["flops_model"]["k"], self.fit["flops_model"]["gamma"])
+
+    def loss(self, N: Any, D: Any) -> np.ndarray:
+        return frontier.predict_loss(self.fit, N, D)
+
+    def optimum(self, C: Any) -> tuple[Any, Any, Any]:
+        """(N, D, loss in nats) at the optimum for C FLOPs, an array or a number."""
+        return frontier.optimum(law_named(self.fit["form"]), self.fit["params"], self.flops, C)
+
+    def band(self, C: np.ndarray, name: str) -> tuple[list[float], list[float], list[float]]:
+        """(C, low, high) of the 90% interval of the optimum's N, D or loss_nats, at those C that have one."""
+        ends = [(float(c), frontier.optimal(self.fit, c).get(f"{name}_interval")) for c in C]
+        known = [(c, *interval) for c, interval in ends if interval]
+        return tuple(map(list, zip(*known, strict=True))) if known else ([], [], [])  # type: ignore[return-value]
+
+    def compute_for(self, loss_nats: float) -> float | None:
+        """The least FLOPs that reach a loss; None where the law says that none do."""
+        try:
+            return frontier.compute_for_loss(self.fit, loss_nats)
+        except UserError:
+            return None
+
+
+def fitted(results: Results) -> Fitted | str:
+    """The fit, if it gives a loss for every N and D, and an optimum for every C; else why there is none to draw."""
+    if not results.fit:
+        return results.refused
+    if results.finished.empty:
+        return "no trial has finished"
+    fit = Fitted(results.fit)
+    try:
+        fit.loss(1e6, 1e8)
+        fit.optimum(results.finished["C"].max())
+    except UserError as refusal:
+        return str(refusal)
+    return fit
+
+
+def flops_per_device_hour(results: Results) -> float | None:
+    """FLOPs that one device does in an hour, validation and samples included: measured on the finished trials of the
+    largest size (a trial is one device). None when unknown."""
+    rows = results.finished
+    rows = rows[rows["wall_seconds"] > 0]
+    if rows.empty:
+        return None
+    largest = rows[rows["N"] == rows["N"].max()]
+    return float(3600 * largest["flops"].sum() / largest["wall_seconds"].sum())
+
+
+def device_seconds(results: Results) -> float:
+    """Device time of all finished trials, with each family's shared trunk counted once."""
+    rows = results.finished
+    trunk = (rows["wall_seconds"] - rows["device_seconds"]).groupby(rows["family_id"]).max()
+    return float(rows["device_seconds"].sum() + trunk.sum())
+
+
+def price(results: Results, flops: float | None) -> dict[str, float | None]:
+    """FLOPs in device-hours and dollars, None where the rate is not known."""
+    per_hour, dollars = flops_per_device_hour(results), results.meta.get("dollars_per_device_hour")
+    hours = flops / per_hour if per_hour and flops is not None else None
+    paid = hours * dollars if hours is not None and dollars is not None else None
+    return {"flops": flops, "device_hours": hours, "dollars": paid}
+
+
+def budgets(results: Results) -> list[dict[str, Any]]:
+    """N, D and the loss to expect for the compute of the dearest run, and for 10, 100 and 1000 times it."""
+    fit = fitted(results)
+    if isinstance(fit, str):
+        return []
+    largest = float(results.finished["C"].max())
+    bytes_per_token = results.meta.get("bytes_per_token")
+    rows = []
+    for ratio in (1, 10, 100, FARTHEST):
+        best = frontier.optimal(results.fit, largest * ratio)
+        best |= price(results, best.pop("C")) | {
+            "times_largest": ratio,
+            "tokens_per_param": best["D"] / best["N"],
+            "bits_per_byte": best["loss_nats"] / math.log(2) / bytes_per_token if bytes_per_token else None,
+            "error_nats": _seen_error(results, ratio, best["loss_nats"]),
+        }
+        rows.append({f"{name}_interval": None for name in ("N", "D", "loss_nats")} | best)
+    return rows
+
+
+def _seen_error(results: Results, ratio: float, loss_nats: float) -> float | None:
+    """The mean error in nats to expect of a loss predicted at `ratio` times the compute that was fitted: that of the
+    fit's own residuals at 1, beyond it of the nearest holdout that reached at least as far. None where none did."""
+    if ratio <= 1:
+        used = [row for row in results.fit["residuals"] if row["used"]]
+        return float(np.mean([abs(row["loss_nats"] - row["predicted_nats"]) for row in used]))
+    cuts = [cut for cut in results.fit["holdout"] if cut["max_flops_ratio"] >= 0.99 * ratio]
+    return loss_nats * min(cuts, key=lambda cut: cut["max_flops_ratio"])["mean_error"] if cuts else None
+
+
+def extrapolation(holdout: list[dict[str, Any]]) -> list[str]:
+    """The check that reached farthest, in a sentence with its bias; nothing where no cut could be fitted."""
+    if not holdout:
+        return []
+    far = max(holdout, key=lambda cut: cut["max_flops_ratio"])
+    bias = 100 * far["mean_signed_error"]
+    fitted = f"{far['n_fit']} runs up to {power(far['cut_flops'])} FLOPs"
+    predicted = f"{far['n_predicted']} up to {significant(far['max_flops_ratio'], 2)}× dearer"
+    side = f"{significant(abs(bias), 2)}% too {'high' if bias > 0 else 'low'} on average"
+    error = f"a mean error of {significant(100 * far['mean_error'], 2)}%, {side}"
+    return [f"extrapolation: {fitted} predict {predicted} with {error}"]
+
+
+def reachable(results: Results) -> tuple[float, float] | None:
+    """Losses in nats worth pricing: from the frontier at the cheapest run to FARTHEST times the dearest."""
+    fit = fitted(results)
+    if isinstance(fit, str):
+        return None
+    C = results.finished["C"]
+    worst, best = (float(fit.optimum(at)[2]) for at in (C.min(), FARTHEST * C.max()))
+    return (worst, best) if worst > best > fit.floor else None
+
+
+def round_losses(results: Results, at_most: int = 12) -> list[float]:
+    """The tenths of a nat that are reachable, in descending order, thinned where there are many."""
+    span = reachable(results)
+    if span is None:
+        return []
+    tenths = range(math.floor(span[0] * 10), math.ceil(span[1] * 10) - 1, -1)
+    return [tenth / 10 for tenth in tenths][:: math.ceil(len(tenths) / at_most)]
+
+
+def costs(results: Results, losses: list[float]) -> list[dict[str, Any]]:
+    """The least cost of each loss, and of 0.1 nat less than it (keys with `next_`; None past the floor)."""
+    fit = fitted(results)
+    if isinstance(fit, str):
+        return []
+    rows = []
+    for loss in losses:
+        here, beyond = fit.compute_for(loss), fit.compute_for(loss - NEXT_NATS)
+        if here is None:
+            continue
+        step = None if beyond is None else beyond - here
+        following = {f"next_{unit}": value for unit, value in price(results, step).items()}
+        rows.append({"loss_nats": loss} | price(results, here) | following)
+    return rows

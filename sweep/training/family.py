@@ -1,0 +1,202 @@
+"""Training a family: the trunk that its budgets share, and each budget's own cooldown.
+
+With WSD all budgets of a family agree until their decay begins. The trunk is trained once, with a checkpoint at each
+branch; a trial is the trunk's rows up to its branch, then its own steps. The trunk is only a cache: a budget whose
+branch the trunk has passed goes on alone from the nearest checkpoint before it, or from step 0, and gives the same
+record. Cosine shares nothing (its branch is step 0), so all of its trials train alone.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweep import files
+from sweep.estimate import record_speed
+from sweep.record import Record
+from sweep.rundir import RunDir
+from sweep.training import checkpoint, loop
+from sweep.training.loop import Curve, Diverged, Setup, State, Stopped
+from sweep.trial import Trial
+
+
+@dataclass
+class Family:
+    """The trials of one family that this process trains, on one device."""
+
+    setup: Setup
+    trials: list[Trial]
+    runs: Path
+    env: dict[str, Any]
+    should_stop: Callable[[], bool]
+    on_progress: Callable[[dict[str, Any]], None]
+
+    @property
+    def family_id(self) -> str:
+        return self.trials[0].family_id
+
+    @property
+    def trunk(self) -> RunDir:
+        return RunDir.of_trunk(self.runs, self.family_id)
+
+    def missing(self) -> list[Trial]:
+        """Trials without a record, those that branch first first."""
+        ordered = sorted(self.trials, key=lambda trial: trial.config.steps)
+        return [trial for trial in ordered if not RunDir.of_trial(self.runs, trial.trial_id).record.exists()]
+
+
+def train_trial(family: Family, trial: Trial) -> None:
+    """One trial to its record, from its own checkpoint, the trunk or step 0, whichever is furthest.
+
+    Raises loop.Stopped when asked to stop, all state saved; other errors pass through.
+    """
+    if family.should_stop():
+        raise Stopped
+    run = RunDir.of_trial(family.runs, trial.trial_id)
+    trial.keep(run.trial)
+    files.write_json(run.env, family.env)
+    family.on_progress({"trial_id": trial.trial_id, "steps": trial.config.steps, "step": 0})
+    status = "finished"
+    try:
+        curve = _resume(family, run, trial) or _begin(family, run, trial)
+        loop.train(curve, trial.config.steps)
+    except Diverged as diverged:
+        curve, status = diverged.curve, "diverged"
+        if curve.length is None:  # in the trunk: its whole history is this trial's
+            _copy_history(family.trunk, run, until=curve.state.step)
+    _publish(family, run, trial, curve.state, status)
+
+
+def _resume(family: Family, run: RunDir, trial: Trial) -> Curve | None:
+    """The trial's own curve where an earlier attempt left it."""
+    if not run.checkpoint.exists():
+        return None
+    state, lengths = checkpoint.load(run.checkpoint, trial.trial_id, family.setup)
+    checkpoint.truncate(run.metrics, run.samples, lengths)
+    return _curve(family, run, trial, state)
+
+
+def _begin(family: Family, run: RunDir, trial: Trial) -> Curve:
+    """The trial's curve where it leaves the trunk: at its branch, before it if the trunk is past that, or at step 0."""
+    branch = trial.config.branch_step
+    steps = family.trunk.stable_steps()
+    if branch == 0:
+        state = State.fresh(family.setup)
+    elif not steps or steps[-1] <= branch:
+        state = _advance_trunk(family, branch)
+    else:
+        state, _ = _trunk_state(family, max((step for step in steps if step <= branch), default=0))
+    _copy_history(family.trunk, run, until=state.step)
+    state.shared_steps, state.shared_seconds = state.step, state.seconds
+    return _curve(family, run, trial, state)
+
+
+def _advance_trunk(family: Family, branch: int) -> State:
+    """Train the trunk on from its last checkpoint to `branch`, and leave a checkpoint there."""
+    trunk = family.trunk
+    trunk.path.mkdir(parents=True, exist_ok=True)
+    state, lengths = _trunk_state(family, (trunk.stable_steps() or [0])[-1])
+    if state.step < branch:
+        checkpoint.truncate(trunk.metrics, trunk.samples, lengths)
+        curve = Curve(
+            setup=family.setup,
+            state=state,
+            length=None,
+            metrics=trunk.metrics,
+            samples=trunk.samples,
+            save=lambda curve: _save_trunk(family, curve),
+            should_stop=family.should_stop,
+            on_progress=family.on_progress,
+        )
+        loop.train(curve, branch)
+        _save_trunk(family, curve)
+    return state
+
+
+def _trunk_state(family: Family, step: int) -> tuple[State, tuple[int, int]]:
+    """The trunk's state at a step that it has a checkpoint of (or 0), and its files' lengths then."""
+    if step == 0:
+        return State.fresh(family.setup), (0, 0)
+    return checkpoint.load(family.trunk.stable(step), family.family_id, family.setup)
+
+
+def _save_trunk(family: Family, curve: Curve) -> None:
+    """Checkpoint the trunk, then drop its older checkpoints at which no missing trial branches."""
+    trunk, step = family.trunk, curve.state.step
+    checkpoint.save(trunk.stable(step), family.family_id, curve)
+    needed = {trial.config.branch_step for trial in family.missing()}
+    for older in trunk.stable_steps():
+        if older < step and older not in needed:
+            trunk.stable(older).unlink()
+
+
+def _curve(family: Family, run: RunDir, trial: Trial, state: State) -> Curve:
+    return Curve(
+        setup=family.setup,
+        state=state,
+        length=trial.config.steps,
+        metrics=run.metrics,
+        samples=run.samples,
+        save=lambda curve: checkpoint.save(run.checkpoint, trial.trial_id, curve),
+        should_stop=family.should_stop,
+        on_progress=family.on_progress,
+    )
+
+
+def _copy_history(trunk: RunDir, run: RunDir, until: int) -> None:
+    """The trunk's rows up to a step become the trial's, byte for byte."""
+    for source, target in ((trunk.metrics, run.metrics), (trunk.samples, run.samples)):
+        lines = source.read_bytes().splitlines(keepends=True) if until and source.exists() else []
+        kept = b"".join(line for line in lines if line.endswith(b"\n") and _step_of(line) <= until)
+        files.write(target, lambda file, kept=kept: file.write(kept))  # type: ignore[misc]
+
+
+def _step_of(line: bytes) -> int:
+    return json.loads(line)["step"]
+
+
+def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: str) -> None:
+    """Write the record; after success the optimizer's state goes."""
+    setup = family.setup
+    rows = files.read_json_lines(run.metrics)
+    finished = status == "finished"
+    loss_nats = rows[-1]["val_loss_nats"] if finished else None
+    record = Record(
+        trial_id=trial.trial_id,
+        family_id=trial.family_id,
+        status=status,
+        params=trial.params_by_group,
+        params_non_embedding=trial.params_non_embedding,
+        params_total=trial.params_total,
+        tokens=trial.tokens,
+        flops=trial.flops,
+        flops_per_token=setup.flops_per_token,
+        steps_done=state.step,
+        loss_nats=loss_nats,
+        best_loss_nats=state.best_loss_nats if state.best_tokens else None,
+        best_tokens=state.best_tokens or None,
+        train_loss_nats=loop.train_loss(setup, state.step) if finished else None,
+        bits_per_byte=loop.finite(setup.tokens.bits_per_byte(loss_nats)) if loss_nats is not None else None,
+        shared_steps=state.shared_steps,
+        wall_seconds=state.seconds,
+        own_seconds=state.seconds - state.shared_seconds,
+        tokens_per_second=statistics.median(row["tokens_per_second"] for row in rows),
+        device=family.env["class"]["device_model"],
+        execution_class=setup.execution_class,
+        execution_classes=state.classes,
+        code_hash="+".join(state.codes),
+        finished_at=time.time(),
+    )
+    if finished:
+        rate = state.step * trial.config.batch_tokens / state.seconds
+        record_speed(family.runs, trial, setup.options, record.device, rate)
+        if setup.options.keep_weights:
+            files.write(run.weights, lambda file: torch.save(setup.model.state_dict(), file))
+    record.publish(run.record)
+    run.checkpoint.unlink(missing_ok=True)
+    run.error.unlink(missing_ok=True)

@@ -1,0 +1,284 @@
+"""Launching on this machine: worker processes over CPU cores or GPUs, and a live table of what they do.
+
+Workers pull families by claiming them, so nothing is handed out here: they are started, watched, and told to stop.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from sweep.environment import ROOT, attention_backend, resolve_device
+from sweep.errors import UserError
+from sweep.plan import Plan
+from sweep.quantity import duration, short
+from sweep.record import Record
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
+from sweep.training import claim
+
+REFRESH_SECONDS = 1.0
+EXIT_AGAIN, FAILED = 75, "failed: "  # as sweep.training.worker's, which imports torch
+
+
+@dataclass
+class Outcome:
+    """How the workers ended: the exit status of the launch, and each worker's."""
+
+    status: int
+    worker_statuses: list[int]
+    seconds: float
+
+
+def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
+    """Train what is missing; returns when all workers ended, or were stopped by Ctrl-C with everything saved."""
+    count = worker_count(plan)
+    sweep.logs.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    workers: list[subprocess.Popen[bytes]] = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: without us the workers would go on unseen
+    try:
+        logs = _Logs(sweep.logs, count)
+        workers += (_start(sweep, number, plan) for number in range(count))
+        _watch(plan, workers, logs, console)
+    except KeyboardInterrupt:
+        console.print("stopping: each worker finishes its step and saves; Ctrl-C again to kill them")
+        _stop(workers)
+    except BaseException:
+        _stop(workers)
+        raise
+    statuses = [worker.wait() for worker in workers]
+    for worker, status in zip(workers, statuses, strict=True):
+        if status < 0 and status != -signal.SIGTERM:
+            console.print(f"worker {worker.pid} was killed by {signal.Signals(-status).name}", style="red")
+    again = (EXIT_AGAIN, -signal.SIGTERM)  # the latter: told to stop before it had begun to listen
+    bad = [status for status in statuses if status not in (0, *again)]
+    status = 1 if bad else EXIT_AGAIN if set(again) & set(statuses) else 0
+    return Outcome(status, statuses, time.monotonic() - started)
+
+
+def worker_count(plan: Plan) -> int:
+    """Processes to start: as asked, else one per GPU, or cores over threads; never more than families to train."""
+    options = plan.config.run
+    done = plan.done()
+    families = sum(any(trial.trial_id not in done for trial in family) for family in plan.families())
+    if options.workers != "auto":
+        return min(options.workers, families)
+    if plan.device == "cuda":
+        return min(_gpus(), families)
+    return min(max(1, len(os.sched_getaffinity(0)) // options.threads), families)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
+    """One worker. It runs from the checkout's root, wherever the launch was typed, and logs to its own file."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "OMP_NUM_THREADS": str(plan.config.run.threads),
+    }
+    if plan.device == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(index) for index in range(_gpus())]
+        environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
+    with open(sweep.logs / f"worker-{number}.log", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sweep", "work", str(sweep.path)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches us alone; we tell the workers
+        )
+
+
+def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+    try:
+        for worker in workers:
+            worker.wait()
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.kill()
+
+
+def _watch(plan: Plan, workers: list[subprocess.Popen[bytes]], logs: "_Logs", console: Console) -> None:
+    """Show progress until every worker has ended. Not on a terminal: one line whenever a trial is done."""
+    board = _Board(plan)
+    said = set(board.done)
+
+    def update() -> None:
+        time.sleep(REFRESH_SECONDS)
+        board.update()
+        for line in logs.failures():
+            console.print(line, style="red", highlight=False, soft_wrap=True)
+        for trial_id in sorted(board.done - said):
+            said.add(trial_id)
+            if not console.is_terminal:
+                console.print(
+                    f"{len(said)}/{len(plan.trials)}  {board.outcome(trial_id)}", highlight=False, soft_wrap=True
+                )
+
+    if not console.is_terminal:
+        while _running(workers):
+            update()
+        update()
+        return
+    with Live(board, console=console, refresh_per_second=2, transient=True):
+        while _running(workers):
+            update()
+        update()
+
+
+class _Logs:
+    """The workers' log files, read on from where they ended when the launch began."""
+
+    def __init__(self, folder: Path, count: int):
+        self.paths = [folder / f"worker-{number}.log" for number in range(count)]
+        self.read_to = {path: path.stat().st_size if path.exists() else 0 for path in self.paths}
+
+    def failures(self) -> list[str]:
+        """What workers said of failed trials since the last call."""
+        lines = []
+        for path in filter(Path.exists, self.paths):
+            with open(path, "rb") as file:
+                file.seek(self.read_to[path])
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self.read_to[path] += len(whole)
+            lines += [line for line in whole.decode(errors="replace").splitlines() if line.startswith(FAILED)]
+        return lines
+
+
+def _running(workers: list[subprocess.Popen[bytes]]) -> bool:
+    return any(worker.poll() is None for worker in workers)
+
+
+class _Board:
+    """What the live table shows; reads the run directories only."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.trials = {trial.trial_id: trial for trial in plan.trials}
+        self.families = plan.families()
+        self.started = time.monotonic()
+        self.done: set[str] = set()
+        self.beats: list[dict[str, Any]] = []
+        self.work_before = 0.0
+        self.update()
+        self.work_before = self._work()
+
+    def update(self) -> None:
+        self.done = self.plan.done()
+        self.beats = []
+        for family in self.families:
+            if all(trial.trial_id in self.done for trial in family):
+                continue
+            beat = claim.living(RunDir.of_trunk(self.plan.runs, family[0].family_id).path)
+            if beat and beat.get("trial_id") in self.trials:
+                self.beats.append(beat)
+
+    def outcome(self, trial_id: str) -> str:
+        """One line on a trial that has just ended."""
+        try:
+            record = Record.read(RunDir.of_trial(self.plan.runs, trial_id).record)
+        except UserError as error:
+            return str(error)
+        loss = f"{record.loss_nats:.4f} nats" if record.loss_nats is not None else record.status
+        times = f"{duration(time.monotonic() - self.started)}, {duration(self.time_left())} left"
+        return f"{trial_id:<36} {loss}  ({times})"
+
+    def _work(self) -> float:
+        """Estimated device seconds that are behind us."""
+        seconds = sum(self.plan.family_seconds([t for t in f if t.trial_id in self.done]) for f in self.families)
+        return seconds + sum(self._share(beat) * self._seconds(beat) for beat in self.beats)
+
+    def _seconds(self, beat: dict[str, Any]) -> float:
+        return self.plan.estimates[beat["trial_id"]].seconds
+
+    def _share(self, beat: dict[str, Any]) -> float:
+        return beat.get("step", 0) / max(1, beat.get("steps", 1))
+
+    def time_left(self) -> float:
+        """From how fast the estimated work has been done since the start."""
+        total = sum(self.plan.family_seconds(family) for family in self.families)
+        work = self._work()
+        elapsed = time.monotonic() - self.started
+        gained = work - self.work_before
+        return max(0.0, total - work) * elapsed / gained if gained > 0 else float("nan")
+
+    def __rich__(self) -> Group:
+        bar = Progress(
+            TextColumn(f"sweep {self.plan.name}"), BarColumn(40), TextColumn("{task.completed}/{task.total} trials"),
+            TextColumn(f"{duration(time.monotonic() - self.started)}, {duration(self.time_left())} left"),
+        )  # fmt: skip
+        bar.add_task("", total=len(self.trials), completed=len(self.done))
+        table = Table(box=None, pad_edge=False)
+        for heading in ("training", "N", "D", "step", "loss", "tokens/s", "left"):
+            table.add_column(heading, justify="left" if heading == "training" else "right", no_wrap=True)
+        for beat in self.beats:
+            trial = self.trials[beat["trial_id"]]
+            speed, loss = beat.get("tokens_per_second"), beat.get("loss_nats")
+            left = (trial.config.steps - beat.get("step", 0)) * trial.config.batch_tokens
+            table.add_row(
+                trial.trial_id,
+                short(trial.params_non_embedding),
+                short(trial.tokens),
+                f"{beat.get('step', 0)}/{trial.config.steps}",
+                f"{loss:.4f}" if loss else "",
+                f"{speed:,.0f}" if speed else "",
+                duration(left / speed) if speed else "",
+            )
+        return Group(bar, table)
+
+
+def check(plan: Plan) -> None:
+    """The device and the backend are here, and the folders that a launch writes to can be written to."""
+    resolve_device(plan.device)
+    if plan.config.run.backend != "auto":  # asking imports torch
+        attention_backend(plan.config.run.backend, plan.device)
+    for key, folder in (("paths.runs", plan.config.paths.runs), ("paths.sweeps", plan.config.paths.sweeps)):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{key}={folder}: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{key}={folder}: not writable; choose another folder")
+
+
+def damaged_records(plan: Plan) -> list[str]:
+    """What is wrong with records that are there but cannot be read; each would pass for a finished trial."""
+    found = []
+    for trial_id in sorted(plan.done()):
+        try:
+            Record.read(RunDir.of_trial(plan.runs, trial_id).record)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def held_elsewhere(plan: Plan) -> list[str]:
+    """Families with missing trials that somebody else is training, and who."""
+    done = plan.done()
+    trunks = {
+        family[0].family_id: RunDir.of_trunk(plan.runs, family[0].family_id).path
+        for family in plan.families()
+        if any(trial.trial_id not in done for trial in family)
+    }
+    return [f"{name}: {claim.holder_of(path)}" for name, path in trunks.items() if claim.living(path) is not None]

@@ -1,0 +1,309 @@
+"""The training loop: one step and its order of events, the same for a trunk, a cooldown and a lone trial.
+
+A curve is a pure function of (trial, step): batch i depends on (seed, i) alone, validation points on the step alone,
+and nothing draws from a global random state. So a run that was killed and resumed, or that shared its trunk with
+other budgets, gives the same numbers as one that ran alone.
+
+Shapes: B sequences, T tokens of a sequence.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.gpt import GPT
+from sweep.config import RunOptions
+from sweep.data.tokens import Batches, Tokens, documents_from, windows
+from sweep.environment import code_hash
+from sweep.errors import UserError
+from sweep.files import append_json
+from sweep.training.optim import adamw
+from sweep.trial import TrialConfig
+
+PROMPT_TOKENS = 16
+
+
+class Diverged(Exception):
+    """The loss of a curve is not finite any more."""
+
+    def __init__(self, curve: "Curve"):
+        super().__init__(f"loss not finite at step {curve.state.step}")
+        self.curve = curve
+
+
+class Stopped(Exception):
+    """Asked to stop; the state is saved."""
+
+
+@dataclass
+class Setup:
+    """What stays the same through all trials of a family: model, data, options."""
+
+    config: TrialConfig  # its `steps` is of any one trial, and not used here
+    flops_per_token: float
+    tokens: Tokens
+    options: RunOptions
+    device: str
+    backend: str
+    execution_class: str
+    model: GPT = field(init=False)
+    batches: Batches = field(init=False)
+    validation_NT: np.ndarray = field(init=False)
+    loss: Callable[..., torch.Tensor] = field(init=False)
+    micro_batch: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        config, model = self.config, self.config.model
+        self.micro_batch = self.options.micro_batch_sequences or config.batch_sequences
+        if config.batch_sequences % self.micro_batch:
+            raise UserError(
+                f"run.micro_batch_sequences={self.micro_batch}: must divide batch.sequences={config.batch_sequences}"
+            )
+        self.model = GPT(model, backend=self.backend).to(self.device)
+        self.loss = torch.compile(self.model.loss) if self.options.compile else self.model.loss
+        unique = config.data.unique_sequences
+        self.batches = Batches(self.tokens.train, model.seq_len, config.batch_sequences, unique, config.seed)
+        self.validation_NT = windows(self.tokens.validation, model.seq_len)[: config.eval.sequences]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device, dtype=torch.bfloat16)
+
+    def loss_of(self, inputs_BT: np.ndarray, targets_BT: np.ndarray) -> torch.Tensor:
+        """Mean nats per token of one chunk of sequences, on the device."""
+        inputs = torch.from_numpy(inputs_BT).to(self.device, non_blocking=True)
+        targets = torch.from_numpy(targets_BT).to(self.device, non_blocking=True)
+        documents = None
+        if self.config.model.within_documents:
+            documents = torch.from_numpy(documents_from(inputs_BT, self.tokens.eot_id)).to(self.device)
+        with self.autocast():
+            return self.loss(inputs, targets, documents)
+
+
+@dataclass
+class State:
+    """All that changes while training, and all that a checkpoint holds."""
+
+    model: GPT
+    optimizer: torch.optim.AdamW
+    step: int
+    loss_sum: torch.Tensor  # of the steps since the last row
+    loss_count: int
+    best_loss_nats: float
+    best_tokens: int
+    seconds: float  # from the first step on, evaluation included
+    row_seconds: float  # of training since the last row
+    classes: list[str]  # execution classes that contributed,
+    codes: list[str]  # and versions of the training code
+    shared_steps: int = 0  # taken over from the trunk,
+    shared_seconds: float = 0.0  # and what they took
+
+    @classmethod
+    def fresh(cls, setup: Setup) -> "State":
+        setup.model.init_weights(setup.config.seed)
+        return cls(
+            model=setup.model,
+            optimizer=adamw(setup.model, setup.config.optim),
+            step=0,
+            loss_sum=torch.zeros((), device=setup.device),
+            loss_count=0,
+            best_loss_nats=math.inf,
+            best_tokens=0,
+            seconds=0.0,
+            row_seconds=0.0,
+            classes=[setup.execution_class],
+            codes=[code_hash()],
+        )
+
+
+@dataclass
+class Curve:
+    """A state and the two files that its history goes to.
+
+    `length` is the trial's number of steps, or None for a trunk, which knows of no end.
+    """
+
+    setup: Setup
+    state: State
+    length: int | None
+    metrics: Path
+    samples: Path
+    save: Callable[["Curve"], None]  # write a checkpoint of this curve
+    should_stop: Callable[[], bool]
+    on_progress: Callable[[dict[str, Any]], None]
+
+    def lr(self, step: int) -> float:
+        config = self.setup.config
+        # A trunk is asked only for steps before every branch, where any length gives the same factor.
+        length = self.length if self.length is not None else 2**62
+        return config.optim.lr * config.schedule.lr_factor(step, length)
+
+    def phase(self, step: int) -> str:
+        """Of the update that brought the curve to `step`."""
+        if self.length is None or step <= self.setup.config.schedule.branch_step(self.length):
+            return "stable"
+        return "decay"
+
+
+def train(curve: Curve, until: int) -> None:
+    """Take the curve from its state's step to `until`.
+
+    Raises Stopped (after a checkpoint) when asked to stop and Diverged when the loss is not finite.
+    """
+    setup, state = curve.setup, curve.state
+    config, evaluation = setup.config, setup.config.eval
+    clock = _Clock()
+    saved = time.monotonic()
+    while state.step < until:
+        if curve.should_stop():
+            clock.charge_training(state)
+            curve.save(curve)
+            raise Stopped
+        lr = curve.lr(state.step)
+        grad_norm = update(setup, state, lr)
+        state.step += 1
+        last = state.step == curve.length
+        validate = last or is_log_spaced(state.step, evaluation.first_step, evaluation.points_per_doubling)
+        if validate or state.step % evaluation.log_every_steps == 0:
+            _write_row(curve, clock, lr, grad_norm, validate)
+        if evaluation.sample_tokens and (last or _is_power_of_four(state.step)):
+            clock.charge_training(state)
+            _write_sample(curve)
+            clock.charge(state)
+        if time.monotonic() - saved >= setup.options.checkpoint_seconds:
+            clock.charge_training(state)
+            curve.save(curve)
+            clock.charge(state)
+            saved = time.monotonic()
+        if state.step % 16 == 0:
+            curve.on_progress({"step": state.step, "tokens": state.step * config.batch_tokens})
+    clock.charge_training(state)
+
+
+def update(setup: Setup, state: State, lr: float) -> torch.Tensor:
+    """One optimizer step on batch number `state.step`; returns the gradient norm before clipping, on the device."""
+    inputs_BT, targets_BT = setup.batches.batch(state.step)
+    state.optimizer.zero_grad(set_to_none=True)
+    share = setup.micro_batch / len(inputs_BT)
+    for start in range(0, len(inputs_BT), setup.micro_batch):
+        chunk = slice(start, start + setup.micro_batch)
+        loss = setup.loss_of(inputs_BT[chunk], targets_BT[chunk]) * share
+        loss.backward()
+        state.loss_sum += loss.detach()
+    state.loss_count += 1
+    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), setup.config.optim.clip_norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.optimizer.step()
+    return grad_norm
+
+
+@torch.no_grad()
+def evaluate(setup: Setup, windows_NT: np.ndarray) -> float:
+    """Mean nats per token over windows of T+1 tokens, N of them."""
+    setup.model.eval()
+    total = 0.0
+    for start in range(0, len(windows_NT), setup.micro_batch):
+        chunk = windows_NT[start : start + setup.micro_batch].astype(np.int64)
+        total += len(chunk) * setup.loss_of(chunk[:, :-1], chunk[:, 1:]).item()
+    setup.model.train()
+    return total / len(windows_NT)
+
+
+def train_loss(setup: Setup, steps: int) -> float:
+    """Mean nats per token on the sequences that training saw first, as many as the validation set has."""
+    count = min(setup.config.eval.sequences, steps * setup.config.batch_sequences)
+    pairs = [setup.batches.batch(i) for i in range(-(-count // setup.config.batch_sequences))]
+    inputs_NT = np.concatenate([inputs for inputs, _ in pairs])[:count]
+    targets_NT = np.concatenate([targets for _, targets in pairs])[:count]
+    return evaluate(setup, np.concatenate([inputs_NT, targets_NT[:, -1:]], axis=1))
+
+
+def is_log_spaced(step: int, first: int, per_doubling: int) -> bool:
+    """Whether `step` is a rounded `first`·2^(k/per_doubling): a grid that no budget changes."""
+    if step < first:
+        return False
+    k = round(per_doubling * math.log2(step / first))
+    return any(step == round(first * 2 ** (near / per_doubling)) for near in (k - 1, k, k + 1))
+
+
+def _is_power_of_four(step: int) -> bool:
+    return step >= 16 and step & (step - 1) == 0 and step.bit_length() % 2 == 1
+
+
+class _Clock:
+    """Charges the time since it was last asked to training, or to something else (evaluation, samples, saving)."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def charge(self, state: State) -> float:
+        now = time.monotonic()
+        elapsed, self.last = now - self.last, now
+        state.seconds += elapsed
+        return elapsed
+
+    def charge_training(self, state: State) -> None:
+        state.row_seconds += self.charge(state)
+
+
+def _write_row(curve: Curve, clock: _Clock, lr: float, grad_norm: torch.Tensor, validate: bool) -> None:
+    setup, state = curve.setup, curve.state
+    batch_tokens = setup.config.batch_tokens
+    mean_loss = (state.loss_sum / state.loss_count).item()  # waits for the device, so the lap below is honest
+    clock.charge_training(state)
+    speed = state.loss_count * batch_tokens / state.row_seconds
+    state.loss_sum.zero_()
+    state.loss_count, state.row_seconds = 0, 0.0
+    val_loss = evaluate(setup, setup.validation_NT) if validate else None
+    clock.charge(state)
+    tokens = state.step * batch_tokens
+    if val_loss is not None and val_loss < state.best_loss_nats:
+        state.best_loss_nats, state.best_tokens = val_loss, tokens
+    row = {
+        "step": state.step,
+        "tokens": tokens,
+        "flops": tokens * setup.flops_per_token,
+        "phase": curve.phase(state.step),
+        "lr": lr,
+        "train_loss_nats": finite(mean_loss),
+        "grad_norm": finite(grad_norm.item()),
+        "val_loss_nats": finite(val_loss),
+        "seconds": round(state.seconds, 4),
+        "tokens_per_second": round(speed, 1),
+    }
+    append_json(curve.metrics, row)
+    curve.on_progress({"loss_nats": row["val_loss_nats"] or row["train_loss_nats"], **row})
+    if not math.isfinite(mean_loss) or (val_loss is not None and not math.isfinite(val_loss)):
+        raise Diverged(curve)
+
+
+def _write_sample(curve: Curve) -> None:
+    setup, step = curve.setup, curve.state.step
+    prompt_T = torch.from_numpy(setup.validation_NT[0, :PROMPT_TOKENS].astype(np.int64)).to(setup.device)
+    generator = torch.Generator(setup.device).manual_seed(setup.config.seed * 1_000_003 + step)
+    setup.model.eval()
+    with torch.no_grad(), setup.autocast():
+        ids_T = setup.model.generate(prompt_T, setup.config.eval.sample_tokens, generator)
+    setup.model.train()
+    prompt, text = (
+        setup.tokens.decode(prompt_T.tolist()),
+        setup.tokens.decode(ids_T.tolist()),
+    )
+    append_json(
+        curve.samples,
+        {"step": step, "tokens": step * setup.config.batch_tokens, "prompt": prompt, "text": text},
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """JSON knows no NaN; a missing number is null, never 0."""
+    return value if value is not None and math.isfinite(value) else None
