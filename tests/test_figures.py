@@ -86,7 +86,7 @@ def test_no_panel_is_empty(described):
 def test_headline_has_every_finished_run_and_the_frontier_below_them(sweeps, described):
     figure, sweep = described["normal"]["headline"], sweeps["normal"]
     ends = [series for series in figure.panels[0].series if series.kind == "points"]
-    assert sum(len(series.x) for series in ends) == (sweep.fitting.table["status"] == "finished").sum()
+    assert sum(len(series.x) for series in ends) == (sweep.table["status"] == "finished").sum()
     law = named(figure, "frontier")[0]
     nearest = [np.interp(math.log(c), np.log(law.x), law.y) for c in BUDGETS]
     best = sweep.finished.groupby(sweep.finished["C"].round(-11))["loss"].min()
@@ -127,13 +127,13 @@ def test_roads_are_shown_side_by_side_with_their_exponents(sweeps, described):
 
 def test_refused_road_keeps_its_points_and_says_why(sweeps):
     sweep = sweeps["normal"]
-    roads = sweep.fitting.fit["roads"] | {
+    roads = sweep.fit["roads"] | {
         "isoflop_akima": {
             "refused": "2 budgets with a minimum inside",
             "optima": [{"C": 1e11, "N": 1e4, "D": 1e6, "loss_nats": 3.5}],
         }
     }
-    figure = {f.key: f for f in describe(dataclasses.replace(sweep, fit=sweep.fitting.fit | {"roads": roads}))}[
+    figure = {f.key: f for f in describe(dataclasses.replace(sweep, fit=sweep.fit | {"roads": roads}))}[
         "optimal_params"
     ]
     akima = named(figure, "isoFLOP, Akima")

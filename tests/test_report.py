@@ -151,7 +151,7 @@ def test_numbers_say_what_the_table_says(written):
 
 def test_shared_trunk_counts_once_in_device_time(written):
     sweep = results.load(written["normal"][0])
-    table = sweep.fitting.table.assign(wall_seconds=10.0, device_seconds=4.0)
+    table = sweep.table.assign(wall_seconds=10.0, device_seconds=4.0)
     families = table[table["status"] == "finished"]["family_id"]
     from sweep.reporting import answers
 
