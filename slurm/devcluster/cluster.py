@@ -15,7 +15,7 @@ import socket
 import string
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -113,9 +113,12 @@ class Cluster:
             return
         if daemon == "mariadbd" and not (self.folder / "mysql").exists():
             self._create_database()
-        with open(self.folder / "log" / f"{daemon}.out", "ab") as output:
+        place = self._place(daemon)
+        place.mkdir(exist_ok=True)
+        with open(self.folder / "log" / f"{daemon}.log", "ab") as output:
             process = subprocess.Popen(
                 self._command(daemon),
+                cwd=place,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -123,7 +126,7 @@ class Cluster:
                 start_new_session=True,
             )
         self._pid_file(daemon).write_text(f"{process.pid}\n")
-        self._wait_for(daemon, lambda: self._answers(daemon), log=f"{daemon}.out", process=process)
+        self._wait_for(daemon, lambda: self._answers(daemon), log=f"{daemon}.log", process=process)
         if daemon == "slurmdbd":
             self._add_accounts()
 
@@ -142,13 +145,13 @@ class Cluster:
     def crash(self, node: str) -> None:
         """What a node's power failure does: slurmd, its job steps and their processes are gone without a word."""
         self.stop(node, signal.SIGKILL)
-        self._kill_jobs(f"SLURMD_NODENAME={node}")
+        self._kill_jobs([node])
 
     def end_everything(self) -> None:
         """What starts jobs first, then the jobs, then the rest."""
         for daemon in (CONTROLLER, *self.nodes):
             self.stop(daemon, signal.SIGKILL)
-        self._kill_jobs()
+        self._kill_jobs(self.nodes)
         for daemon in reversed(self.daemons):
             self.stop(daemon)
 
@@ -158,7 +161,7 @@ class Cluster:
             pid = int(self._pid_file(daemon).read_text())
         except (FileNotFoundError, ValueError):
             return None
-        program = Path(_command_line(pid).partition("\0")[0]).name
+        program = Path(_read(pid, "cmdline").partition("\0")[0]).name
         return pid if program == ("slurmd" if daemon in self.nodes else daemon) else None
 
     def running(self) -> list[str]:
@@ -186,7 +189,7 @@ class Cluster:
         folder = self.folder
         if daemon == "munged":
             files = {"key-file": "munge.key", "socket": "munge.socket", "seed-file": "munge.seed"}
-            files |= {"log-file": "log/munged.log", "pid-file": "pid/munged"}
+            files["pid-file"] = "pid/munged"
             return ["munged", "--foreground", *(f"--{option}={folder}/{name}" for option, name in files.items())]
         if daemon == "mariadbd":
             command = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={folder}/mysql"]
@@ -229,14 +232,30 @@ class Cluster:
             self.ask("sacctmgr", "-i", "add", "account", ACCOUNT)
             self.ask("sacctmgr", "-i", "add", "user", "root", f"account={ACCOUNT}")
 
-    def _kill_jobs(self, of: str = "") -> None:
-        """Kill this cluster's job steps and their processes (or one node's), until none is left."""
-        marks = {f"SLURM_CONF={self.conf}", of} - {""}
-        while found := {pid for pid, words in _environments() if marks <= words} - _ancestors():
+    def _kill_jobs(self, nodes: list[str]) -> None:
+        """Kill the slurmstepd of these nodes and the processes of their jobs, until none is left.
+
+        A slurmstepd wipes its environment but stays where its slurmd was started; a job's process has it in its own.
+        """
+        places = {str(self._place(node)) for node in nodes}
+        names = {f"SLURMD_NODENAME={node}" for node in nodes}
+        while True:
+            found = []
+            for pid in _processes():
+                environment = set(_read(pid, "environ").split("\0"))
+                of_a_job = f"SLURM_CONF={self.conf}" in environment and environment & names
+                if of_a_job or (_read(pid, "cmdline").startswith("slurmstepd") and _working_folder(pid) in places):
+                    found.append(pid)
+            found = [pid for pid in found if pid not in _ancestors()]
+            if not found:
+                return
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
+
+    def _place(self, daemon: str) -> Path:
+        return self.folder / "spool" / daemon
 
     def _pid_file(self, daemon: str) -> Path:
         return self.folder / "pid" / daemon
@@ -258,7 +277,7 @@ class Cluster:
         for name in ("state", "spool", "pid", "log", "dev"):
             (self.folder / name).mkdir()
         for number in range(settings.gpus):
-            (self.folder / "dev" / f"gpu{number}").touch()
+            (self.folder / "dev" / f"gpu{number}").symlink_to("/dev/null")  # a character device, or Slurm takes none
         per_node = f"CPUs={settings.cpus} RealMemory={settings.memory_mb} Gres=gpu:{settings.gpus}"
         values = {f"{daemon}_port": port for daemon, port in ports.items()} | {
             "folder": self.folder,
@@ -300,19 +319,23 @@ def _free_ports(count: int) -> list[int]:
     return found
 
 
-def _command_line(pid: int) -> str:
-    """Arguments with a NUL after each; empty for a process that is gone or not yet waited for."""
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+
+
+def _read(pid: int, name: str) -> str:
+    """`cmdline` or `environ`, a NUL after each word; empty for a process that is gone, or not yet waited for."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return ""
 
 
-def _environments() -> Iterator[tuple[int, set[str]]]:
-    """Every process of this machine, with the environment it was started in."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            yield int(entry.name), set((entry / "environ").read_text(errors="replace").split("\0"))
+def _working_folder(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _ancestors() -> set[int]:
