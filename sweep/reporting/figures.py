@@ -5,26 +5,19 @@ N is parameters, D training tokens, C training FLOPs, L the validation loss in n
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sweep.fitting import frontier
 from sweep.quantity import short
-from sweep.reporting import answers
+from sweep.reporting import answers, pieces
 from sweep.reporting.numbers import dollars, power, significant, with_interval
-from sweep.reporting.picture import Axis, Color, Figure, LeftOut, Panel, Series
+from sweep.reporting.picture import Axis, Figure, LeftOut, Panel, Series
 from sweep.reporting.results import Results
 
 LOSS = "loss (nats per token)"
-ROADS: dict[str, dict[str, Any]] = {
-    "parametric": {"label": "parametric", "color": "vermillion", "marker": "circle"},
-    "isoflop_parabola": {"label": "isoFLOP, parabola", "color": "blue", "marker": "diamond"},
-    "isoflop_akima": {"label": "isoFLOP, Akima", "color": "green", "marker": "star"},
-    "envelope": {"label": "envelope (undecayed)", "color": "ink", "marker": "square"},
-}
 
 
 def describe(results: Results) -> list[Figure | LeftOut]:
@@ -41,15 +34,16 @@ def headline(results: Results) -> Figure | LeftOut:
     rows = results.finished
     if rows.empty:
         return LeftOut(key, title, "no trial has finished")
-    shades = _shades(results.table["params_non_embedding"])
-    curves = _curve_lines(results, "flops", "val_loss_nats", shades)
+    shades = pieces.shades(results.table["params_non_embedding"])
+    curves = pieces.curve_lines(results, "flops", "val_loss_nats", shades)
     ends = [
-        _points(group, "C", "loss", short(size), shades[size]) for size, group in rows.groupby("params_non_embedding")
+        pieces.points(group, "C", "loss", short(size), shades[size])
+        for size, group in rows.groupby("params_non_embedding")
     ]
-    frontiers = [*_envelope_line(results), *_frontier_line(results)]
+    frontiers = [*pieces.envelope_line(results), *pieces.frontier_line(results)]
     lowest = min([rows["loss"].min(), *(min(line.y or line.lower) for line in frontiers)])
     highest = min(rows["loss"].max(), max(results.reference_lines.get("uniform", math.inf), rows["loss"].median()))
-    spread = _padded(lowest, highest + 0.6 * (highest - lowest))
+    spread = pieces.padded(lowest, highest + 0.6 * (highest - lowest))
     caption = "Each line is one run's validation loss, each point its final loss. "
     if frontiers:
         caption += "The frontier is dashed beyond the dearest run."
@@ -57,8 +51,8 @@ def headline(results: Results) -> Figure | LeftOut:
         caption += f"No frontier is drawn: {answers.fitted(results)}."
     shown = [x for each in (*curves, *ends) for x, y in zip(each.x, each.y, strict=True) if y < spread[1]]
     reach = (min(shown) / 1.3, rows["C"].max() * (10 if frontiers else 1.3))
-    x_axis = Axis(_compute_axis().label, True, "power", reach)
-    series = [*_references(results, spread), *curves, *ends, *frontiers]
+    x_axis = Axis(pieces.compute_axis().label, True, "power", reach)
+    series = [*pieces.references(results, spread), *curves, *ends, *frontiers]
     panel = Panel(x_axis, Axis(LOSS, range=spread), series)
     return Figure(key, title, [panel], caption, legend_title="size N")
 
@@ -66,26 +60,26 @@ def headline(results: Results) -> Figure | LeftOut:
 def isoflop(results: Results) -> Figure | LeftOut:
     """Loss against N at each budget, with the minimum that each method found, or why it refused."""
     key, title = "isoflop", "IsoFLOP curves: loss against size at each budget"
-    groups = _budgets(results)
+    groups = pieces.budgets(results)
     if not groups:
         return LeftOut(key, title, "no compute budget was trained at two or more sizes")
-    shades = _shades(groups)
+    shades = pieces.shades(groups)
     series = []
     for budget, group in groups.items():
         best, name = group.groupby("N", as_index=False)["loss"].min(), f"{power(budget)} FLOPs"
-        series.append(_line(best["N"], best["loss"], name, shades[budget], width=1.2, opacity=0.7))
-        series.append(_points(group, "N", "loss", name, shades[budget]))
+        series.append(pieces.line(best["N"], best["loss"], name, shades[budget], width=1.2, opacity=0.7))
+        series.append(pieces.points(group, "N", "loss", name, shades[budget]))
     refused = []
     for key_of_road in ("isoflop_parabola", "isoflop_akima"):
-        road, style = _road(results, key_of_road), ROADS[key_of_road]
+        road, style = pieces.road(results, key_of_road), pieces.ROADS[key_of_road]
         if road.get("optima"):
             minima, name = pd.DataFrame(road["optima"]), f"minimum, {style['label'].removeprefix('isoFLOP, ')}"
             spot = {"marker": style["marker"], "size": 11}
-            series.append(_points(minima, "N", "loss_nats", name, style["color"], id_column=None, **spot))
-        refused += [f"{style['label']}: {reason}" for reason in refusals(road)]
+            series.append(pieces.points(minima, "N", "loss_nats", name, style["color"], id_column=None, **spot))
+        refused += [f"{style['label']}: {reason}" for reason in pieces.refusals(road)]
     caption = "Lines join the runs; a parabola's minimum lies on the parabola through all sizes of its budget."
     caption += " Refused: " + "; ".join(refused) + "." if refused else ""
-    panel = Panel(_size_axis(results), Axis(LOSS), series)
+    panel = Panel(pieces.size_axis(results), Axis(LOSS), series)
     return Figure(key, title, [panel], caption, legend_title="budget")
 
 
@@ -102,8 +96,8 @@ def optimal_tokens(results: Results) -> Figure | LeftOut:
 def _optimum(results: Results, letter: str, key: str, title: str) -> Figure | LeftOut:
     exponent = {"N": "a", "D": "b"}[letter]
     series, refused, fit = [], [], answers.fitted(results)
-    for key_of_road, style in ROADS.items():
-        road = _road(results, key_of_road)
+    for key_of_road, style in pieces.ROADS.items():
+        road = pieces.road(results, key_of_road)
         if isinstance(road.get("refused"), str):
             refused.append(f"{style['label']} ({road['refused']})")
         if not road.get("optima"):
@@ -115,20 +109,20 @@ def _optimum(results: Results, letter: str, key: str, title: str) -> Figure | Le
             ends = np.geomspace(optima["C"].min(), max(optima["C"].max(), 3 * results.finished["C"].max()), 2)
             through = np.exp(np.log(optima[letter]).mean() - slope * np.log(optima["C"]).mean())
             dash = "dash" if key_of_road == "envelope" else "solid"
-            series.append(_line(ends, through * ends**slope, name, style["color"], dash=dash))
+            series.append(pieces.line(ends, through * ends**slope, name, style["color"], dash=dash))
             if key_of_road == "parametric" and not isinstance(fit, str):
                 x, lower, upper = fit.band(np.geomspace(ends[0], ends[1], 30), letter)
                 series += [Series("band", name, x, lower=lower, upper=upper, color=style["color"])] if x else []
         if key_of_road != "parametric":  # its optima lie on its line by construction
             spot = {"marker": style["marker"], "size": 2.5 if key_of_road == "envelope" else 9}
-            series.append(_points(optima, "C", letter, name, style["color"], id_column=None, **spot))
+            series.append(pieces.points(optima, "C", letter, name, style["color"], id_column=None, **spot))
     if not series:
         return LeftOut(key, title, "; ".join(refused) or results.refused or "no road gave an optimum")
     label = "parameters N" if letter == "N" else "training tokens D"
     caption = f"Lines: {letter} ∝ C^{exponent}, drawn to three times the dearest run."
     caption += " Refused: " + "; ".join(refused) + "." if refused else ""
     y_axis = Axis(f"compute-optimal {label}", log=True, ticks="size")
-    return Figure(key, title, [Panel(_compute_axis(), y_axis, series)], caption, legend_title="road")
+    return Figure(key, title, [Panel(pieces.compute_axis(), y_axis, series)], caption, legend_title="road")
 
 
 def contour(results: Results) -> Figure | LeftOut:
@@ -143,18 +137,18 @@ def contour(results: Results) -> Figure | LeftOut:
     loss = fit.loss(N[None, :], D[:, None])
     wanted = float(np.ptp(loss)) / 25
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, wanted) if step >= wanted)
-    series = [Series("contour", x=_list(N), y=_list(D), z=loss.tolist(), step=step)]
+    series = [Series("contour", x=pieces.floats(N), y=pieces.floats(D), z=loss.tolist(), step=step)]
     for exponent in range(math.ceil(cheapest), math.floor(dearest) + 1):
         D_same = fit.flops.tokens(10.0**exponent, N)
         inside = (D_same >= D[0]) & (D_same <= D[-1])
         style = {"dash": "dot", "width": 1.2, "hover": [f"{power(10.0**exponent)} FLOPs"] * int(inside.sum())}
-        series.append(_line(N[inside], D_same[inside], "equal compute (steps of 10×)", "gray", **style))
-    series.append(_points(rows, "N", "D", "runs", "ink"))
+        series.append(pieces.line(N[inside], D_same[inside], "equal compute (steps of 10×)", "gray", **style))
+    series.append(pieces.points(rows, "N", "D", "runs", "ink"))
     N_best, D_best, _ = fit.optimum(np.geomspace(10**cheapest, 10**dearest, 200))
     inside = (N_best >= N[0]) & (N_best <= N[-1]) & (D_best >= D[0]) & (D_best <= D[-1])
-    series.append(_line(N_best[inside], D_best[inside], "compute-optimal", "vermillion", width=2.5))
-    x_axis = Axis(_size_axis(results).label, True, "size", (N[0], N[-1]))
-    y_axis = Axis(_tokens_axis().label, True, "size", (D[0], D[-1]))
+    series.append(pieces.line(N_best[inside], D_best[inside], "compute-optimal", "vermillion", width=2.5))
+    x_axis = Axis(pieces.size_axis(results).label, True, "size", (N[0], N[-1]))
+    y_axis = Axis(pieces.tokens_axis().label, True, "size", (D[0], D[-1]))
     rule = f"C = {significant(fit.flops.k)} · N^{significant(fit.flops.gamma)} · D"
     caption = f"Contours: fitted loss in nats per token. Compute is {rule}, as measured on the runs."
     return Figure(key, title, [Panel(x_axis, y_axis, series)], caption)
@@ -180,20 +174,20 @@ def _slices(results: Results, along: str, held: str, key: str, title: str) -> Fi
         return LeftOut(key, title, f"finished trials do not differ in {along}")
     levels = sorted(rows[held].unique())
     if len(levels) > 8:  # tokens differ in nearly every trial of an isoFLOP grid: a few levels show the trend
-        levels = _list(np.geomspace(levels[0], levels[-1], 5))
-    shades, reach = _shades(levels), np.geomspace(rows[along].min() / 1.5, rows[along].max() * 3, 80)
+        levels = pieces.floats(np.geomspace(levels[0], levels[-1], 5))
+    shades, reach = pieces.shades(levels), np.geomspace(rows[along].min() / 1.5, rows[along].max() * 3, 80)
     series, fit = [], answers.fitted(results)
     if not isinstance(fit, str):
         for level in levels:
             loss = fit.loss(**{along: reach, held: level})
-            series.append(_line(reach, loss, short(level), shades[level], width=1.3))
+            series.append(pieces.line(reach, loss, short(level), shades[level], width=1.3))
         limit = fit.loss(**{along: reach, held: np.inf})
-        series.append(_line(reach, limit, f"{held} → ∞", "vermillion", width=2.2))
-    for level, group in rows.groupby(_nearest(rows[held], levels)):
-        series.append(_points(group, along, "loss", short(level), shades[level]))
-    spread = _padded(min(min(each.y) for each in series), rows["loss"].max(), 0.08)
-    x_axis = _size_axis(results) if along == "N" else _tokens_axis()
-    panel = Panel(x_axis, Axis(LOSS, range=spread), [*_references(results, spread), *series])
+        series.append(pieces.line(reach, limit, f"{held} → ∞", "vermillion", width=2.2))
+    for level, group in rows.groupby(pieces.nearest(rows[held], levels)):
+        series.append(pieces.points(group, along, "loss", short(level), shades[level]))
+    spread = pieces.padded(min(min(each.y) for each in series), rows["loss"].max(), 0.08)
+    x_axis = pieces.size_axis(results) if along == "N" else pieces.tokens_axis()
+    panel = Panel(x_axis, Axis(LOSS, range=spread), [*pieces.references(results, spread), *series])
     nearby = (
         f" Points have the colour of the nearest {held} in the legend." if len(levels) < rows[held].nunique() else ""
     )
@@ -207,16 +201,16 @@ def loss_against_compute(results: Results) -> Figure | LeftOut:
     fit, rows = answers.fitted(results), results.finished
     if isinstance(fit, str):
         return LeftOut(key, title, fit)
-    shades, C = _shades(rows["N"]), np.geomspace(rows["C"].min() / 2, rows["C"].max() * 30, 80)
-    spread = _padded(min(fit.floor, rows["loss"].min()), rows["loss"].max(), 0.08)
+    shades, C = pieces.shades(rows["N"]), np.geomspace(rows["C"].min() / 2, rows["C"].max() * 30, 80)
+    spread = pieces.padded(min(fit.floor, rows["loss"].min()), rows["loss"].max(), 0.08)
     series = [Series("reference", f"floor E = {fit.floor:.2f}", y=[fit.floor], color="vermillion", dash="dot")]
     for size, group in rows.groupby("N"):
         loss = fit.loss(size, fit.flops.tokens(C, size))
         shown = loss < spread[1] + 1
-        series.append(_line(C[shown], loss[shown], short(size), shades[size], width=1.2))
-        series.append(_points(group, "C", "loss", short(size), shades[size]))
-    series += _frontier_line(results, reach=30)
-    panel = Panel(_compute_axis(), Axis(LOSS, range=spread), [*_references(results, spread), *series])
+        series.append(pieces.line(C[shown], loss[shown], short(size), shades[size], width=1.2))
+        series.append(pieces.points(group, "C", "loss", short(size), shades[size]))
+    series += pieces.frontier_line(results, reach=30)
+    panel = Panel(pieces.compute_axis(), Axis(LOSS, range=spread), [*pieces.references(results, spread), *series])
     caption = "Thin lines: the fit at each size. A size pays where its line touches the frontier."
     return Figure(key, title, [panel], caption, legend_title="size N")
 
@@ -224,17 +218,21 @@ def loss_against_compute(results: Results) -> Figure | LeftOut:
 def learning_curves(results: Results) -> Figure | LeftOut:
     """Validation and training loss along training, against the n-gram reference lines."""
     key, title = "learning_curves", "Learning curves"
-    shades = _shades(results.table["params_non_embedding"])
+    shades = pieces.shades(results.table["params_non_embedding"])
     panels = []
     for column, what in (("val_loss_nats", "validation"), ("train_loss_nats", "training")):
-        lines = _curve_lines(results, "tokens", column, shades, named=True)
+        lines = pieces.curve_lines(results, "tokens", column, shades, named=True)
         if not lines:
             continue
         losses = np.concatenate([line.y for line in lines])
         low, high = np.nanmin(losses), np.nanmax(losses)
-        spread = _padded(low, max(high, results.reference_lines.get("uniform", high)))
+        spread = pieces.padded(low, max(high, results.reference_lines.get("uniform", high)))
         panels.append(
-            Panel(_tokens_axis(), Axis(f"{what} {LOSS}", range=spread), [*_references(results, spread), *lines])
+            Panel(
+                pieces.tokens_axis(),
+                Axis(f"{what} {LOSS}", range=spread),
+                [*pieces.references(results, spread), *lines],
+            )
         )
     if not panels:
         return LeftOut(key, title, "there are no training curves (curves.parquet is missing or empty)")
@@ -250,17 +248,17 @@ def residuals(results: Results) -> Figure | LeftOut:
     key, title = "residuals", "Residuals of the fit"
     if not results.fit.get("residuals"):
         return LeftOut(key, title, results.refused or "the fit lists no residuals")
-    rows = pd.DataFrame(with_ids(results, results.fit["residuals"]))
+    rows = pd.DataFrame(pieces.with_ids(results, results.fit["residuals"]))
     rows["percent"] = 100 * np.log(rows["loss_nats"] / rows["predicted_nats"])
     used = rows["used"].astype(bool)
     panels = []
-    for letter, axis in (("N", _size_axis(results)), ("D", _tokens_axis())):
+    for letter, axis in (("N", pieces.size_axis(results)), ("D", pieces.tokens_axis())):
         if letter not in rows:
             continue
         series = [
             Series("reference", y=[0.0], color="gray"),
-            _points(rows[used], letter, "percent", "used in the fit", "blue"),
-            _points(rows[~used], letter, "percent", "not used", "vermillion", marker="open"),
+            pieces.points(rows[used], letter, "percent", "used in the fit", "blue"),
+            pieces.points(rows[~used], letter, "percent", "not used", "vermillion", marker="open"),
         ]
         shown = [each for each in series if each.kind == "reference" or len(each.x)]
         panels.append(Panel(axis, Axis("residual (% of loss)"), shown))
@@ -276,13 +274,16 @@ def extrapolation(results: Results) -> Figure | LeftOut:
     cuts = [cut for cut in results.fit.get("holdout") or [] if cut.get("rows")]
     if not cuts:
         return LeftOut(key, title, results.refused or "too few budgets to fit some and predict the rest")
-    shades = _shades(cut["cut_flops"] for cut in cuts)
+    shades = pieces.shades(cut["cut_flops"] for cut in cuts)
     losses = [row[column] for cut in cuts for row in cut["rows"] for column in ("loss_nats", "predicted_nats")]
-    ends = _padded(min(losses), max(losses))
-    scatter = [_line(ends, ends, "exact", "gray", width=1)]
+    ends = pieces.padded(min(losses), max(losses))
+    scatter = [pieces.line(ends, ends, "exact", "gray", width=1)]
     for cut in cuts:
-        predicted, name = pd.DataFrame(with_ids(results, cut["rows"])), f"fitted on C ≤ {power(cut['cut_flops'])}"
-        scatter.append(_points(predicted, "predicted_nats", "loss_nats", name, shades[cut["cut_flops"]]))
+        predicted, name = (
+            pd.DataFrame(pieces.with_ids(results, cut["rows"])),
+            f"fitted on C ≤ {power(cut['cut_flops'])}",
+        )
+        scatter.append(pieces.points(predicted, "predicted_nats", "loss_nats", name, shades[cut["cut_flops"]]))
     errors = Series(
         "points",
         x=[cut["cut_flops"] for cut in cuts],
@@ -312,7 +313,7 @@ def cost(results: Results) -> Figure | LeftOut:
     """What a loss costs at least, and what the next 0.1 nat costs from there."""
     key, title = "cost", "Cost of a loss, and of the next 0.1 nat"
     fit, span = answers.fitted(results), answers.reachable(results)
-    priced = answers.costs(results, _list(np.linspace(*span, 40))) if span else []
+    priced = answers.costs(results, pieces.floats(np.linspace(*span, 40))) if span else []
     if isinstance(fit, str) or not priced:
         return LeftOut(key, title, fit if isinstance(fit, str) else "the fit gives no compute for the losses in reach")
     prices = pd.DataFrame(priced)
@@ -324,7 +325,7 @@ def cost(results: Results) -> Figure | LeftOut:
         (following, "next_", "blue", "the next 0.1 nat from there"),
     ):
         hover = [_priced(row, prefix) for _, row in rows.iterrows()]
-        line = _line(rows["loss_nats"], rows[prefix + unit], "", color, width=2.2, hover=hover)
+        line = pieces.line(rows["loss_nats"], rows[prefix + unit], "", color, width=2.2, hover=hover)
         label = {"dollars": "cost (dollars)", "device_hours": "cost (device-hours)", "flops": "compute (FLOPs)"}
         panels.append(Panel(Axis(LOSS), Axis(label[unit], log=True, ticks="power"), [line], what))
     best, rate = results.finished["loss"].min(), answers.flops_per_device_hour(results)
@@ -354,18 +355,18 @@ def data_limited(results: Results) -> Figure | LeftOut:
     rows = results.finished.dropna(subset=["unique_tokens", "best_loss_nats"])
     if rows.empty or rows.groupby(["N", "D"])["unique_tokens"].nunique().max() < 2:
         return LeftOut(key, title, "no size was trained for the same tokens on different numbers of unique tokens")
-    shades = _shades(rows["N"])
+    shades = pieces.shades(rows["N"])
     by_unique, by_epochs = [], []
     for (size, _), group in rows.groupby(["N", "D"]):
         style: dict[str, Any] = {"name": short(size), "color": shades[size]}
         group = group.sort_values("unique_tokens")
-        by_unique += _joined(group, "unique_tokens", "best_loss_nats", **style)
-        by_unique += _joined(group, "unique_tokens", "loss", dash="dash", marker="open", **style)
-        by_epochs += _joined(group, "epochs", "train_loss_nats", **style)
-        by_epochs += _joined(group, "epochs", "loss", dash="dash", marker="open", **style)
+        by_unique += pieces.joined(group, "unique_tokens", "best_loss_nats", **style)
+        by_unique += pieces.joined(group, "unique_tokens", "loss", dash="dash", marker="open", **style)
+        by_epochs += pieces.joined(group, "epochs", "train_loss_nats", **style)
+        by_epochs += pieces.joined(group, "epochs", "loss", dash="dash", marker="open", **style)
     panels = [
         Panel(
-            Axis("unique tokens available U", True, "size", at=_few(rows["unique_tokens"])),
+            Axis("unique tokens available U", True, "size", at=pieces.few(rows["unique_tokens"])),
             Axis("validation " + LOSS),
             by_unique,
             "solid: best validation, dashed: final",
@@ -387,27 +388,29 @@ def learning_rate(results: Results) -> Figure | LeftOut:
     rows = results.finished.dropna(subset=["lr_multiplier"])
     if rows["lr_multiplier"].nunique() < 2:
         return LeftOut(key, title, "trials do not differ in their learning-rate multiplier")
-    shades, many_budgets = _shades(rows["N"]), rows.groupby("N")["D"].nunique().max() > 1
+    shades, many_budgets = pieces.shades(rows["N"]), rows.groupby("N")["D"].nunique().max() > 1
     series, bests, edges = [], [], []
     for (size, tokens), group in rows.groupby(["N", "D"]):
         lines = group.groupby("lr_multiplier", as_index=False)["loss"].min()
         if len(lines) < 2:
             continue
         name = short(size) + (f", D = {short(tokens)}" if many_budgets else "")
-        series.append(_line(lines["lr_multiplier"], lines["loss"], name, shades[size], width=1.2))
-        series.append(_points(group, "lr_multiplier", "loss", name, shades[size]))
+        series.append(pieces.line(lines["lr_multiplier"], lines["loss"], name, shades[size], width=1.2))
+        series.append(pieces.points(group, "lr_multiplier", "loss", name, shades[size]))
         best = lines["loss"].idxmin()
         mark = {"name": "best", "color": "ink", "marker": "star"}
         if best in (0, len(lines) - 1):
             edges.append(name)
             mark = {"name": "best, at the edge", "color": "vermillion", "marker": "triangle"}
-        bests.append(_points(lines.loc[[best]], "lr_multiplier", "loss", id_column=None, size=12, **mark))
+        bests.append(pieces.points(lines.loc[[best]], "lr_multiplier", "loss", id_column=None, size=12, **mark))
     if not series:
         return LeftOut(key, title, "no size was trained at two learning rates for the same tokens")
     caption = "Every size has its best inside the axis."
     if edges:
         caption = f"Best at the edge of the axis, so the true best may lie beyond it: {'; '.join(edges)}."
-    x_axis = Axis("learning-rate multiplier (× the rule for the size)", True, "size", at=_few(rows["lr_multiplier"]))
+    x_axis = Axis(
+        "learning-rate multiplier (× the rule for the size)", True, "size", at=pieces.few(rows["lr_multiplier"])
+    )
     panel = Panel(x_axis, Axis(LOSS), [*series, *bests])
     return Figure(key, title, [panel], caption, legend_title="size N")
 
@@ -428,151 +431,3 @@ FIGURES: tuple[Callable[[Results], Figure | LeftOut], ...] = (
     data_limited,
     learning_rate,
 )
-
-
-# ---- Pieces that several figures share -------------------------------------------------------------------------
-
-
-def _compute_axis() -> Axis:
-    return Axis("compute C (FLOPs)", log=True, ticks="power")
-
-
-def _size_axis(results: Results) -> Axis:
-    counted = {"params_non_embedding": " (non-embedding)", "params_total": " (with embeddings)"}
-    return Axis("parameters N" + counted.get(results.columns["N"], ""), log=True, ticks="size")
-
-
-def _tokens_axis() -> Axis:
-    return Axis("training tokens D", log=True, ticks="size")
-
-
-def _list(values: Iterable[float]) -> list[float]:
-    return [float(value) for value in values]
-
-
-def _line(x: Iterable[float], y: Iterable[float], name: str, color: Color, **style: Any) -> Series:
-    return Series("line", name, _list(x), _list(y), color=color, **style)
-
-
-def _points(
-    rows: pd.DataFrame, x: str, y: str, name: str, color: Color, *, id_column: str | None = "trial_id", **style: Any
-) -> Series:
-    hover = [] if id_column is None or id_column not in rows else [str(each) for each in rows[id_column]]
-    return Series("points", name, _list(rows[x]), _list(rows[y]), color=color, hover=hover, **style)
-
-
-def _joined(
-    rows: pd.DataFrame, x: str, y: str, name: str, color: Color, dash: Any = "solid", marker: Any = "circle"
-) -> list[Series]:
-    line = _line(rows[x], rows[y], name, color, dash=dash, width=1.2)
-    return [line, _points(rows, x, y, name, color, marker=marker, size=5)]
-
-
-def _shades(values: Iterable[float]) -> dict[float, float]:
-    """Each distinct value's place on the colour scale, by rank, smallest first."""
-    distinct = sorted(set(values))
-    return {value: rank / max(1, len(distinct) - 1) for rank, value in enumerate(distinct)}
-
-
-def _nearest(values: pd.Series, levels: Sequence[float]) -> pd.Series:
-    """The level nearest to each value, by ratio."""
-    distance = np.abs(np.log(values.to_numpy()[:, None]) - np.log(np.asarray(levels))[None, :])
-    return pd.Series(np.asarray(levels)[distance.argmin(axis=1)], index=values.index)
-
-
-def _few(values: pd.Series) -> list[float]:
-    """The distinct values, for ticks, if they are few."""
-    distinct = sorted(values.unique())
-    return _list(distinct) if len(distinct) <= 8 else []
-
-
-def _padded(low: float, high: float, share: float = 0.05) -> tuple[float, float]:
-    room = share * (high - low) or 0.05
-    return float(low - room), float(high + room)
-
-
-def with_ids(results: Results, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the fit, which name trials by their place in the table, with their trial ids."""
-    ids = results.table["trial_id"].to_dict()
-    return [row | {"trial_id": ids.get(row["row"], str(row["row"]))} for row in rows]
-
-
-def _road(results: Results, name: str) -> dict[str, Any]:
-    return results.fit.get("roads", {}).get(name, {})
-
-
-def refusals(road: dict[str, Any]) -> list[str]:
-    """Why a road refused the budgets that it refused, a line for each reason."""
-    by_reason: dict[str, list[str]] = {}
-    refused = road.get("refused", [])  # a road refused as a whole keeps its budgets apart
-    for budget in road.get("budgets_refused", []) if isinstance(refused, str) else refused:
-        by_reason.setdefault(budget["reason"], []).append(power(budget["C"]))
-    return [f"at {', '.join(budgets)} FLOPs {reason}" for reason, budgets in by_reason.items()]
-
-
-def _references(results: Results, spread: tuple[float, float]) -> list[Series]:
-    """The reference lines that lie within a loss axis's range; those too close to tell apart share one label."""
-    (low, high), room = spread, 0.02 * (spread[1] - spread[0])
-    inside = sorted((nats, name) for name, nats in results.reference_lines.items() if low + room <= nats <= high - room)
-    lines: list[Series] = []
-    for nats, name in inside:
-        label = f"{name} {nats:.2f}"
-        if lines and nats - lines[-1].y[0] < 0.04 * (high - low):
-            label = f"{lines[-1].name}, {label}"
-            lines[-1] = Series("reference", "", y=lines[-1].y, color="gray", dash="dash", width=1)
-        lines.append(Series("reference", label, y=[nats], color="gray", dash="dash", width=1))
-    return lines
-
-
-def _curve_lines(results: Results, x: str, y: str, shades: dict[float, float], named: bool = False) -> list[Series]:
-    """One line per size that holds the curves of all its trials, with gaps (NaN) between them.
-
-    The stable part that trials of one family share is drawn once: another trial's line starts where it leaves it.
-    """
-    curves = results.curves.dropna(subset=[x, y])
-    lines = []
-    for size, of_size in curves.groupby("params_non_embedding"):
-        pieces, drawn = [], set[tuple[str, int, float]]()
-        for _, curve in sorted(of_size.groupby("trial_id"), key=lambda item: -item[1]["tokens"].max()):
-            curve = curve.sort_values("step")
-            points = list(zip(curve["family_id"], curve["step"], curve[y], strict=True))
-            shared = next((place for place, point in enumerate(points) if point not in drawn), len(points))
-            drawn.update(points)
-            pieces += [curve.iloc[max(0, shared - 1) :][[x, y]].to_numpy(float), np.full((1, 2), np.nan)]
-        xy = np.concatenate(pieces[:-1])
-        name = short(float(size)) if named else ""
-        lines.append(_line(xy[:, 0], xy[:, 1], name, shades.get(size, 0.5), width=1.1, opacity=0.75))
-    return lines
-
-
-def _budgets(results: Results) -> dict[float, pd.DataFrame]:
-    """Finished trials by compute budget, for budgets trained at two or more sizes."""
-    rows = results.finished
-    if rows.empty:
-        return {}
-    groups = frontier.budgets(*(rows[letter].to_numpy(float) for letter in ("N", "D", "C")))
-    return {group.C: rows[np.asarray(group.average_mn.sum(axis=0)).ravel() > 0] for group in groups}
-
-
-def _frontier_line(results: Results, reach: float = 10) -> list[Series]:
-    """The least loss at each compute by the fit; dashed beyond the dearest finished run."""
-    fit = answers.fitted(results)
-    if isinstance(fit, str):
-        return []
-    C = results.finished["C"]
-    within, beyond = np.geomspace(C.min() / 2, C.max(), 40), np.geomspace(C.max(), C.max() * reach, 20)
-    x, lower, upper = fit.band(np.append(within, beyond[1:]), "loss_nats")
-    band = Series("band", "90% interval", x, lower=lower, upper=upper, color="vermillion")
-    style: dict[str, Any] = {"name": "frontier (parametric)", "color": "vermillion", "width": 2.5}
-    lines = [
-        _line(part, fit.optimum(part)[2], dash=dash, **style) for part, dash in ((within, "solid"), (beyond, "dash"))
-    ]
-    return [band, *lines] if x else lines
-
-
-def _envelope_line(results: Results) -> list[Series]:
-    optima = _road(results, "envelope").get("optima")
-    if not optima:
-        return []
-    points = pd.DataFrame(optima).sort_values("C")
-    return [_line(points["C"], points["loss_nats"], ROADS["envelope"]["label"], "ink", dash="dot", width=2)]

@@ -19,9 +19,10 @@ from sweep.fitting import laws
 from sweep.fitting.fit import counted
 from sweep.quantity import short
 from sweep.reporting import answers, page, render
-from sweep.reporting.figures import ROADS, describe, refusals, with_ids
+from sweep.reporting.figures import describe
 from sweep.reporting.numbers import significant
 from sweep.reporting.picture import Figure, LeftOut, plain
+from sweep.reporting.pieces import ROADS, refusals, with_ids
 from sweep.reporting.results import Results
 
 MEANINGS = {
