@@ -19,6 +19,7 @@ from sweep.training.loop import Curve, Setup, State
 from sweep.training.optim import adamw
 
 FORMAT = 1
+DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError)  # what torch.load raises
 
 
 def save(path: Path, owner: str, curve: Curve) -> None:
@@ -84,11 +85,21 @@ def read(path: Path, device: str = "cpu") -> dict[str, Any]:
             if (damaged := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"checksum of {damaged} differs")
         return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except DAMAGE as error:
         reason = str(error).split("\n")[0][:120] or type(error).__name__
         raise UserError(
             f"{path}: damaged checkpoint ({reason}); delete it to go on from what lies before it"
         ) from error
+
+
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint, its tensors left on disk; None where there is none, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)["step"]
+    except DAMAGE:
+        return None
 
 
 def truncate(metrics: Path, samples: Path, lengths: tuple[int, int]) -> None:

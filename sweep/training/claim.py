@@ -3,7 +3,10 @@
 A family's folder holds `claim.000001.json`, `claim.000002.json`, …; the highest number is the current claim. Taking
 one over is creating the next number, which only one process can do (an exclusive hard link, atomic on network file
 systems where flock is not). The holder renews `heartbeat.json`; when a higher number appears it has lost the claim.
-A claim is stale only if its process is gone. Where that cannot be told (another host), it stays until a person says so.
+A claim is stale only if its process is gone. Where that cannot be told (another host), it is stale if its Slurm job is
+gone or was started anew, and its heartbeat silent: a process can outlive its job on a node that lost its controller.
+Whoever acquires brings the question after jobs along (`job_is_gone`); where there is no answer, the claim stays until a
+person says so.
 """
 
 import json
@@ -12,6 +15,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +23,49 @@ from typing import Any
 import psutil
 
 from sweep.errors import UserError
-from sweep.files import create_json, write_json
+from sweep.files import create_json, read_json, write_json
 
 HEARTBEAT_SECONDS = 2.0
-STALE_SECONDS = 120.0
+SILENT_SECONDS = 30.0  # a heartbeat that old is of nobody, if its job is gone too
+STALE_SECONDS = 120.0  # and that old it is worth telling a person
+
+
+@dataclass(frozen=True)
+class Job:
+    """The Slurm job, or the array's element, that a process belongs to. `restart` counts its requeues."""
+
+    id: str  # <job>, or <array job>_<task>
+    restart: int
+    cluster: str
+    node: str
+
+    @classmethod
+    def here(cls) -> "Job | None":
+        """The job that this process runs in."""
+        environ = os.environ
+        if "SLURM_JOB_ID" not in environ:
+            return None
+        array = environ.get("SLURM_ARRAY_JOB_ID")
+        return cls(
+            id=f"{array}_{environ['SLURM_ARRAY_TASK_ID']}" if array else environ["SLURM_JOB_ID"],
+            restart=int(environ.get("SLURM_RESTART_COUNT", "0")),
+            cluster=environ.get("SLURM_CLUSTER_NAME", ""),
+            node=environ.get("SLURMD_NODENAME", ""),
+        )
+
+    def is_earlier_than(self, other: "Job | None") -> bool:
+        """Whether this is the same job before a requeue."""
+        if other is None or (self.id, self.cluster) != (other.id, other.cluster):
+            return False
+        return self.restart < other.restart
+
+
+JobIsGone = Callable[[Job], bool | None]  # None: nobody answers, so nothing is known
+
+
+def unknown(job: Job) -> bool | None:
+    """The answer where nobody can ask Slurm."""
+    return None
 
 
 @dataclass
@@ -35,6 +78,7 @@ class Holder:
     pid: int
     started: float  # seconds since the epoch, of the process
     nonce: str
+    job: Job | None = None
 
     @classmethod
     def here(cls) -> "Holder":
@@ -45,7 +89,16 @@ class Holder:
             pid=os.getpid(),
             started=psutil.Process().create_time(),
             nonce=uuid.uuid4().hex,
+            job=Job.here(),
         )
+
+    @classmethod
+    def read(cls, path: Path) -> "Holder":
+        value = read_json(path)
+        try:
+            return cls(**{**value, "job": Job(**value["job"]) if value.get("job") else None})
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not a claim of this version ({error}); delete it") from error
 
     def is_gone(self) -> bool | None:
         """True or False where this host can tell, None where it cannot."""
@@ -108,11 +161,11 @@ class Claim:
             return
 
 
-def acquire(folder: Path) -> Claim | None:
+def acquire(folder: Path, job_is_gone: JobIsGone = unknown) -> Claim | None:
     """Claim the family whose folder this is, or None while somebody else holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     generation, released = _current(folder)
-    if not released and _held(folder, generation):
+    if not released and _held(folder, generation, job_is_gone):
         return None
     holder = Holder.here()
     if not create_json(_path(folder, generation + 1), asdict(holder)):
@@ -120,12 +173,24 @@ def acquire(folder: Path) -> Claim | None:
     return Claim(folder, generation + 1, holder)
 
 
-def living(folder: Path) -> dict[str, Any] | None:
+def living(folder: Path, job_is_gone: JobIsGone = unknown) -> dict[str, Any] | None:
     """The heartbeat of whoever holds the family now, or None. Reads only."""
     generation, released = _current(folder)
-    if released or _held(folder, generation) is None:
+    if released or _held(folder, generation, job_is_gone) is None:
         return None
     return _heartbeat(folder)
+
+
+def current_holder(folder: Path) -> Holder | None:
+    """Whose claim is the last one and not released; it may be stale."""
+    generation, released = _current(folder)
+    return None if released else Holder.read(_path(folder, generation))
+
+
+def is_of_our_job_before(folder: Path) -> bool:
+    """Whether a process of this very job, from before its requeue, holds the family: it will end, or fall silent."""
+    holder = current_holder(folder)
+    return holder is not None and holder.job is not None and holder.job.is_earlier_than(Job.here())
 
 
 def is_silent(folder: Path) -> bool:
@@ -149,17 +214,19 @@ def force_release(folder: Path) -> bool:
     return not released
 
 
-def _held(folder: Path, generation: int) -> str | None:
+def _held(folder: Path, generation: int, job_is_gone: JobIsGone = unknown) -> str | None:
     """Why the claim of this generation still counts, or None if it is stale."""
-    try:
-        holder = Holder(**json.loads(_path(folder, generation).read_text()))
-    except FileNotFoundError:
+    if not _path(folder, generation).exists():
         return "it changed hands at this moment"
-    gone = holder.is_gone()
+    holder = Holder.read(_path(folder, generation))
+    gone, job = holder.is_gone(), holder.job
     if gone:
         return None
     age = time.time() - _heartbeat(folder).get("time", 0.0)
-    since = f"host {holder.host}, process {holder.pid}, last heartbeat {age:.0f} s ago"
+    if gone is None and job and age > SILENT_SECONDS and (job.is_earlier_than(Job.here()) or job_is_gone(job)):
+        return None
+    where = f"host {holder.host}" + (f", job {job.id}" if job else "")
+    since = f"{where}, process {holder.pid}, last heartbeat {age:.0f} s ago"
     if gone is None and age > STALE_SECONDS:
         return f"{since}; if that process is gone, release it with `python -m sweep clean --claims`"
     return since

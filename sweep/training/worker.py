@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import gc
 import os
 import signal
 import sys
@@ -14,19 +15,21 @@ from typing import Any
 
 import torch
 
-from sweep import environment
+from sweep import attempts, environment
+from sweep.attempts import GIVEN_UP, Attempt
 from sweep.config import RunOptions
 from sweep.data.tokens import Tokens
 from sweep.errors import UserError
 from sweep.rundir import RunDir
-from sweep.training import claim
-from sweep.training.claim import Claim
+from sweep.training import checkpoint, claim
+from sweep.training.claim import Claim, JobIsGone
 from sweep.training.family import Family, train_trial
 from sweep.training.loop import Setup, Stopped
 from sweep.trial import Trial
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 FAILED = "failed: "  # how a worker's log says so; a launch passes such lines on
+LOG = "SWEEP_LOG"  # in a worker's environment: the file that its output goes to
 EXIT_DONE, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75  # 75 is EX_TEMPFAIL: saved, run me again
 
 
@@ -54,41 +57,88 @@ class Worker:
     tokens_root: Path
     options: RunOptions
     device: str
+    max_attempts: int | None = None  # without progress, before a family is given up
+    job_is_gone: JobIsGone = claim.unknown
     on_row: Callable[[dict[str, Any]], None] = lambda row: None
     stop: StopSignal = field(default_factory=StopSignal)
     log: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
 
     def run(self, families: list[list[Trial]]) -> int:
-        """Train what is missing of each family that nobody else holds; the exit status."""
+        """Train what is missing of each family that nobody else holds; the exit status.
+
+        A family that a process of this job's time before its requeue still holds is waited for: it ends soon.
+        """
         prepare_torch(self.options, self.device)
         failed = False
-        for trials in families:
-            if self.stop.asked:
-                return EXIT_AGAIN
-            outcome = self.run_family(trials)
-            failed |= outcome == "failed"
+        while families:
+            held_from_before = []
+            for trials in families:
+                if self.stop.asked:
+                    return EXIT_AGAIN
+                outcome = self.run_family(trials)
+                failed |= outcome in ("failed", GIVEN_UP)
+                if outcome == "blocked" and claim.is_of_our_job_before(self._trunk(trials).path):
+                    held_from_before.append(trials)
+            families = held_from_before
+            if families:
+                time.sleep(claim.HEARTBEAT_SECONDS)
         return EXIT_AGAIN if self.stop.asked else EXIT_FAILED if failed else EXIT_DONE
 
     def run_family(self, trials: list[Trial]) -> str:
-        """done, blocked, stopped, lost or failed; what went wrong is in the attempts and error.txt."""
+        """done, blocked, stopped, lost, failed or given up; what went wrong is in the attempts and error.txt."""
         if all(RunDir.of_trial(self.runs, trial.trial_id).record.exists() for trial in trials):
             return "done"
-        trunk = RunDir.of_trunk(self.runs, trials[0].family_id)
-        held = claim.acquire(trunk.path)
+        try:
+            return self._attempt(trials)
+        except UserError as error:  # a damaged claim or list of attempts, a full disk: of this family alone
+            self._failed(trials[0], error)
+            return "failed"
+
+    def _attempt(self, trials: list[Trial]) -> str:
+        """Train a family under its claim, the attempt written down at its start and at its end."""
+        trunk = self._trunk(trials)
+        held = claim.acquire(trunk.path, self.job_is_gone)
         if held is None:
             return "blocked"
-        attempt = {
-            "attempt": held.generation,
-            "family_id": trials[0].family_id,
-            **dataclasses.asdict(held.holder),
-        }
         try:
-            trunk.attempt("start", time=time.time(), **attempt)
-            outcome, error = self._train(trials, held)
+            standing = self._standing(trials)
+            in_vain = attempts.without_progress(trunk, standing)
+            trunk.attempt(
+                "start",
+                attempt=held.generation,
+                time=time.time(),
+                family_id=trials[0].family_id,
+                **dataclasses.asdict(held.holder),
+                standing=standing,
+                log=os.environ.get(LOG),
+            )
+            give_up = self.max_attempts is not None and len(in_vain) >= self.max_attempts
+            outcome, error = self._give_up(trials, in_vain) if give_up else self._train(trials, held)
             trunk.attempt("end", time=time.time(), attempt=held.generation, outcome=outcome, error=error)
         finally:
             held.release()
         return outcome
+
+    def _trunk(self, trials: list[Trial]) -> RunDir:
+        return RunDir.of_trunk(self.runs, trials[0].family_id)
+
+    def _standing(self, trials: list[Trial]) -> dict[str, Any]:
+        """What is there of a family: records, and the steps of its checkpoints. Training on changes it."""
+        runs = [RunDir.of_trial(self.runs, trial.trial_id) for trial in trials]
+        steps = {run.path.name: checkpoint.step_of(run.checkpoint) for run in runs if run.checkpoint.exists()}
+        return {
+            "records": sum(run.record.exists() for run in runs),
+            "trunk_steps": self._trunk(trials).stable_steps()[-1:],
+            "trial_steps": steps,
+        }
+
+    def _give_up(self, trials: list[Trial], in_vain: list[Attempt]) -> tuple[str, str | None]:
+        line = (
+            f"given up after {len(in_vain)} attempts without progress (the last: "
+            f"{in_vain[-1].error or in_vain[-1].outcome or 'killed'}); `python -m sweep retry SWEEP` tries again"
+        )
+        self.log(f"{FAILED}{trials[0].family_id}: {line}")
+        return GIVEN_UP, line
 
     def _train(self, trials: list[Trial], held: Claim) -> tuple[str, str | None]:
         """Train a claimed family. A trial's failure is told, written down, and kept from the others."""
@@ -100,7 +150,8 @@ class Worker:
             return "failed", self._failed((missing or trials)[0], error)
         for trial in family.missing():
             try:
-                train_trial(family, trial)
+                while not _fits_in_memory(family, trial):
+                    self._take_smaller_micro_batch(family, held)
             except Stopped:
                 return ("lost" if held.lost else "stopped"), None
             except Exception as error:  # noqa: BLE001 — as above, of one trial
@@ -122,12 +173,13 @@ class Worker:
                 raise Stopped  # at once: the folder is another worker's now, and nothing may be saved there
             return self.stop.asked
 
-        env = environment.describe(self.device, backend, dataclasses.asdict(self.options))
+        options = self._options_that_fit(trials)
+        env = environment.describe(self.device, backend, dataclasses.asdict(options))
         setup = Setup(
             config=trial.config,
             flops_per_token=float(trial.flops_per_token.exact),
             tokens=Tokens.open(self.tokens_root, trial.config.data.fingerprint),
-            options=self.options,
+            options=options,
             device=self.device,
             backend=backend,
             execution_class=env["execution_class"],
@@ -140,6 +192,34 @@ class Worker:
             should_stop=should_stop,
             on_progress=on_progress,
         )
+
+    def _options_that_fit(self, trials: list[Trial]) -> RunOptions:
+        """The options, with the micro-batch that an earlier attempt on such a device found to fit."""
+        size = attempts.micro_batch_that_fits(self._trunk(trials), environment.device_model(self.device))
+        return self.options if size is None else dataclasses.replace(self.options, micro_batch_sequences=size)
+
+    def _take_smaller_micro_batch(self, family: Family, held: Claim) -> None:
+        """Go on with the next smaller divisor of the batch, recorded: it is part of the execution class."""
+        setup, full = family.setup, family.setup.micro_batch
+        if full == 1:
+            raise UserError(
+                "out of device memory with one sequence at a time; train it on a device with more memory, or with "
+                "fewer workers on each"
+            )
+        size = next(size for size in range(full - 1, 0, -1) if setup.config.batch_sequences % size == 0)
+        device_model = environment.device_model(self.device)
+        family.trunk.attempt(
+            "out of memory", attempt=held.generation, micro_batch_sequences=size, device_model=device_model
+        )
+        self.log(f"{family.family_id}: out of device memory with {full} sequences at a time; going on with {size}")
+        setup.options = dataclasses.replace(setup.options, micro_batch_sequences=size)
+        family.env = environment.describe(self.device, setup.backend, dataclasses.asdict(setup.options))
+        setup.micro_batch, setup.execution_class = size, family.env["execution_class"]
+        setup.model.train()
+        setup.model.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
 
     def _failed(self, trial: Trial, error: Exception) -> str:
         """Why a trial failed, in one line; the traceback, unless a person can correct it, is left in its folder."""
@@ -154,6 +234,15 @@ class Worker:
         except OSError as full:
             self.log(f"{path}: cannot be written ({full.strerror}); it would say:\n{text}")
         return line
+
+
+def _fits_in_memory(family: Family, trial: Trial) -> bool:
+    """Train a trial; False where the device's memory is too small. The error's frames, and their tensors, end here."""
+    try:
+        train_trial(family, trial)
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def prepare_torch(options: RunOptions, device: str) -> None:
