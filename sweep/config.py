@@ -6,7 +6,7 @@ follow a rule. `sweep.trial` turns a `Config` into the numbers that define a tri
 
 import difflib
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from models.section import ModelSection
+from sweep import cluster
+from sweep.cluster import ClusterSection
 from sweep.data.prepare import SCHEMAS, DataConfig
 from sweep.errors import UserError
 
@@ -25,6 +27,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEDULES = ("wsd", "cosine")
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
+WANDB_MODES = ("auto", "online", "offline", "off")
 
 
 @dataclass
@@ -85,16 +88,14 @@ class RunOptions:
 
 
 @dataclass
-class ClusterSection:
-    """Where a sweep runs and what a device-hour costs there."""
+class WandbSection:
+    """Where a sweep is mirrored to in W&B."""
 
-    name: str = "local"
-    dollars_per_device_hour: float = 0.0
-    device_name: str | None = None
-    device_memory_gib: float | None = None
-    peak_tflops: float = 0.1
-    mfu: float = 0.4
-    seconds_per_step: float = 0.003
+    mode: str = "auto"
+    project: str = "scaling-sweeps"
+    entity: str | None = None
+    every_seconds: float = 10.0
+    finish_seconds: float = 60.0
 
 
 @dataclass
@@ -124,6 +125,7 @@ class Config:
     eval: EvalSection
     run: RunOptions
     cluster: ClusterSection
+    wandb: WandbSection
     paths: PathsSection
     sweep: SweepSection
     seed: int = 0
@@ -140,6 +142,7 @@ _SECTIONS: dict[str, type] = {
     "eval": EvalSection,
     "run": RunOptions,
     "cluster": ClusterSection,
+    "wandb": WandbSection,
     "paths": PathsSection,
     "sweep": SweepSection,
 }
@@ -175,9 +178,8 @@ def section(name: str, raw: Any) -> Any:
         merged = OmegaConf.merge(OmegaConf.structured(schema), raw)
         value = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
-        key = str(error.full_key)
-        valid = [f.name for f in fields(schema)]
-        raise UserError(f"{name}.{key}: unknown key; {_suggest(key, valid, name)}") from error
+        head, _, key = f"{name}.{error.full_key}".rpartition(".")
+        raise UserError(f"{head}.{key}: unknown key; {_suggest(key, _names(_inside(schema, head)), head)}") from error
     except ValidationError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{name}.{error.full_key}: {reason}") from error
@@ -248,12 +250,14 @@ def _check_section(name: str, value: Any) -> None:
             if not 0 <= getattr(value, key) < 1:
                 raise UserError(f"optim.{key}={getattr(value, key)}: must be at least 0 and below 1")
         _in_range("optim.weight_decay", value.weight_decay, 0.0, float("inf"))
+    elif name == "wandb":
+        _one_of("wandb.mode", value.mode, WANDB_MODES)
+        if not re.fullmatch(r"[^/\\#?%:]{1,128}", value.project):
+            raise UserError(f"wandb.project={value.project}: up to 128 characters, none of / \\ # ? % :")
+        _in_range("wandb.every_seconds", value.every_seconds, 0.1, float("inf"))
+        _in_range("wandb.finish_seconds", value.finish_seconds, 0.0, float("inf"))
     elif name == "cluster":
-        for key in ("peak_tflops", "mfu"):
-            if not getattr(value, key) > 0:
-                raise UserError(f"cluster.{key}={getattr(value, key)}: must be positive")
-        for key in ("dollars_per_device_hour", "seconds_per_step"):
-            _in_range(f"cluster.{key}", getattr(value, key), 0.0, float("inf"))
+        cluster.check(value)
 
 
 def _one_of(key: str, value: Any, valid: tuple[str, ...]) -> None:
@@ -294,12 +298,32 @@ def _explain_composition(error: Exception, overrides: list[str]) -> str:
         if "Could not override" in text or "not in struct" in text:
             head, _, leaf = key.rpartition(".")
             top = key.partition(".")[0]
+            if leaf in _keys_at(head):
+                return (
+                    f"{override}: the file chosen of conf/{top}/ does not have it; add it there, or write +{override}"
+                )
             said = _suggest(leaf, _keys_at(head), head) if top in _SECTIONS else _suggest(top, _keys_at(""))
             return f"{override}: unknown key; {said}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _keys_at(path: str) -> list[str]:
-    if path in _SECTIONS:
-        return [f.name for f in fields(_SECTIONS[path])]
-    return [*_SECTIONS, "data", *_SCALARS] if path == "" else []
+    """The keys below a dotted path of the config; none where the schema depends on what is chosen."""
+    if path == "":
+        return [*_SECTIONS, "data", *_SCALARS]
+    section_name = path.partition(".")[0]
+    return _names(_inside(_SECTIONS[section_name], path)) if section_name in _SECTIONS else []
+
+
+def _inside(schema: type, path: str) -> type | None:
+    """The dataclass at a dotted path, whose first part names `schema`; None where that is no section."""
+    for name in path.split(".")[1:]:
+        found = {f.name: f.type for f in fields(schema)}.get(name) if is_dataclass(schema) else None
+        if not isinstance(found, type):
+            return None
+        schema = found
+    return schema
+
+
+def _names(schema: type | None) -> list[str]:
+    return [f.name for f in fields(schema)] if is_dataclass(schema) else []

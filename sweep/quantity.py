@@ -7,6 +7,8 @@ from typing import Any
 from sweep.errors import UserError
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_UNITS = (86400, 3600, 60, 1)
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _QUANTITY = re.compile(r"([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)([kmbgt]?)", re.IGNORECASE)
 
 
@@ -25,6 +27,16 @@ def parse_quantity(key: str, value: Any) -> float:
 def parse_count(key: str, value: Any) -> int:
     """As `parse_quantity`, for what is counted in whole units."""
     return round(parse_quantity(key, value))
+
+
+def parse_duration(key: str, value: Any) -> int:
+    """Seconds from "90s", "30m", "2h", "1d12h". `key` is named in the error."""
+    match = _DURATION.fullmatch(str(value).strip())
+    counts = match.groups(default="0") if match else ()
+    seconds = sum(int(count) * unit for count, unit in zip(counts, _UNITS, strict=False))
+    if seconds <= 0:
+        raise UserError(f"{key}={value}: not a time; write one with units such as 90s, 30m, 2h, 1d12h")
+    return seconds
 
 
 def short(number: float) -> str:

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from sweep.cluster import Bucket, buckets
 from sweep.config import CONF, RunOptions, compose, compose_untyped, section
 from sweep.errors import UserError
 from sweep.plan import Composed
@@ -129,3 +130,46 @@ def test_bad_values_are_refused_in_one_line(composed, override, said):
 def test_a_section_checks_itself():
     with pytest.raises(UserError, match=r"run\.thread: unknown key; did you mean run.threads\?"):
         section("run", {"thread": 2})
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("cluster.slurm.partitoin=x", ["did you mean cluster.slurm.partition?"]),
+        ("cluster.slurm.prepare.cpu=3", ["did you mean cluster.slurm.prepare.cpus?", "partition, cpus"]),
+        ("+cluster.slurm.collector.cpu=3", ["cluster.slurm.collector.cpu: unknown key"]),
+        ("cluster.scheduler=pbs", ["cluster.scheduler=pbs: must be one of local, slurm"]),
+        ("cluster.slurm.cpus=0", ["cluster.slurm.cpus=0: must be at least 1"]),
+        ("cluster.slurm.time_margin=0.5", ["cluster.slurm.time_margin=0.5: must be at least 1"]),
+        ("cluster.slurm.memory_gib=lots", ["cluster.slurm.memory_gib=lots: must be auto, null"]),
+        ("cluster.slurm.workers=0", ["cluster.slurm.workers=0"]),
+        ("cluster.slurm.time_buckets=[]", ["cluster.slurm.time_buckets=[]"]),
+        ("cluster.slurm.time_buckets=[30]", ["time_buckets=30: not a time"]),
+        ("cluster.slurm.time_buckets=[90s]", ["must be longer than cluster.slurm.signal_seconds=120"]),
+        ("cluster.slurm.time_buckets=[{time:2h,part:x}]", ["give a time such as 2h"]),
+        ("cluster.slurm.prepare.time=8", ["cluster.slurm.prepare.time=8: not a time"]),
+        ("cluster.slurm.sbatch_lines=[exclusive]", ["'exclusive': give options of sbatch"]),
+        ("+cluster.slurm.environment.WANDB_API_KEY=x", ["WANDB_API_KEY: a secret would be written"]),
+        ("+cluster.slurm.environment.A-B=x", ["cluster.slurm.environment.A-B: not the name"]),
+        ('cluster.slurm.setup=["export HF_TOKEN=hf_1"]', ["HF_TOKEN: a secret would be written"]),
+    ],
+)
+def test_what_a_cluster_cannot_mean_is_refused_in_one_line(override, said):
+    message = refused("cluster=slurm", override)
+    for part in said:
+        assert part in message
+
+
+def test_a_key_that_the_chosen_file_lacks_is_told_from_one_that_is_none():
+    assert "cluster.slurm.qos=x: the file chosen of conf/cluster/ does not have it" in refused("cluster.slurm.qos=x")
+
+
+def test_time_buckets_are_sorted_and_may_name_where_they_run():
+    chosen = compose(["cluster=slurm", "cluster.slurm.time_buckets=[2h,{time:30m,partition:short,qos:debug}]"])
+    assert buckets(chosen.cluster.slurm) == [Bucket(1800, "30m", "short", "debug"), Bucket(7200, "2h")]
+
+
+def test_a_shells_secret_may_be_passed_on_by_name():
+    assert compose(["cluster=slurm", "+cluster.slurm.environment.WANDB_API_KEY=null"]).cluster.slurm.environment == {
+        "WANDB_API_KEY": None
+    }

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from sweep.errors import UserError
-from sweep.quantity import duration, parse_count, parse_quantity, scientific, short, size
+from sweep.quantity import duration, parse_count, parse_duration, parse_quantity, scientific, short, size
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,14 @@ def test_no_duration_shows_sixty_seconds_or_minutes():
         text = duration(seconds)
         assert "60 s" not in text
         assert "60 m" not in text
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1d12h", 129600)])
+def test_times_are_read_with_their_units(text, seconds):
+    assert parse_duration("key", text) == seconds
+
+
+@pytest.mark.parametrize("text", ["30", 30, "", "0m", "2 h", "h", "1.5h", "-1h", "30m2h"])
+def test_times_without_units_are_refused_with_key_and_value(text):
+    with pytest.raises(UserError, match=f"key={text}: not a time"):
+        parse_duration("key", text)
