@@ -251,6 +251,8 @@ def _check_section(name: str, value: Any) -> None:
                 raise UserError(f"optim.{key}={getattr(value, key)}: must be at least 0 and below 1")
         _in_range("optim.weight_decay", value.weight_decay, 0.0, float("inf"))
     elif name == "wandb":
+        if value.mode == "False":
+            value.mode = "off"  # as YAML reads it
         _one_of("wandb.mode", value.mode, WANDB_MODES)
         if not re.fullmatch(r"[^/\\#?%:]{1,128}", value.project):
             raise UserError(f"wandb.project={value.project}: up to 128 characters, none of / \\ # ? % :")

@@ -32,7 +32,7 @@ from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.trial import Trial, check, resolve
 
-NOT_OF_A_TRIAL = ("run", "cluster", "paths", "sweep")  # sections that hold for a whole sweep, so that none is an axis
+NOT_OF_A_TRIAL = ("run", "cluster", "wandb", "paths", "sweep")  # sections that hold for a whole sweep, so that none is an axis
 ADAM_BYTES_PER_PARAM = 12  # fp32 weight and two moments, in a checkpoint
 WEIGHT_BYTES_PER_PARAM = 4
 
@@ -173,6 +173,7 @@ def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) 
         "device": plan.device,
         "run": asdict(plan.config.run),
         "cluster": asdict(plan.config.cluster),
+        "wandb": asdict(plan.config.wandb),
         "paths": asdict(plan.config.paths),
         "excluded": [asdict(excluded) for excluded in plan.excluded],
     }
