@@ -22,7 +22,8 @@ from pathlib import Path
 from sweep.errors import UserError
 
 SETTINGS = "devcluster.json"
-TEMPLATES = ("slurm.conf", "gres.conf", "slurmdbd.conf", "users.sql")  # beside this file
+TEMPLATES = ("slurm.conf", "accounting.conf", "gres.conf", "slurmdbd.conf", "users.sql")  # beside this file
+FOR_ALL = ("slurm.conf", "accounting.conf", "gres.conf")  # to read; passwords and keys are in the others
 CONTROLLER = "slurmctld"
 CLUSTER = "devcluster"
 PACKAGES = {  # program -> Debian package
@@ -284,8 +285,7 @@ class Cluster:
             "host": socket.gethostname().partition(".")[0],
             "max_array_size": settings.max_array_size,
             "requeue_seconds": settings.requeue_seconds,
-            "storage": "slurmdbd" if settings.accounting else "none",
-            "enforce": "associations,limits,qos" if settings.accounting else "none",
+            "accounting": f"Include {self.folder}/accounting.conf" if settings.accounting else "# no accounting",
             "node_names": ",".join(nodes),
             "node_lines": "\n".join(
                 f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[node]} {per_node}"
@@ -296,7 +296,7 @@ class Cluster:
         }
         texts = {name: (Path(__file__).parent / name).read_text() for name in TEMPLATES}
         for name, text in {**texts, "munge.key": secrets.token_hex(64)}.items():
-            (self.folder / name).touch(0o644 if name == "slurm.conf" else 0o600)
+            (self.folder / name).touch(0o644 if name in FOR_ALL else 0o600)
             (self.folder / name).write_text(string.Template(text).substitute(values))
 
 
@@ -324,17 +324,17 @@ def _processes() -> list[int]:
 
 
 def _read(pid: int, name: str) -> str:
-    """`cmdline` or `environ`, a NUL after each word; empty for a process that is gone, or not yet waited for."""
+    """`cmdline` or `environ`, a NUL after each word; empty for a process that is gone, a zombie, or not ours."""
     try:
         return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""
 
 
 def _working_folder(pid: int) -> str:
     try:
         return os.readlink(f"/proc/{pid}/cwd")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""
 
 

@@ -1,0 +1,27 @@
+"""Whether the Slurm job that claimed a family is gone: what `sweep.training.claim` cannot know by itself."""
+
+import os
+
+from sweep.training.claim import Job
+
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")  # none of its processes is left
+
+
+def job_is_gone(job: Job) -> bool | None:
+    """True where Slurm has no such job any more, or has it waiting to be started anew; None where it does not answer.
+
+    A job of another cluster is not known here.
+    """
+    from slurm import queue
+
+    if not queue.available():
+        return None
+    try:
+        entries = queue.queued([job.name], patience_seconds=0)
+        cluster = os.environ.get("SLURM_CLUSTER_NAME") or queue.limits()["ClusterName"]
+    except queue.NotAnswering:
+        return None
+    if job.cluster != cluster:
+        return None
+    states = [entry.state for entry in entries if entry.element == job.id]
+    return not states or states[0] in WAITING
