@@ -1,9 +1,8 @@
 """Which families train together: from what each needs to the elements of Slurm arrays. Pure; nothing of Slurm in it.
 
-An element is one array task: some GPUs or cores for a limited time, in which a few workers pull families.
-A family goes into the shortest time bucket that holds it; families of a bucket are spread over as few elements as hold
-them, evenly, so that short trials do not pay for a job's start each,
-and all end at about the same time.
+An element is one array task: some GPUs or cores for a limited time, in which a few workers pull families. A family goes
+into the shortest time bucket that holds it; families of a bucket are spread over as few elements as hold them, evenly,
+so that short trials do not pay for a job's start each, and all end at about the same time.
 """
 
 import heapq

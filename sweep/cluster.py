@@ -12,6 +12,7 @@ from sweep.errors import UserError
 from sweep.quantity import parse_duration
 
 SCHEDULERS = ("local", "slurm")
+LONG_FAMILIES = ("refuse", "requeue")
 BUCKET_KEYS = ("time", "partition", "qos")
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 
@@ -42,6 +43,7 @@ class SlurmSection:
     mps: bool = True
     time_buckets: list[Any] = field(default_factory=lambda: ["30m", "2h", "8h", "24h"])
     time_margin: float = 1.5
+    long_families: str = "refuse"
     signal_seconds: int = 120
     max_running: int | None = None
     max_submitted: int | None = None
@@ -127,6 +129,8 @@ def _check_slurm(slurm: SlurmSection) -> None:
         if getattr(slurm, key) is not None:
             _at_least(f"cluster.slurm.{key}", getattr(slurm, key), 0)
     _at_least("cluster.slurm.time_margin", slurm.time_margin, 1)
+    if slurm.long_families not in LONG_FAMILIES:
+        raise UserError(f"cluster.slurm.long_families={slurm.long_families}: must be one of {', '.join(LONG_FAMILIES)}")
     if slurm.workers != "auto" and not (type(slurm.workers) is int and slurm.workers > 0):
         raise UserError(f"cluster.slurm.workers={slurm.workers}: must be auto or a number of processes per element")
     memory = slurm.memory_gib
