@@ -34,7 +34,8 @@ STALE_SECONDS = 120.0  # and that old it is worth telling a person
 class Job:
     """The Slurm job, or the array's element, that a process belongs to. `restart` counts its requeues."""
 
-    id: str  # <job>, or <array job>_<task>
+    id: str  # <job>, or <array job>_<index>
+    name: str
     restart: int
     cluster: str
     node: str
@@ -48,6 +49,7 @@ class Job:
         array = environ.get("SLURM_ARRAY_JOB_ID")
         return cls(
             id=f"{array}_{environ['SLURM_ARRAY_TASK_ID']}" if array else environ["SLURM_JOB_ID"],
+            name=environ.get("SLURM_JOB_NAME", ""),
             restart=int(environ.get("SLURM_RESTART_COUNT", "0")),
             cluster=environ.get("SLURM_CLUSTER_NAME", ""),
             node=environ.get("SLURMD_NODENAME", ""),

@@ -27,7 +27,7 @@ from sweep.sweepdir import SweepDir
 from sweep.training import claim
 
 REFRESH_SECONDS = 1.0
-EXIT_AGAIN, FAILED = 75, "failed: "  # as sweep.training.worker's, which imports torch
+EXIT_AGAIN, FAILED, LOG = 75, "failed: ", "SWEEP_LOG"  # as sweep.training.worker's, which imports torch
 
 
 @dataclass
@@ -96,10 +96,11 @@ def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(index) for index in range(_gpus())]
         environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
-    with open(sweep.logs / f"worker-{number}.log", "ab") as log:
+    path = sweep.logs / f"worker-{number}.log"
+    with open(path, "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "sweep", "work", str(sweep.path)],
-            env=environment,
+            env={**environment, LOG: str(path.resolve())},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

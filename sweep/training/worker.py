@@ -5,7 +5,6 @@ import dataclasses
 import gc
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from sweep.training import checkpoint, claim
 from sweep.training.claim import Claim, JobIsGone
 from sweep.training.family import Family, train_trial
 from sweep.training.loop import Setup, Stopped
+from sweep.training.supervisor import say
 from sweep.trial import Trial
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -61,7 +61,7 @@ class Worker:
     job_is_gone: JobIsGone = claim.unknown
     on_row: Callable[[dict[str, Any]], None] = lambda row: None
     stop: StopSignal = field(default_factory=StopSignal)
-    log: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+    log: Callable[[str], None] = say
 
     def run(self, families: list[list[Trial]]) -> int:
         """Train what is missing of each family that nobody else holds; the exit status.

@@ -1,24 +1,125 @@
-"""Train the families of a sweep that nobody else trains: what launchers start, one process per device."""
+"""Train the families of a sweep that nobody else trains: what launchers start.
+
+  python -m sweep work SWEEP                             in this process, one of several that a local launch starts
+  python -m sweep work SWEEP --submission NNN --task I   an element of a Slurm array: starts its workers and waits
+
+Exit status: 0 done, 1 some failed, 75 stopped by a signal with everything saved. Families that somebody else is
+training are left to them and are no failure; the log says who.
+"""
 
 import argparse
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 HELP = "train a sweep's families in this process"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", help="the sweep's folder")
+    parser.add_argument("--submission", metavar="NNN", help="of which submission (with --task)")
+    parser.add_argument("--task", type=int, metavar="I", help="the line of its tasks.jsonl, from 0")
+    parser.add_argument("--worker", action="store_true", help="train the task's families here: one of its workers")
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep.config import RunOptions
-    from sweep.plan import by_family, planned_trials
     from sweep.sweepdir import SweepDir
-    from sweep.training.worker import Worker
 
     sweep = SweepDir(Path(args.sweep))
+    if args.submission is None:
+        return _train(sweep, None, attempts_in_vain(sweep.settings()["cluster"].get("slurm")))
+    task, slurm = _task(sweep, args.submission, args.task)
+    if args.worker:
+        return _train(sweep, set(task["families"]), attempts_in_vain(slurm))
+    return _supervise(sweep, args, task, slurm)
+
+
+def attempts_in_vain(slurm: dict[str, Any] | None) -> int:
+    """How many attempts without progress a family gets."""
+    from sweep.cluster import SlurmSection
+
+    return (slurm or {}).get("max_attempts_without_progress", SlurmSection().max_attempts_without_progress)
+
+
+def _train(sweep, families: set[str] | None, max_attempts: int) -> int:
+    """Train in this process: all families of the sweep, or those named."""
+    from slurm.alive import job_is_gone
+    from sweep.config import RunOptions
+    from sweep.plan import by_family, planned_trials
+    from sweep.training.worker import Worker
+
     settings = sweep.settings()
     paths, options = settings["paths"], RunOptions(**settings["run"])
-    worker = Worker(Path(paths["runs"]), Path(paths["tokens"]), options, settings["device"])
+    worker = Worker(
+        Path(paths["runs"]), Path(paths["tokens"]), options, settings["device"], max_attempts, job_is_gone,
+        on_row=_Progress(),
+    )  # fmt: skip
     worker.stop.listen()
-    return worker.run(by_family(planned_trials(sweep)))
+    trials = planned_trials(sweep)
+    if families is not None:
+        trials = [trial for trial in trials if trial.family_id in families]
+    return worker.run(by_family(trials))
+
+
+def _supervise(sweep, args: argparse.Namespace, task: dict[str, Any], slurm: dict[str, Any]) -> int:
+    """Start the element's workers and wait for them."""
+    from sweep.training.supervisor import Supervisor, say
+
+    families, workers = task["families"], task["workers"]
+    command = [sys.executable, "-m", "sweep", "work", args.sweep, "--submission", args.submission]
+    command += ["--task", str(args.task), "--worker"]
+    settings = sweep.settings()
+    supervisor = Supervisor(command, workers, settings["run"]["threads"])
+    supervisor.listen()
+    say(f"task {args.task} of submission {args.submission}: families {' '.join(families)}; workers: {workers}")
+    status = supervisor.run(mps=settings["device"] == "cuda" and slurm.get("mps", True))
+    for line in _trained_elsewhere(sweep, families):
+        say(line)
+    return status
+
+
+def _trained_elsewhere(sweep, families: list[str]) -> list[str]:
+    """A line for each family that is not done and that somebody else is training now."""
+    from sweep.rundir import RunDir
+    from sweep.training import claim
+
+    runs = Path(sweep.settings()["paths"]["runs"])
+    trunks = {family: RunDir.of_trunk(runs, family).path for family in families}
+    return [
+        f"{family}: left to who is training it: {claim.holder_of(trunk)}"
+        for family, trunk in trunks.items()
+        if claim.living(trunk) is not None
+    ]
+
+
+def _task(sweep, submission: str, number: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The task's line, and the `cluster.slurm` section that it was submitted with."""
+    from slurm.submission import submissions
+
+    from sweep.errors import UserError
+
+    found = [one for one in submissions(sweep) if one.folder.name == submission]
+    if not found:
+        raise UserError(f"--submission={submission}: no such submission in {sweep.path / 'slurm'}")
+    tasks = found[0].tasks()
+    if number is None or not 0 <= number < len(tasks):
+        raise UserError(f"--task={number}: {found[0].folder / 'tasks.jsonl'} has tasks 0 to {len(tasks) - 1}")
+    return tasks[number], found[0].slurm
+
+
+class _Progress:
+    """What a worker's log says of its training: each trial that begins, each validation."""
+
+    def __init__(self) -> None:
+        self.trial_id = ""
+
+    def __call__(self, news: dict[str, Any]) -> None:
+        from sweep.training.supervisor import say
+
+        if "trial_id" in news:
+            self.trial_id = news["trial_id"]
+            say(f"{self.trial_id}: begins (process {os.getpid()})")
+        elif news.get("val_loss_nats") is not None:
+            at = f"step {news['step']}, {news['phase']}, validation {news['val_loss_nats']:.4f} nats"
+            say(f"{self.trial_id}: {at}, {news['tokens_per_second']:,.0f} tokens/s")
