@@ -24,6 +24,8 @@ RESULTS = {  # Record field → table column, where the names differ or the mean
     "best_tokens": "best_tokens",
     "train_loss_nats": "train_loss_nats",
     "bits_per_byte": "bits_per_byte",
+    "intrinsic_dimension": "intrinsic_dimension",
+    "dimension_points": "dimension_points",
     "tokens_per_second": "tokens_per_second",
     "wall_seconds": "wall_seconds",
     "own_seconds": "device_seconds",

@@ -1,6 +1,6 @@
 """How a trial ended for good: one JSON file, published once, never changed."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -15,7 +15,9 @@ class Record:
     """The result of a finished or diverged trial. Losses are nats per token; None where there is none.
 
     `wall_seconds` is what the trial took from its first step to its last, the trunk included; `own_seconds` leaves
-    out the `shared_steps` that it took over from the trunk.
+    out the `shared_steps` that it took over from the trunk. `intrinsic_dimension` is that of the final layer's
+    activations at `dimension_points` positions of the validation set. Fields with a default came later than the first
+    records, which may lack them.
     """
 
     trial_id: str
@@ -42,6 +44,8 @@ class Record:
     execution_classes: list[str]
     code_hash: str
     finished_at: float
+    intrinsic_dimension: float | None = None
+    dimension_points: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     def publish(self, path: Path) -> bool:
@@ -60,14 +64,15 @@ class Record:
             raise UserError(
                 f"{where}: schema version {version}, this code reads {SCHEMA_VERSION}; collect it with that code"
             )
-        missing = [f.name for f in fields(cls) if f.name not in value]
+        missing = [f.name for f in fields(cls) if f.name not in value and f.default is MISSING]
         if missing:
             raise UserError(f"{where}: damaged record (no {', '.join(missing)}); delete it to train the trial again")
-        wrong = [f.name for f in fields(cls) if not _fits(value[f.name], f.type)]
+        given = {f.name: value[f.name] for f in fields(cls) if f.name in value}
+        wrong = [f.name for f in fields(cls) if f.name in given and not _fits(given[f.name], f.type)]
         if wrong or value["status"] not in ("finished", "diverged"):
             name = wrong[0] if wrong else "status"
             raise UserError(f"{where}: damaged record ({name}={value[name]!r}); delete it to train the trial again")
-        return cls(**{f.name: value[f.name] for f in fields(cls)})
+        return cls(**given)
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -22,7 +22,7 @@ from sweep import files
 from sweep.errors import UserError
 from sweep.fitting import frontier, uncertainty
 from sweep.fitting.consistency import crossing, floors
-from sweep.fitting.dimension import beside_exponent, intrinsic_dimension
+from sweep.fitting.dimension import Sized, beside_exponent
 from sweep.fitting.frontier import FlopsModel
 from sweep.fitting.holdout import holdout
 from sweep.fitting.laws import law_named
@@ -144,13 +144,13 @@ def fit_rows(
     bootstrap: int = 1000,
     seed: int = 0,
     alternatives: Sequence[Rows] = (),
-    activations_nd: np.ndarray | None = None,
+    dimensions: Sequence[Sized] = (),
     command: str = "",
 ) -> Fit:
     """The whole fit. FitError where the rows cannot carry it; a refused part says why in its place.
 
     `bootstrap`: replicates for the intervals, 0 for none. `alternatives`: the same table under other conventions.
-    `activations_nd`: final-layer activations (points, coordinates), for alpha beside 4/d.
+    `dimensions`: (N, of such a model's activations), smallest first, for alpha beside 4/d of the largest.
     """
     law, goal = law_named(form), objective_named(objective, delta)
     x = variables(rows)
@@ -215,7 +215,7 @@ def fit_rows(
             goal,
         ),
         crossing=crossing(law, solution.params, flops, rows.C, rows.D),
-        dimension=_dimension(solution, intervals, activations_nd),
+        dimension=_dimension(solution, intervals, dimensions),
         disagreements=_disagreements(roads),
         warnings=rows.warnings
         + warnings_about(rows, solution, flops, refused if bootstrap else None, intervals, noise),
@@ -272,15 +272,13 @@ def _disagreements(roads: Mapping[str, Any]) -> list[str]:
 
 
 def _dimension(
-    solution: Solution, intervals: Mapping[str, Any] | None, activations_nd: np.ndarray | None
+    solution: Solution, intervals: Mapping[str, Any] | None, dimensions: Sequence[Sized]
 ) -> dict[str, Any] | None:
-    """The exponent of N beside 4/d; None without activations. FitError for a form that has no such exponent."""
-    if activations_nd is None:
-        return None
+    """The exponent of N beside 4/d; None without a dimension, or in a form that has no such exponent."""
     name = "alpha" if "alpha" in solution.params and "N" in solution.law.variables else "alpha_N"
-    if name not in solution.params:
-        raise FitError(f"--activations: {solution.law.name} has no exponent of N to compare with 4/d")
-    return beside_exponent(solution.params[name], (intervals or {}).get(name), intrinsic_dimension(activations_nd))
+    if not dimensions or name not in solution.params:
+        return None
+    return beside_exponent(solution.params[name], (intervals or {}).get(name), dimensions)
 
 
 def _thin(entries: list[Any]) -> list[Any]:

@@ -226,6 +226,7 @@ def _fit(results: Results) -> dict[str, Any] | None:
         "seed_noise": fit["seed_noise"],
         "floors": fit["floors"],
         "crossing": fit["crossing"],
+        "dimension": fit["dimension"],
         "leave_out": _left_out(results, fit["leave_out"]),
         "effect_of_drops": fit["effect_of_drops"],
         "conventions": fit["conventions"],

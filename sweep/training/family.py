@@ -21,6 +21,7 @@ from sweep.estimate import record_speed
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, loop
+from sweep.training.activations import dimension_of
 from sweep.training.loop import Curve, Diverged, Setup, State, Stopped
 from sweep.trial import Trial
 
@@ -166,6 +167,7 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
     rows = files.read_json_lines(run.metrics)
     finished = status == "finished"
     loss_nats = rows[-1]["val_loss_nats"] if finished else None
+    dimension = dimension_of(setup) if finished else None
     record = Record(
         trial_id=trial.trial_id,
         family_id=trial.family_id,
@@ -191,6 +193,8 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
         execution_classes=state.classes,
         code_hash="+".join(state.codes),
         finished_at=time.time(),
+        intrinsic_dimension=dimension.d if dimension else None,
+        dimension_points=dimension.points if dimension else None,
     )
     if finished:
         rate = state.step * trial.config.batch_tokens / state.seconds

@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="refits for the intervals; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    parser.add_argument("--activations", metavar="FILE.npy", help="final-layer activations, for alpha beside 4/d")
+    parser.add_argument(
+        "--activations",
+        metavar="FILE.npy",
+        help="final-layer activations, for alpha beside 4/d (a sweep's own were measured in training)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the fit goes (default: beside the table)")
     parser.add_argument("--budget", default="", metavar="C,…", help="also say the best buy for these FLOPs")
     parser.add_argument("--target-loss", default="", metavar="L,…", help="also say the least FLOPs for these losses")
@@ -55,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from sweep.errors import UserError
-    from sweep.fitting import fit, table
+    from sweep.fitting import dimension, fit, table
     from sweep.fitting.foreign import as_sweep
 
     if not (args.bootstrap == 0 or 100 <= args.bootstrap <= 20_000):
@@ -69,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
     }
     try:
         rows = table.prepare(data, n_convention=args.n, c_convention=args.c, **options)
+        dimensions = dimension.by_size(data, rows.row, rows.N, rows.D)
+        if args.activations:
+            dimensions = [(None, dimension.intrinsic_dimension(table.read_activations(args.activations)))]
         result = fit.fit_rows(
             rows,
             curves,
@@ -77,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             delta=args.delta,
             bootstrap=args.bootstrap,
             seed=args.seed,
-            activations_nd=table.read_activations(args.activations) if args.activations else None,
+            dimensions=dimensions,
             alternatives=table.alternatives(data, rows, **options),
             command=shlex.join(["python", "-m", "sweep", *sys.argv[1:]]),
         )
@@ -85,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
         if home.is_sweep and not args.json:
             fit.write_refusal(str(refusal), home.folder)
         raise
+    if args.activations and not result.dimension:
+        raise UserError(f"--activations: {args.form} has no exponent of N to compare with 4/d; leave the option out")
     if args.json:
         sys.stdout.write(result.to_json())
         return 0

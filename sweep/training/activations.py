@@ -1,0 +1,46 @@
+"""The final layer's activations on the validation text, and their intrinsic dimension (`fitting/dimension.py`).
+
+Shapes: B sequences, T tokens, C width; P points.
+"""
+
+import numpy as np
+import torch
+
+from sweep.data.tokens import documents_from
+from sweep.errors import UserError
+from sweep.fitting.dimension import Dimension, intrinsic_dimension
+from sweep.training.loop import Setup
+
+POINTS = 1000  # an interval of 5% on either side, in a few hundredths of a second
+
+
+def dimension_of(setup: Setup) -> Dimension | None:
+    """Of the model as it is now, the same whatever the micro-batch but for rounding. None where the validation set
+    gives too few distinct points."""
+    try:
+        return intrinsic_dimension(final_layer(setup, POINTS))
+    except UserError:
+        return None
+
+
+@torch.no_grad()
+def final_layer(setup: Setup, points: int) -> np.ndarray:
+    """What the head reads at `points` evenly spaced positions of the validation set (at all, if it has fewer):
+    x_PC, fp32."""
+    inputs_NT = setup.validation_NT[:, :-1].astype(np.int64)
+    points = min(points, inputs_NT.size)
+    chosen_P = np.arange(points) * inputs_NT.size // points
+    found = []
+    setup.model.eval()
+    for start in range(0, len(inputs_NT), setup.micro_batch):
+        inputs_BT = inputs_NT[start : start + setup.micro_batch]
+        here_P = chosen_P - start * inputs_NT.shape[1]
+        here_P = here_P[(here_P >= 0) & (here_P < inputs_BT.size)]
+        documents_BT = None
+        if setup.config.model.within_documents:
+            documents_BT = torch.from_numpy(documents_from(inputs_BT, setup.tokens.eot_id)).to(setup.device)
+        with setup.autocast():
+            x_BTC = setup.model.features(torch.from_numpy(inputs_BT).to(setup.device), documents_BT)
+        found.append(x_BTC.flatten(0, 1)[torch.from_numpy(here_P).to(setup.device)].float().cpu().numpy())
+    setup.model.train()
+    return np.concatenate(found)
