@@ -22,12 +22,13 @@ from sweep import cluster
 from sweep.cluster import ClusterSection
 from sweep.data.prepare import SCHEMAS, DataConfig
 from sweep.errors import UserError
+from sweep.tracking import section as tracking
+from sweep.tracking.section import WandbSection
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEDULES = ("wsd", "cosine")
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
-WANDB_MODES = ("auto", "online", "offline", "off")
 
 
 @dataclass
@@ -85,17 +86,6 @@ class RunOptions:
     deterministic: bool = True
     checkpoint_seconds: float = 60.0
     keep_weights: bool = True
-
-
-@dataclass
-class WandbSection:
-    """Where a sweep is mirrored to in W&B."""
-
-    mode: str = "auto"
-    project: str = "scaling-sweeps"
-    entity: str | None = None
-    every_seconds: float = 10.0
-    finish_seconds: float = 60.0
 
 
 @dataclass
@@ -251,13 +241,7 @@ def _check_section(name: str, value: Any) -> None:
                 raise UserError(f"optim.{key}={getattr(value, key)}: must be at least 0 and below 1")
         _in_range("optim.weight_decay", value.weight_decay, 0.0, float("inf"))
     elif name == "wandb":
-        if value.mode == "False":
-            value.mode = "off"  # as YAML reads it
-        _one_of("wandb.mode", value.mode, WANDB_MODES)
-        if not re.fullmatch(r"[^/\\#?%:]{1,128}", value.project):
-            raise UserError(f"wandb.project={value.project}: up to 128 characters, none of / \\ # ? % :")
-        _in_range("wandb.every_seconds", value.every_seconds, 0.1, float("inf"))
-        _in_range("wandb.finish_seconds", value.finish_seconds, 0.0, float("inf"))
+        tracking.check(value)
     elif name == "cluster":
         cluster.check(value)
 
