@@ -12,9 +12,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from sweep import files
+from sweep.errors import UserError
 from sweep.files import create_json, write_json
 from sweep.training import claim
-from sweep.training.claim import Claim, Holder
+from sweep.training.claim import Claim, Holder, Job
 
 
 @pytest.fixture
@@ -131,6 +132,88 @@ def test_a_claim_from_elsewhere_that_beats_is_not_silent(tmp_path):
     assert claim.living(tmp_path)["step"] == 7
     assert claim.acquire(tmp_path) is None
     assert "clean --claims" not in claim.holder_of(tmp_path)
+
+
+# ---- Slurm jobs ----
+
+JOB = Job(id="42_3", name="small.001.0-abc", restart=1, cluster="c", node="n1")
+LONG_AGO = claim.SILENT_SECONDS + 10
+
+
+def elsewhere(job=JOB):
+    """A process on a node that cannot be looked at from here."""
+    return replace(Holder.here(), host="elsewhere", job=job)
+
+
+@pytest.mark.parametrize(
+    ("gone", "beat_age", "taken"),
+    [(True, LONG_AGO, True), (True, 5.0, False), (False, 1e6, False), (None, 1e6, False)],
+)
+def test_a_claim_is_taken_over_from_a_job_that_is_gone_and_silent(tmp_path, gone, beat_age, taken):
+    """A process can outlive its job on a node that lost its controller; an unanswered question proves nothing."""
+    put(tmp_path, elsewhere(), beat_age=beat_age)
+    asked = []
+
+    def job_is_gone(job):
+        asked.append(job)
+        return gone
+
+    held = claim.acquire(tmp_path, job_is_gone)
+    assert (held is not None) == taken
+    assert asked == ([JOB] if beat_age > claim.SILENT_SECONDS else [])
+    assert taken or "host elsewhere, job 42_3, process" in claim.holder_of(tmp_path)
+    if held:
+        held.release()
+
+
+def in_job(monkeypatch, restart, task=3):
+    monkeypatch.setenv("SLURM_JOB_ID", "45")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "42")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "c")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+
+
+@pytest.mark.parametrize(
+    ("restart", "task", "beat_age", "taken"),
+    [(2, 3, LONG_AGO, True), (2, 3, 1.0, False), (1, 3, LONG_AGO, False), (2, 4, LONG_AGO, False)],
+)
+def test_a_requeued_job_takes_its_own_claim_over_without_asking_slurm(
+    tmp_path, monkeypatch, restart, task, beat_age, taken
+):
+    in_job(monkeypatch, restart, task)
+    put(tmp_path, elsewhere(), beat_age=beat_age)
+    assert claim.is_of_our_job_before(tmp_path) == ((restart, task) == (2, 3))
+    held = claim.acquire(tmp_path)
+    assert (held is not None) == taken
+    if held:
+        assert held.holder.job == Job("42_3", "", 2, "c", "")
+        assert json.loads((tmp_path / "claim.000002.json").read_text())["job"]["restart"] == 2
+        held.release()
+
+
+def test_where_the_process_can_be_looked_at_its_job_does_not_matter(tmp_path, dead):
+    """Nodes of a test cluster share a machine."""
+    put(tmp_path, replace(Holder.here(), job=JOB), beat_age=1e6)
+    assert claim.acquire(tmp_path, lambda job: True) is None
+    put(tmp_path, replace(dead, job=JOB), number=2)
+    held = claim.acquire(tmp_path, lambda job: False)
+    assert held.generation == 3
+    held.release()
+
+
+def test_an_array_is_not_its_last_element(monkeypatch):
+    assert Job.here() is None
+    in_job(monkeypatch, 0)
+    assert Job.here().id == "42_3"
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
+    assert Job.here().id == "45"
+
+
+def test_a_claim_of_another_version_is_named(tmp_path):
+    files.write_json(tmp_path / "claim.000001.json", {"host": "x", "who": "?"})
+    with pytest.raises(UserError, match=r"claim\.000001\.json: not a claim of this version \(.+\); delete it"):
+        claim.acquire(tmp_path)
 
 
 def wait_until(condition, seconds=5.0):

@@ -7,13 +7,15 @@ import shutil
 import signal
 import time
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from test_kill import start
 
+from sweep import attempts, files
 from sweep.cli import main
 from sweep.errors import UserError
 from sweep.rundir import RunDir
@@ -160,6 +162,190 @@ def test_missing_and_damaged_tokens_fail_in_one_line(plan, prepared, workspace):
     assert worker.run(plan.families()) == 1
     assert len(said) == 2
     assert all(f"{shard}: damaged (" in line and "\n" not in line for line in said)
+
+
+# ---- attempts without progress ----
+
+
+@pytest.fixture
+def lone(plan):
+    """A single trial."""
+    return replace(plan, trials=[max(plan.trials, key=lambda t: t.tokens)])
+
+
+def fail_at(patched, step):
+    """From now on every attempt fails before the update that follows this many steps."""
+    update = loop.update
+
+    def failing(setup, state, lr):
+        if state.step >= step:
+            raise RuntimeError("always here")
+        return update(setup, state, lr)
+
+    patched.setattr(loop, "update", failing)
+
+
+def test_a_family_that_never_gets_further_is_given_up_until_a_person_says_retry(
+    lone, uninterrupted, workspace, monkeypatch
+):
+    trunk = RunDir.of_trunk(lone.runs, lone.trials[0].family_id)
+    said = []
+    with monkeypatch.context() as patched:
+        fail_at(patched, 17)
+        for _ in range(2):
+            assert tiny.train(lone, max_attempts=2, log=said.append) == 1
+    assert tiny.train(lone, max_attempts=2, log=said.append) == 1  # it would succeed now, but nobody said so
+    given_up = (
+        f"{lone.trials[0].family_id}: given up after 2 attempts without progress (the last: RuntimeError: always here)"
+    )
+    assert said[-1] == f"failed: {given_up}; `python -m sweep retry SWEEP` tries again"
+    assert [one.outcome for one in attempts.read(trunk)] == ["failed", "failed", "given up"]
+    assert attempts.is_given_up(trunk)
+    attempts.retry(trunk)
+    assert not attempts.is_given_up(trunk)
+    assert tiny.train(lone, max_attempts=2, log=said.append) == 0
+    for trial in lone.trials:
+        assert tiny.everything(lone.runs, trial.trial_id) == tiny.everything(uninterrupted, trial.trial_id)
+
+
+def test_progress_between_failures_starts_the_count_anew(lone, workspace, monkeypatch):
+    """However often it ends, as long as each attempt saves something first."""
+    config = replace(lone.config, run=replace(lone.config.run, checkpoint_seconds=0.0))
+    plan = replace(lone, config=config)
+    for step in (5, 10, 12, 15, 20):
+        with monkeypatch.context() as patched:
+            fail_at(patched, step)
+            assert tiny.train(plan, max_attempts=1) == 1
+    assert tiny.train(plan, max_attempts=1) == 0
+
+
+def test_killed_attempts_count_and_a_persons_ctrl_c_does_not(lone, workspace):
+    trunk = RunDir.of_trunk(lone.runs, lone.trials[0].family_id)
+    standing = {"records": 0, "trunk_steps": [], "trial_steps": {}}
+    job = {"id": "4_2", "name": "x", "restart": 0, "cluster": "c", "node": "n1"}
+    start = {"time": 0.0, "host": "h", "pid": 1, "standing": standing}
+    trunk.attempt("start", attempt=1, **start)  # and then SIGKILL
+    trunk.attempt("start", attempt=2, job=None, **start)
+    trunk.attempt("end", attempt=2, time=1.0, outcome="stopped", error=None)
+    assert len(attempts.without_progress(trunk, standing)) == 1
+    trunk.attempt("start", attempt=3, job=job, **start)
+    trunk.attempt("end", attempt=3, time=1.0, outcome="stopped", error=None)  # a time limit too short for one step
+    assert [one.number for one in attempts.without_progress(trunk, standing)] == [1, 3]
+    assert attempts.without_progress(trunk, {**standing, "records": 1}) == []
+    assert tiny.train(lone, max_attempts=3) == 0
+
+
+def test_a_damaged_list_of_attempts_fails_its_family_alone(plan, workspace):
+    family, other = plan.families()
+    trunk = RunDir.of_trunk(plan.runs, family[0].family_id)
+    trunk.path.mkdir(parents=True)
+    trunk.attempts.write_text('half a li\n{"event": "start"}\n')
+    said = []
+    assert tiny.train(plan, log=said.append) == 1
+    assert plan.done() == {t.trial_id for t in other}
+    assert f"{trunk.attempts}:1: damaged line" in said[0]
+
+
+# ---- out of device memory: a loss that raises the error of a full GPU, there being none here ----
+
+
+@pytest.fixture
+def small_device(monkeypatch):
+    """A device that holds this many sequences at a time."""
+
+    def hold(sequences, after_calls=0):
+        loss_of, calls = loop.Setup.loss_of, []
+
+        def loss_or_error(setup, inputs_BT, targets_BT):
+            calls.append(len(inputs_BT))
+            if len(calls) > after_calls and len(inputs_BT) > sequences:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return loss_of(setup, inputs_BT, targets_BT)
+
+        monkeypatch.setattr(loop.Setup, "loss_of", loss_or_error)
+        return calls
+
+    return hold
+
+
+def test_a_full_device_gets_the_largest_micro_batch_that_fits(plan, workspace, small_device):
+    """The same bits as with that micro-batch from the start, and the same class."""
+    family = plan.families()[0]
+    options = replace(plan.config.run, micro_batch_sequences=1)
+    by_hand = replace(plan, trials=family, config=replace(plan.config, run=options))
+    assert tiny.train(by_hand, workspace / "by hand") == 0
+    calls = small_device(1)
+    said = []
+    assert tiny.train(replace(plan, trials=family), log=said.append) == 0
+    assert calls[:2] == [4, 2]
+    assert [line.partition(": ")[2] for line in said] == [
+        "out of device memory with 4 sequences at a time; going on with 2",
+        "out of device memory with 2 sequences at a time; going on with 1",
+    ]
+    rows = tiny.lines(RunDir.of_trunk(plan.runs, family[0].family_id).attempts)
+    assert [row["micro_batch_sequences"] for row in rows if row["event"] == "out of memory"] == [2, 1]
+    for trial in family:
+        assert tiny.everything(plan.runs, trial.trial_id) == tiny.everything(workspace / "by hand", trial.trial_id)
+        env = json.loads(RunDir.of_trial(plan.runs, trial.trial_id).env.read_text())
+        assert env["class"]["micro_batch_sequences"] == env["options"]["micro_batch_sequences"] == 1
+        one, two = (tiny.record(runs, trial.trial_id) for runs in (plan.runs, workspace / "by hand"))
+        assert one["execution_classes"] == two["execution_classes"] == [env["execution_class"]]
+
+
+def test_it_goes_on_from_its_last_checkpoint_and_the_next_attempt_remembers(plan, workspace, small_device, monkeypatch):
+    trial = plan.trials[0]
+    config = replace(plan.config, run=replace(plan.config.run, checkpoint_seconds=0.0))
+    alone = replace(plan, trials=[trial], config=config)
+    calls = small_device(2, after_calls=10)
+    steps = []
+    update = loop.update
+
+    def noted(setup, state, lr):
+        steps.append(state.step)
+        if state.step == 14:
+            monkeypatch.setattr(loop, "update", update)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(setup, state, lr)
+
+    monkeypatch.setattr(loop, "update", noted)
+    worker = Worker(plan.runs, Path(config.paths.tokens), config.run, "cpu")
+    worker.stop.listen()
+    assert worker.run([[trial]]) == 75
+    (again,) = {step for step in steps if steps.count(step) == 2}
+    assert steps == [*range(again + 1), *range(again, 15)]  # one step twice, none lost
+    calls.clear()
+    assert tiny.train(alone) == 0
+    assert max(calls) == 2  # it does not try what was too much
+    assert len(tiny.record(plan.runs, trial.trial_id)["execution_classes"]) == 2
+
+
+def test_one_sequence_that_does_not_fit_fails_in_one_line(plan, workspace, small_device):
+    small_device(0)
+    said = []
+    assert tiny.train(replace(plan, trials=plan.trials[:1]), log=said.append) == 1
+    assert said[-1].startswith(f"failed: {plan.trials[0].trial_id}: out of device memory with one sequence at a time;")
+    assert "Traceback" not in RunDir.of_trial(plan.runs, plan.trials[0].trial_id).error.read_text()
+
+
+# ---- claims ----
+
+
+def test_a_requeued_job_waits_for_its_own_earlier_process(plan, uninterrupted, workspace, monkeypatch):
+    """Its node lost the controller and goes on for a while; two never train at once."""
+    for name, value in {"JOB_ID": "7", "RESTART_COUNT": "1", "CLUSTER_NAME": "c"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(claim, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(claim, "HEARTBEAT_SECONDS", 0.1)
+    trial = plan.trials[0]
+    trunk = RunDir.of_trunk(plan.runs, trial.family_id).path
+    before = replace(claim.Holder.here(), host="elsewhere", job=claim.Job("7", "x", 0, "c", "n1"))
+    files.create_json(trunk / "claim.000001.json", asdict(before))
+    files.write_json(trunk / "heartbeat.json", {"time": (last_beat := time.time())})
+    assert tiny.train(replace(plan, trials=[trial])) == 0
+    (start_row,) = [row for row in tiny.lines(trunk / "attempts.jsonl") if row["event"] == "start"]
+    assert start_row["time"] > last_beat + 1.0
+    assert start_row["job"] == {"id": "7", "name": "", "restart": 1, "cluster": "c", "node": ""}
+    assert tiny.everything(plan.runs, trial.trial_id) == tiny.everything(uninterrupted, trial.trial_id)
 
 
 def test_a_family_that_another_worker_holds_is_left_to_it(plan, workspace):
