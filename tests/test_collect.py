@@ -57,6 +57,8 @@ def test_finished_trials_have_their_facts_and_results(swept):
         assert {key: row[key] for key in trial.facts()} == trial.facts()
         for name in ("loss_nats", "best_loss_nats", "train_loss_nats", "bits_per_byte", "code_hash", "execution_class"):
             assert row[name] == record[name]
+        for name in ("intrinsic_dimension", "dimension_points"):
+            assert row[name] == record[name] > 1
         assert (row["device_seconds"], row["wall_seconds"]) == (record["own_seconds"], record["wall_seconds"])
     saved = pd.read_parquet(sweep.path / "table.parquet")
     pd.testing.assert_frame_equal(saved, collected.table, check_dtype=False)

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_another_schema_version_is_refused(tmp_path):
         Record.read(path)
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(Record) if f.name != "schema_version"])
+@pytest.mark.parametrize("name", [f.name for f in fields(Record) if f.default is MISSING])
 def test_a_record_that_lacks_a_field_is_damaged(tmp_path, name):
     path = tmp_path / "record.json"
     value = asdict(RECORD)
@@ -60,6 +60,14 @@ def test_a_record_that_lacks_a_field_is_damaged(tmp_path, name):
     path.write_text(json.dumps(value))
     with pytest.raises(UserError, match=rf"damaged record \(no {name}\); delete it to train the trial again"):
         Record.read(path)
+
+
+def test_a_record_from_before_there_were_dimensions_is_whole(tmp_path):
+    path = tmp_path / "record.json"
+    value = asdict(RECORD)
+    del value["intrinsic_dimension"], value["dimension_points"]
+    path.write_text(json.dumps(value))
+    assert Record.read(path) == RECORD
 
 
 def test_what_a_newer_code_adds_is_ignored(tmp_path):
