@@ -1,12 +1,10 @@
-"""An element of a Slurm array: real worker processes, told what it is told; the worst of their statuses; cores; MPS."""
+"""An element of a Slurm array: real worker processes, told what it is told; the worst of their statuses, and cores."""
 
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,7 @@ import sys
 from sweep.training.supervisor import Supervisor
 element = Supervisor([sys.executable, "-c", sys.argv[1]], workers=int(sys.argv[2]), threads=1)
 element.listen()
-sys.exit(element.run(mps=True))
+sys.exit(element.run())
 """
 
 
@@ -103,7 +101,7 @@ def test_signals_reach_every_worker(number):
 def test_told_to_stop_before_its_workers_it_starts_none(tmp_path):
     element = Supervisor([sys.executable, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"], workers=2, threads=1)
     element._forward(signal.SIGTERM)
-    assert element.run(mps=False) == 75
+    assert element.run() == 75
     assert list(tmp_path.iterdir()) == []
 
 
@@ -147,58 +145,10 @@ def test_devices_are_what_slurm_says(monkeypatch):
     assert visible_devices() == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert visible_devices() == []
-
-
-# ---- MPS: a stand-in for NVIDIA's program, which needs a GPU ----
-
-DAEMON = """#!/bin/sh
-echo "$* visible=$CUDA_VISIBLE_DEVICES pipe=$CUDA_MPS_PIPE_DIRECTORY" >> {folder}/mps.log
-if [ "$1" = -d ]; then {start}; sleep 30 & echo $! > {folder}/pid; else read word; echo "$word" >> {folder}/mps.log
-kill $(cat {folder}/pid); fi
-"""
-CLIENT = """
-import os
-os.write(1, f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {os.environ.get('CUDA_MPS_PIPE_DIRECTORY')}\\n".encode())
-"""
-
-
-@pytest.fixture
-def daemon(tmp_path):
-    def write(start="true"):
-        program = tmp_path / "nvidia-cuda-mps-control"
-        program.write_text(DAEMON.format(folder=tmp_path, start=start))
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        return f"{tmp_path}:{os.environ['PATH']}"
-
-    return write
-
-
-def test_workers_that_share_a_gpu_get_an_mps_daemon_of_their_own(tmp_path, daemon):
-    began = time.monotonic()
-    status, said, errors = run(CLIENT, 4, CUDA_VISIBLE_DEVICES="5,7", PATH=daemon())
-    assert status == 0, errors
-    started, stopped, word = (tmp_path / "mps.log").read_text().splitlines()
-    pipe = started.partition("pipe=")[2]
-    assert started == f"-d visible=5,7 pipe={pipe}"
-    assert stopped.endswith(f"pipe={pipe}")
-    assert word == "quit"
-    # The daemon numbers the devices that it sees from 0, and its clients name them so.
-    assert sorted(said.splitlines()) == sorted([f"0 {pipe}", f"0 {pipe}", f"1 {pipe}", f"1 {pipe}"])
-    assert not Path(pipe).exists()
-    assert time.monotonic() - began < 25  # it did not wait for the daemon's output to close
-
-
-def test_without_sharing_there_is_no_daemon(tmp_path, daemon):
-    status, said, _ = run(CLIENT, 2, CUDA_VISIBLE_DEVICES="5,7", PATH=daemon())
-    assert (status, sorted(said.splitlines())) == (0, ["5 None", "7 None"])
-    assert not (tmp_path / "mps.log").exists()
-
-
-def test_a_daemon_that_does_not_start_is_said_and_the_workers_take_turns(tmp_path, daemon):
-    status, said, errors = run(CLIENT, 2, CUDA_VISIBLE_DEVICES="5", PATH=daemon("echo no permission; exit 1"))
-    assert (status, said.splitlines()) == (0, ["5 None"] * 2)
-    assert errors.strip() == "nvidia-cuda-mps-control: no permission"
-    assert "quit" not in (tmp_path / "mps.log").read_text()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert visible_devices() == ["5", "7"]
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/tmp/mps")  # of a daemon that numbers the two from 0
+    assert visible_devices() == ["0", "1"]
 
 
 def test_the_numbers_are_the_workers_own():

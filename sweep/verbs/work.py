@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     task, slurm = _task(sweep, args.submission, args.task)
     if args.worker:
         return _train(sweep, set(task["families"]), attempts_in_vain(slurm))
-    return _supervise(sweep, args, task, slurm)
+    return _supervise(sweep, args, task)
 
 
 def attempts_in_vain(slurm: dict[str, Any] | None) -> int:
@@ -62,18 +62,17 @@ def _train(sweep, families: set[str] | None, max_attempts: int) -> int:
     return worker.run(by_family(trials))
 
 
-def _supervise(sweep, args: argparse.Namespace, task: dict[str, Any], slurm: dict[str, Any]) -> int:
+def _supervise(sweep, args: argparse.Namespace, task: dict[str, Any]) -> int:
     """Start the element's workers and wait for them."""
     from sweep.training.supervisor import Supervisor, say
 
     families, workers = task["families"], task["workers"]
     command = [sys.executable, "-m", "sweep", "work", args.sweep, "--submission", args.submission]
     command += ["--task", str(args.task), "--worker"]
-    settings = sweep.settings()
-    supervisor = Supervisor(command, workers, settings["run"]["threads"])
+    supervisor = Supervisor(command, workers, sweep.settings()["run"]["threads"])
     supervisor.listen()
     say(f"task {args.task} of submission {args.submission}: families {' '.join(families)}; workers: {workers}")
-    status = supervisor.run(mps=settings["device"] == "cuda" and slurm.get("mps", True))
+    status = supervisor.run()
     for line in _trained_elsewhere(sweep, families):
         say(line)
     return status
@@ -96,7 +95,6 @@ def _trained_elsewhere(sweep, families: list[str]) -> list[str]:
 def _task(sweep, submission: str, number: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The task's line, and the `cluster.slurm` section that it was submitted with."""
     from slurm.submission import submissions
-
     from sweep.errors import UserError
 
     found = [one for one in submissions(sweep) if one.folder.name == submission]
