@@ -56,6 +56,11 @@ class Job:
     run_seconds: int
     left_seconds: int | None
 
+    @property
+    def element(self) -> str:
+        """As Slurm's programs take it: 123_4, or 123."""
+        return f"{self.job_id}" if self.index is None else f"{self.job_id}_{self.index}"
+
 
 @dataclass(frozen=True)
 class Ended:

@@ -6,16 +6,22 @@ sweeps/<name>/slurm/<NNN>/
   *.sbatch          the scripts
   logs/             <array id>_<index>.log of elements, prepare-<id>.log, collector-<id>.log
   dirty.diff        how the code differed from its commit
+  prepared.json     once the job that prepares the data has written the real ids to tasks.jsonl
 
 A job's name is unique (it carries the submission's tag), so that one whose id was never written down is found by it.
 """
 
+import contextlib
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.errors import UserError
 from sweep.files import read_json, read_json_lines, write_json
 from sweep.sweepdir import SweepDir
+from sweep.training import claim
 
 
 @dataclass
@@ -93,3 +99,27 @@ def submissions(sweep: SweepDir) -> list[Submission]:
     """A sweep's submissions, oldest first."""
     folders = sorted(path for path in folder_of(sweep).glob("[0-9]*") if (path / "submission.json").exists())
     return [Submission.read(folder) for folder in folders]
+
+
+@contextlib.contextmanager
+def exclusive(sweep: SweepDir, patience_seconds: float = 0.0) -> Iterator[claim.Claim]:
+    """The right to submit for a sweep, and to write its plan; UserError that says who has it.
+
+    Submitting takes seconds, so a holder on another host that has been silent for minutes is gone; should it ever come
+    back, `claim.lost` tells it so.
+    """
+    folder = folder_of(sweep)
+    end = time.monotonic() + patience_seconds
+    while (held := claim.acquire(folder)) is None:
+        if claim.is_silent(folder):
+            claim.force_release(folder)
+        elif time.monotonic() < end:
+            time.sleep(1.0)
+        else:
+            raise UserError(
+                f"{folder}: another launch is submitting this sweep ({claim.holder_of(folder)}); wait for it"
+            )
+    try:
+        yield held
+    finally:
+        held.release()

@@ -9,7 +9,7 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from models.count import memory_bytes
 from sweep import files, where
-from sweep.config import CONF, Config, compose_untyped, scalar, section, typed
+from sweep.config import CONF, Config, PathsSection, compose_untyped, scalar, section, typed
 from sweep.data.prepare import DataConfig
 from sweep.data.tokens import Tokens
 from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
@@ -32,7 +32,13 @@ from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.trial import Trial, check, resolve
 
-NOT_OF_A_TRIAL = ("run", "cluster", "wandb", "paths", "sweep")  # sections that hold for a whole sweep, so that none is an axis
+NOT_OF_A_TRIAL = (
+    "run",
+    "cluster",
+    "wandb",
+    "paths",
+    "sweep",
+)  # the same for a whole sweep, so no axis
 ADAM_BYTES_PER_PARAM = 12  # fp32 weight and two moments, in a checkpoint
 WEIGHT_BYTES_PER_PARAM = 4
 
@@ -116,14 +122,14 @@ def make_plan(
 ) -> Plan:
     """Plan the grid that `overrides` say; without a `sweep=` it is the one trial, or the axes given.
 
-    `prepared` gives the tokens of a data section. The device is what `run.device` asks for; where it is not of this
-    machine, `cluster` says its name and memory.
+    `prepared` gives the tokens of a data section. The device is what `run.device` asks for, or what the cluster's jobs
+    get; where it is not of this machine, `cluster` says its name and memory.
     """
     points = list(grid(overrides))
     if not points:
         raise UserError("the grid has no points: an axis is empty")
     first = points[0].config
-    device = planned_device(first.run.device)
+    device = _device(first)
     conditions = [where.parse(text) for text in first.sweep.where]
     tokens_of: dict[str, Tokens] = {}
     plan = Plan(first.sweep.name, first, device, [], [], repeated=0)
@@ -193,6 +199,12 @@ def additions(plan: Plan, sweep: SweepDir, extend: bool) -> set[str]:
             f"{len(wanted)} asked for are not in it; give another sweep.name, or --extend to add them"
         )
     return new
+
+
+def absolute_paths(plan: Plan) -> Plan:
+    """The same plan with `paths.*` that hold wherever a job runs."""
+    paths = {key: str(Path(folder).absolute()) for key, folder in vars(plan.config.paths).items()}
+    return replace(plan, config=replace(plan.config, paths=PathsSection(**paths)))
 
 
 def planned_trials(sweep: SweepDir) -> list[Trial]:
@@ -328,6 +340,16 @@ def _broken(conditions: list[where.Expression], trial: Trial) -> tuple[str, str]
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
+
+
+def _device(config: Config) -> str:
+    """ "cpu" or "cuda", where the trials will run."""
+    slurm = config.cluster.slurm
+    if config.cluster.scheduler != "slurm":
+        return planned_device(config.run.device)
+    if config.run.device == "cuda" and not slurm.gpus:
+        raise UserError("run.device=cuda: cluster.slurm.gpus=0 asks for no GPU; give gpus, or run.device=cpu")
+    return "cuda" if slurm.gpus and config.run.device != "cpu" else "cpu"
 
 
 def _asked(device: str, ask: Callable[[str], Any], key: str) -> Any:

@@ -1,0 +1,89 @@
+"""Launching before the data is there: stand-ins for it, and the real ids once a job has prepared it.
+
+A trial's id holds its data's fingerprint, so before the data there are no ids. A submission then plans with stand-ins,
+which fixes how many elements there are and which points of the grid each trains; the job that the arrays wait for
+prepares the data, plans again, and writes the real ids to `plan.jsonl` and `tasks.jsonl`. So everything is in the queue
+at once, nothing is submitted from inside a job (which many sites forbid), and elements never know the difference.
+"""
+
+import hashlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from slurm.submission import Submission, exclusive
+from sweep import files
+from sweep.data.prepare import DataConfig, find, prepare
+from sweep.data.sources import TextConfig
+from sweep.data.tokens import Tokens, Unprepared
+from sweep.plan import Plan, absolute_paths, make_plan, planned_trials
+from sweep.sweepdir import SweepDir
+from sweep.trial import Trial
+
+PREFIX = "unprepared"
+BYTES_VOCABULARY = 257  # 256 bytes and the end of text
+LOCK_SECONDS = 300
+
+
+def tokens_or_stand_in(config: DataConfig, root: Path) -> Tokens | Unprepared:
+    """What this config was prepared to, or a stand-in that no other config has."""
+    return find(config, root) or _stand_in(config)
+
+
+def _stand_in(config: DataConfig) -> Unprepared:
+    if isinstance(config, TextConfig):
+        of_bytes = config.tokenizer.kind == "bytes"
+        stand_in = Unprepared(BYTES_VOCABULARY if of_bytes else config.tokenizer.vocab_size)
+    else:
+        stand_in = Unprepared(config.vocab_size)  # type: ignore[attr-defined]  # the Markov source's
+    asked = {key: value for key, value in asdict(config).items() if key != "unique_tokens"}
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    stand_in.fingerprint = f"{PREFIX}-{digest}"
+    return stand_in
+
+
+def is_provisional(trial: Trial) -> bool:
+    """Whether a trial was planned before its data was there, so that its ids will change."""
+    return trial.config.data.fingerprint.startswith(PREFIX)
+
+
+def finish(submission: Submission) -> Plan:
+    """Prepare the data of a submission and write the real ids of its trials. Doing it twice does no harm."""
+    plan = absolute_paths(make_plan(submission.overrides, prepare))
+    sweep = SweepDir(Path(submission.sweep))
+    with exclusive(sweep, patience_seconds=LOCK_SECONDS):
+        _write_plan(plan, sweep)
+        lines = "".join(json.dumps(task) + "\n" for task in real_tasks(submission.tasks(), plan)).encode()
+        files.write(submission.folder / "tasks.jsonl", lambda file: file.write(lines))
+        files.write_json(submission.folder / "prepared.json", {"time": time.time()})
+    return plan
+
+
+def real_tasks(tasks: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
+    """The elements with the families that their points of the grid really are, each family in one element.
+
+    A point that a condition excludes, now that the data is known, is in none.
+    """
+    family_at = {" ".join(plan.points[trial.trial_id]): trial.family_id for trial in plan.trials}
+    taken: set[str] = set()
+    made = []
+    for task in tasks:
+        asked = dict.fromkeys(family_at[point] for point in task["points"] if point in family_at)
+        families = [family for family in asked if family not in taken]
+        taken.update(families)
+        made.append({**task, "families": families})
+    return made
+
+
+def _write_plan(plan: Plan, sweep: SweepDir) -> None:
+    """Real trials in the place of provisional ones; what else the plan holds stays."""
+    kept = [trial for trial in planned_trials(sweep) if not is_provisional(trial)]
+    there = {trial.trial_id for trial in kept}
+    new = [trial for family in plan.families() for trial in family if trial.trial_id not in there]
+    lines = "".join(json.dumps(trial.to_json()) + "\n" for trial in [*kept, *new]).encode()
+    files.write(sweep.plan, lambda file: file.write(lines))
+    settings = sweep.settings()
+    settings["excluded"] = [asdict(excluded) for excluded in plan.excluded]
+    files.write_json(sweep.path / "sweep.json", settings)
