@@ -32,13 +32,7 @@ from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.trial import Trial, check, resolve
 
-NOT_OF_A_TRIAL = (
-    "run",
-    "cluster",
-    "wandb",
-    "paths",
-    "sweep",
-)  # the same for a whole sweep, so no axis
+NOT_OF_A_TRIAL = ("run", "cluster", "wandb", "paths", "sweep")  # the same for a whole sweep, so no axis
 ADAM_BYTES_PER_PARAM = 12  # fp32 weight and two moments, in a checkpoint
 WEIGHT_BYTES_PER_PARAM = 4
 
