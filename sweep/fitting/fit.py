@@ -25,8 +25,8 @@ from sweep.fitting.consistency import crossing, floors
 from sweep.fitting.dimension import Sized, beside_exponent
 from sweep.fitting.frontier import FlopsModel
 from sweep.fitting.holdout import holdout
-from sweep.fitting.laws import law_named
-from sweep.fitting.objective import objective_named
+from sweep.fitting.laws import Law, law_named
+from sweep.fitting.objective import Objective, objective_named
 from sweep.fitting.roads import all_roads, disagreements
 from sweep.fitting.sensitivity import conventions, effect_of_drops, leave_out
 from sweep.fitting.solve import WEAK_CONDITION, Solution, solve
@@ -154,22 +154,11 @@ def fit_rows(
     """
     law, goal = law_named(form), objective_named(objective, delta)
     x = variables(rows)
-    missing = [name for name in law.variables if name not in x]
-    if missing:
-        names = {"S": "steps", "U": "unique_tokens"}
-        raise FitError(f"--form {form} needs {missing[0]}: name its column with --columns {names[missing[0]]}=…")
-    for name in law.variables:
-        if not (np.isfinite(x[name]) & (x[name] > 0)).all():
-            raise FitError(f"--form {form} needs {name}, and some rows have none: leave them out with --where")
     counts = Counter(d.shown for d in rows.dropped)
-    try:
-        solution = solve(law, x, rows.loss, goal, rows.weight)
-    except FitError as refusal:
-        left_out = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise FitError(f"{refusal}; dropped: {left_out}" if counts else str(refusal)) from None
+    solution = _solved(law, x, rows, goal, counts)
     families = len(np.unique(rows.family.astype(str)))
+    refused = uncertainty.refusal(len(rows.row), families) if bootstrap else None
     replicates = None
-    refused = uncertainty.refusal(len(rows.row), families)
     if bootstrap and not refused:
         replicates = uncertainty.bootstrap(solution, rows.loss, rows.family, bootstrap, seed)
     flops = frontier.measure_flops(rows.N, rows.D, rows.C)
@@ -217,11 +206,27 @@ def fit_rows(
         crossing=crossing(law, solution.params, flops, rows.C, rows.D),
         dimension=_dimension(solution, intervals, dimensions),
         disagreements=_disagreements(roads),
-        warnings=rows.warnings
-        + warnings_about(rows, solution, flops, refused if bootstrap else None, intervals, noise),
+        warnings=rows.warnings + warnings_about(rows, solution, flops, refused, intervals, noise),
         versions=versions(),
         command=command,
     )
+
+
+def _solved(law: Law, x: Mapping[str, np.ndarray], rows: Rows, goal: Objective, dropped: Mapping[str, int]) -> Solution:
+    """The law on the rows. FitError where a variable of it is missing, or the rows cannot carry it: then the counts of
+    dropped rows are said too, since they are often why."""
+    missing = [name for name in law.variables if name not in x]
+    if missing:
+        names = {"S": "steps", "U": "unique_tokens"}
+        raise FitError(f"--form {law.name} needs {missing[0]}: name its column with --columns {names[missing[0]]}=…")
+    for name in law.variables:
+        if not (np.isfinite(x[name]) & (x[name] > 0)).all():
+            raise FitError(f"--form {law.name} needs {name}, and some rows have none: leave them out with --where")
+    try:
+        return solve(law, x, rows.loss, goal, rows.weight)
+    except FitError as refusal:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        raise FitError(f"{refusal}; dropped: {left_out}" if dropped else str(refusal)) from None
 
 
 def _intervals(
