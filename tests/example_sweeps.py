@@ -15,6 +15,7 @@ import pandas as pd
 
 from sweep.fitting import fit
 from sweep.fitting import table as tables
+from sweep.fitting.dimension import by_size
 
 LAW = {"E": 1.7, "A": 30.0, "B": 600.0, "alpha": 0.36, "beta": 0.5}
 SIZES = (820, 3_200, 6_300, 12_700, 25_000, 50_000, 127_000, 440_000)
@@ -41,19 +42,21 @@ def write(folder: Path, kind: str = "normal") -> Path:
     """Write the sweep of this kind to `folder` and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(7)
-    rows = [_finished(noise, **cell) for cell in _grid(kind)]
+    trials = [_finished(noise, **cell) for cell in _grid(kind)]
     if kind in ("normal", "refused"):
-        _spoil(rows)
-    table = pd.DataFrame(rows)
+        _spoil(trials)
+    table = pd.DataFrame(trials)
     table.to_parquet(folder / "table.parquet")
     (folder / "meta.json").write_text(json.dumps(META | {"name": kind}))
     if kind != "tiny":
-        curves = pd.concat([_curve(row, noise) for row in rows if row["status"] in ("finished", "diverged")])
+        curves = pd.concat([_curve(row, noise) for row in trials if row["status"] in ("finished", "diverged")])
         curves.to_parquet(folder / "curves.parquet")
         _samples(curves).to_parquet(folder / "samples.parquet")
     if kind == "normal":
         data, curves, _ = tables.read(str(folder))
-        fit.write(fit.fit_rows(tables.prepare(data), curves, command="python -m sweep fit example"), folder)
+        rows = tables.prepare(data)
+        sizes = by_size(data, rows.row, rows.N, rows.D)
+        fit.write(fit.fit_rows(rows, curves, dimensions=sizes, command="python -m sweep fit example"), folder)
     else:
         (folder / "fit.json").write_text(json.dumps({"refused": "too few budgets (1): the fit needs at least 3"}))
     return folder
@@ -106,6 +109,7 @@ def _finished(
         "bits_per_byte": (best + overfit) / math.log(2) / 1.93, "lr": 3e-3 * lr_multiplier * (64 / width) ** 0.5,
         "lr_multiplier": lr_multiplier, "depth": 2, "width": width, "heads": max(1, width // 16), "seq_len": 128,
         "batch_tokens": 1024, "steps": int(D // 1024), "vocab_size": 512, "schedule": "wsd", "precision": "fp32",
+        "intrinsic_dimension": 2.5 * math.log10(N), "dimension_points": 1000.0,
         "device": "cpu", "execution_class": "cpu-a1", "code_hash": "c0de01", "data_fingerprint": "f1d0",
         "wall_seconds": D / speed, "device_seconds": D / speed,
     }  # fmt: skip
@@ -114,6 +118,7 @@ def _finished(
 def _spoil(rows: list[dict[str, Any]]) -> None:
     """Make one trial diverged, one failed and one missing, and give one record another code hash."""
     results = "loss_nats best_loss_nats best_tokens train_loss_nats bits_per_byte wall_seconds device_seconds"
+    results += " intrinsic_dimension dimension_points"
     for place, status, reason in (
         (5, "diverged", "loss is not finite at step 212"),
         (9, "failed", "MemoryError: <b>out of memory</b>"),

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from sweep.errors import UserError
 from sweep.fitting import frontier
+from sweep.quantity import short
 from sweep.reporting import report as reports
 from sweep.reporting import results
 from sweep.reporting.numbers import significant
@@ -206,6 +207,17 @@ def test_the_page_says_how_far_to_trust_the_fit(written):
         assert f"{row['loss_nats']:.3f} [{low:.3f}, {high:.3f}]" in text
     for words in ("Is there a floor?", "What the exponent a hangs on", "inside their 90% interval", "Certificate"):
         assert words in text
+
+
+def test_the_page_shows_alpha_beside_the_dimension_of_the_largest_model(written):
+    found = written["normal"][1]["fit"]["dimension"]
+    text = " ".join(page_of(written, "normal").text.split())
+    assert found["d"] == max(each["d"] for each in found["by_size"])
+    low, high = found["four_over_d_interval"]
+    assert f"4/d = {found['four_over_d']:.2g} [{significant(low)}, {significant(high)}], where d = " in text
+    assert f"1k final-layer activations of the largest model, {short(found['N'])} (by" in text
+    assert f"By size, d is {found['by_size'][0]['d']:.2g} ({short(found['by_size'][0]['N'])}), " in text
+    assert "d cannot exceed a model's width" in text
 
 
 def test_the_report_and_the_fits_own_summary_give_the_same_intervals(written):
