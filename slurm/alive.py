@@ -1,7 +1,9 @@
 """Whether the Slurm job that claimed a family is gone: what `sweep.training.claim` cannot know by itself."""
 
 import os
+from collections.abc import Iterable
 
+from slurm import queue
 from sweep.training.claim import Job
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")  # none of its processes is left
@@ -12,16 +14,17 @@ def job_is_gone(job: Job) -> bool | None:
 
     A job of another cluster is not known here.
     """
-    from slurm import queue
-
     if not queue.available():
         return None
     try:
         entries = queue.queued([job.name], patience_seconds=0)
-        cluster = os.environ.get("SLURM_CLUSTER_NAME") or queue.limits()["ClusterName"]
+        cluster = os.environ.get("SLURM_CLUSTER_NAME") or queue.limits(patience_seconds=0)["ClusterName"]
     except queue.NotAnswering:
         return None
-    if job.cluster != cluster:
-        return None
+    return is_gone(job, entries) if job.cluster == cluster else None
+
+
+def is_gone(job: Job, entries: Iterable[queue.Job]) -> bool:
+    """The same from what the queue holds of the jobs with its name."""
     states = [entry.state for entry in entries if entry.element == job.id]
     return not states or states[0] in WAITING

@@ -9,6 +9,7 @@ sweeps/<name>/
   report/           from `report`
 """
 
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,3 +58,21 @@ class SweepDir:
             except json.JSONDecodeError as error:
                 raise UserError(f"{self.plan}:{number}: damaged line; launch again to write it anew") from error
         return lines
+
+    def chosen(self, names: list[str]) -> list[dict[str, Any]]:
+        """The plan's lines of these runs, named by id, by a unique prefix of it, or by family; of all without names."""
+        lines = self.planned()
+        if not names:
+            return lines
+        found: dict[str, dict[str, Any]] = {}
+        for name in names:
+            of_name = [line for line in lines if name in (line["trial_id"], line["family_id"])]
+            begin_so = of_name or [line for line in lines if line["trial_id"].startswith(name)]
+            if not begin_so:
+                close = difflib.get_close_matches(name, [line["trial_id"] for line in lines], n=3, cutoff=0.4)
+                raise UserError(f"{name}: no such run in sweep {self.name}; close to it: {', '.join(close) or 'none'}")
+            if not of_name and len(begin_so) > 1:
+                some = ", ".join(line["trial_id"] for line in begin_so[:3])
+                raise UserError(f"{name}: {len(begin_so)} runs of sweep {self.name} begin so, {some}, …")
+            found.update((line["trial_id"], line) for line in begin_so)
+        return list(found.values())

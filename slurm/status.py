@@ -1,0 +1,238 @@
+"""How a sweep stands: the state of every trial, from run directories, then the queue, then accounting. Reads only.
+
+What is on disk counts first: a record, a claim that is renewed, the attempts. Slurm is asked once for all jobs of the
+sweep; where it does not answer, or there is none, the rest is shown all the same. Metrics are not read.
+
+A trial is `finished` or `diverged` (it has a record), `running`, `queued` (Slurm has it, or its family is being
+trained), `failed` (for a reason of its own), `lost` (its attempt or job ended without a word), or `missing` (nobody
+trains it).
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slurm import queue
+from slurm.asked import Asked, ask
+from sweep import attempts
+from sweep.attempts import GIVEN_UP, Attempt
+from sweep.errors import UserError
+from sweep.quantity import duration
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
+from sweep.training import claim
+from sweep.training.claim import Holder
+
+STATES = ("finished", "diverged", "running", "queued", "failed", "lost", "missing")
+UNSEEN_SECONDS = 60.0  # without a heartbeat, before it is worth saying
+
+
+@dataclass
+class TrialStatus:
+    """One trial; `note` says why it is in its state, `where` the node or host, and the job."""
+
+    trial_id: str
+    family_id: str
+    state: str
+    note: str = ""
+    where: str = ""
+    step: int | None = None
+    steps: int | None = None
+    tokens_per_second: float | None = None
+    seconds_left: float | None = None
+
+
+@dataclass
+class Status:
+    sweep: str
+    trials: list[TrialStatus]
+    asked: Asked
+
+    def counts(self) -> Counter[str]:
+        return Counter(trial.state for trial in self.trials)
+
+
+@dataclass
+class Family:
+    """A family that has trials without a record: who holds it now, and what came before."""
+
+    family_id: str
+    heartbeat: dict[str, Any] | None = None  # of who trains it
+    holder: Holder | None = None
+    last: Attempt | None = None
+    damage: str | None = None
+
+
+@dataclass
+class Error:
+    """What `error.txt` says of a trial, and since when (seconds since the epoch)."""
+
+    line: str
+    time: float
+
+
+def look(sweep: SweepDir) -> Status:
+    """The state of every trial of a sweep, in the order of its plan."""
+    runs = sweep.settings()["paths"]["runs"]
+    asked = ask(sweep)
+    begun, trunks = _names(runs), _names(f"{runs}/trunks")
+    families: dict[str, Family] = {}
+    trials = []
+    for line in sweep.planned():
+        trial_id, family_id = line["trial_id"], line["family_id"]
+        ended = _ended(trial_id, family_id, f"{runs}/{trial_id}/record.json") if trial_id in begun else None
+        if ended is None:
+            if family_id not in families:
+                there = family_id in trunks
+                families[family_id] = _family(runs, family_id, asked) if there else Family(family_id)
+            ended = _without_record(line["facts"], families[family_id], runs, asked)
+        trials.append(ended)
+    return Status(sweep.name, trials, asked)
+
+
+def _names(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
+
+
+def _ended(trial_id: str, family_id: str, record: str) -> TrialStatus | None:
+    """What a record says; None without one."""
+    try:
+        with open(record, "rb") as file:
+            status = json.loads(file.read())["status"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return TrialStatus(trial_id, family_id, "failed", f"{record}: damaged; delete it to train the trial again")
+    return TrialStatus(trial_id, family_id, status)
+
+
+def _family(runs: str, family_id: str, asked: Asked) -> Family:
+    trunk = RunDir.of_trunk(Path(runs), family_id)
+    try:
+        heartbeat = claim.living(trunk.path, asked.job_is_gone)
+        holder = claim.current_holder(trunk.path) if heartbeat is not None else None
+        tries = attempts.read(trunk)
+    except UserError as error:
+        return Family(family_id, damage=str(error))
+    return Family(family_id, heartbeat, holder, tries[-1] if tries else None)
+
+
+def _without_record(facts: dict[str, Any], family: Family, runs: str, asked: Asked) -> TrialStatus:
+    trial = TrialStatus(facts["trial_id"], family.family_id, "missing")
+    last, elements = family.last, asked.elements_of[family.family_id]
+    error = _error_line(f"{runs}/{trial.trial_id}/error.txt") if last else None
+    if family.damage:
+        trial.state, trial.note = "failed", family.damage
+    elif family.heartbeat is not None and family.holder is not None:
+        _held(trial, facts, family, error)
+    elif (entry := asked.element_now(family.family_id)) is not None:
+        _in_queue(trial, entry, last, error)
+    elif elements and (last is None or last.started < asked.submission_of[elements[0]].time):
+        _never_began(trial, elements[0], asked)
+    elif last is not None:
+        _ended_attempt(trial, last, error.line if error else None, asked)
+    return trial
+
+
+def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, error: Error | None) -> None:
+    """Somebody trains the family: this trial, or another one of it first."""
+    beat, holder = family.heartbeat or {}, family.holder
+    assert holder is not None
+    trial.where = _where(holder.host, vars(holder.job) if holder.job else None)
+    if beat.get("trial_id") != trial.trial_id:
+        now = error is not None and family.last is not None and error.time > family.last.started
+        trial.state, trial.note = ("failed", error.line) if now and error else ("queued", "its family is being trained")
+        return
+    trial.state = "running"
+    trial.step, trial.steps = beat.get("step", 0), facts["steps"]
+    trial.tokens_per_second = beat.get("tokens_per_second")
+    if trial.tokens_per_second:
+        trial.seconds_left = (facts["steps"] - beat["step"]) * facts["batch_tokens"] / trial.tokens_per_second
+    age = time.time() - beat.get("time", 0.0)
+    if age > UNSEEN_SECONDS:
+        trial.note = f"no heartbeat for {duration(age)}, and nobody here can tell whether its process lives"
+
+
+def _in_queue(trial: TrialStatus, entry: queue.Job, last: Attempt | None, error: Error | None) -> None:
+    """The family is part of an element that waits, or that runs and trains another family now."""
+    element = entry.element
+    trial.where = _where(entry.node, {"id": element})
+    if entry.state == "RUNNING" and last and last.job and last.job["id"] == element and _has_failed(last):
+        trial.state, trial.note = "failed", error.line if error else last.error or ""
+        return
+    trial.state = "queued"
+    trial.note = "its element runs, and trains another family" if entry.state == "RUNNING" else entry.reason
+    if entry.state not in ("RUNNING", "PENDING"):
+        trial.note = entry.state
+
+
+def _ended_attempt(trial: TrialStatus, last: Attempt, error: str | None, asked: Asked) -> None:
+    """Nobody has the family any more: how its last attempt ended says why."""
+    trial.where = _where(last.host, last.job)
+    if _has_failed(last):
+        trial.state = "failed"
+        trial.note = (last.error if last.outcome == GIVEN_UP else error or last.error) or ""
+    elif last.outcome is None:
+        trial.state = "lost"
+        trial.note = f"its attempt of {_when(last.started)} ended without a word"
+        if last.job and (how := asked.ended(last.job["id"])) is not None:
+            trial.note += f": {how.state} by Slurm"
+    elif last.outcome == "stopped":
+        trial.note = f"stopped {_when(last.ended)}, saved"
+    elif error is not None:
+        trial.state, trial.note = "failed", error
+
+
+def _never_began(trial: TrialStatus, element: str, asked: Asked) -> None:
+    """Submitted, not in the queue, and no attempt: its job ended before it trained, or Slurm does not answer."""
+    trial.where = _where("", {"id": element})
+    if not asked.answers:
+        trial.state, trial.note = "queued", "submitted; Slurm does not answer"
+        return
+    how, log = asked.ended(element), asked.log(element)
+    if how is not None and how.state == "CANCELLED":
+        trial.note = "its job was cancelled"
+        return
+    trial.state = "lost"
+    said = _last_line(log) if log.exists() else "it left no log"
+    trial.note = f"its job ended{f' ({how.state})' if how else ''} before training began: {said}"
+
+
+def _has_failed(last: Attempt) -> bool:
+    return last.outcome in ("failed", GIVEN_UP)
+
+
+def _where(host: str, job: dict[str, Any] | None) -> str:
+    node = (job or {}).get("node") or host
+    return " ".join(filter(None, (node, f"job {job['id']}" if job else "")))
+
+
+def _when(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _error_line(path: str) -> Error | None:
+    """The line of a traceback that says what went wrong, or a message as it is."""
+    try:
+        with open(path, errors="replace") as file:
+            lines = [line for line in file.read().splitlines() if line.strip()]
+            written = os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return None
+    frames = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    after = lines[frames[-1] + 1 :] if frames and lines[0].startswith("Traceback") else lines
+    return Error((after or lines or [""])[0], written)
+
+
+def _last_line(path: Path) -> str:
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "its log is empty")
