@@ -1,0 +1,209 @@
+"""One trial's run directory, mirrored into one W&B run.
+
+Rows go to W&B once and in order, whatever happens to either side. What counts is what W&B durably has: offline that is
+read back from the files of earlier attempts, online the server says it. Rows beyond it are logged, so a run that was
+requeued, resumed, or cut into offline pieces stays one run. While the family's trunk is trained, its rows up to this
+trial's branch are this trial's.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweep.errors import UserError
+from sweep.files import read_json, read_json_lines, write_json
+from sweep.rundir import RunDir
+from sweep.schedule import Schedule
+from sweep.tracking import content, fragments, settings
+from sweep.tracking.section import WandbSection
+from sweep.training import claim
+from sweep.training.claim import Claim
+
+STOPPED_EXIT_CODE = 75  # as a worker that was stopped and wants to go on
+
+
+class NotKept(Exception):
+    """wandb took rows, and its file does not have them: a full disk, most likely."""
+
+
+@dataclass
+class Mirror:
+    """Follows one trial. `run` is open, and `claim` held, while there is something to mirror."""
+
+    trial: dict[str, Any]  # a line of the plan, as trial.json
+    runs: Path
+    tokens: Path
+    cluster: dict[str, Any]
+    section: WandbSection
+    tags: list[str]
+    run: Any = None  # of wandb
+    claim: Claim | None = None  # so that no two processes mirror one trial
+    step: int | None = None  # the last that W&B has; None: not asked yet
+    seen: tuple[Any, ...] = ()  # what the source of rows looked like when it was read
+    samples_seen: int = 0
+    error_before: float | None = None
+    scale: content.Scale = field(default_factory=content.Scale)
+
+    @property
+    def trial_id(self) -> str:
+        return self.trial["trial_id"]
+
+    @property
+    def folder(self) -> RunDir:
+        return RunDir.of_trial(self.runs, self.trial_id)
+
+    @property
+    def place(self) -> Path:
+        """Of the claim, and of the mark that W&B has all of the record: where, and under which tags."""
+        return self.folder.path / "wandb"
+
+    @property
+    def mark(self) -> Path:
+        return self.place / "mirrored.json"
+
+    def record(self) -> dict[str, Any] | None:
+        return read_json(self.folder.record) if self.folder.record.exists() else None
+
+    def is_settled(self) -> bool:
+        """Whether W&B has this trial to its end."""
+        if not self.mark.exists() or not self.folder.record.exists():
+            return False
+        mark, record = read_json(self.mark), self.record()
+        same = mark["project"] == self.section.project and mark["entity"] == self.section.entity
+        return same and record is not None and mark["record"] == record["finished_at"] and self._tagged(mark["tags"])
+
+    def _tagged(self, tags: list[str]) -> bool:
+        return set(self.tags) <= set(tags)
+
+    def new_rows(self) -> list[dict[str, Any]]:
+        """Rows beyond the last step that W&B has, or all while that is not known; nothing where no file changed."""
+        source, until = self._source()
+        try:
+            stat = source.stat()
+        except FileNotFoundError:
+            return []
+        looks = (source, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+        if looks == self.seen:
+            return []
+        self.seen = looks
+        return _rows_after(source, -1 if self.step is None else self.step, until)
+
+    def _source(self) -> tuple[Path, int]:
+        """Where the rows are, and the last step that is this trial's."""
+        if self.folder.metrics.exists():
+            return self.folder.metrics, 2**62
+        trunk = RunDir.of_trunk(self.runs, self.trial["family_id"])
+        config = self.trial["config"]
+        return trunk.metrics, Schedule(**config["schedule"]).branch_step(config["steps"])
+
+    def take(self) -> bool:
+        """Claim the trial's run in W&B; False while another process has it."""
+        if self.claim is None:
+            if claim.is_silent(self.place):  # its process is gone as far as anybody can tell
+                claim.force_release(self.place)
+            self.claim = claim.acquire(self.place)
+        return self.claim is not None
+
+    def open(self, mode: str, more_settings: dict[str, Any]) -> None:
+        """Begin the next attempt at the run, after the last step that W&B has of it."""
+        env = read_json(self.folder.env) if self.folder.env.exists() else {}
+        self.scale = content.scale_of(self.trial, self.tokens, env, self.cluster)
+        earlier = fragments.of_run(self.runs, self.trial_id)
+        project, entity = self.section.project, self.section.entity
+        held = fragments.last_step(self.runs, self.trial_id, project, entity) if mode == "offline" else -1
+        run = settings.start_run(
+            self.section,
+            self.runs,
+            mode,
+            run_id=self.trial_id,
+            name=self.trial_id,
+            group=self.trial["family_id"],
+            job_type="trial",
+            tags=self.tags,
+            config=content.config(self.trial, self.scale, env),
+            more_settings=more_settings,
+        )
+        if mode == "online":
+            held = run.starting_step - 1  # the server's
+            for file in earlier:  # only online ones, see `has_offline_pieces`; what they did not send, this one does
+                fragments.mark_up(file)
+        run.define_metric("*", step_metric="tokens")
+        self.run, self.step, self.seen, self.samples_seen = run, held, (), 0
+        self.error_before = _changed(self.folder.error)
+
+    def has_offline_pieces(self) -> bool:
+        """Whether offline attempts wait for a sync: then the next one is offline too, or steps come out of order."""
+        files = fragments.of_run(self.runs, self.trial_id)
+        return any(fragments.is_offline(file) and not fragments.is_up(file) for file in files)
+
+    def advance(self) -> None:
+        """Log what is new."""
+        for row in self.new_rows():
+            self.run.log(content.history(row, self.trial, self.scale), step=row["step"], commit=True)
+            self.step = row["step"]
+        samples = read_json_lines(self.folder.samples)
+        if len(samples) > self.samples_seen:
+            rows = [[sample[column] for column in content.SAMPLE_COLUMNS] for sample in samples]
+            table = settings.wandb_module().Table(columns=list(content.SAMPLE_COLUMNS), data=rows)
+            self.run.summary["samples"] = table
+            self.samples_seen = len(samples)
+
+    def failed(self) -> str | None:
+        """The last line of what the trial failed with since this attempt began."""
+        if _changed(self.folder.error) in (None, self.error_before):
+            return None
+        return (self.folder.error.read_text().splitlines() or ["failed"])[-1]
+
+    def close(self, error: str | None = None) -> None:
+        """End the attempt: with the record if there is one, else as failed, else as stopped and to be gone on with.
+
+        Raises NotKept where rows are missing from wandb's own file, TimeoutError where the upload takes too long.
+        """
+        record = self.record()
+        self.advance()
+        if record is not None:
+            self.run.summary.update(content.summary(record))
+        elif error is not None:
+            self.run.summary.update({"status": "failed", "error": error})
+        else:
+            self.run.summary.update({"status": "stopped"})
+            self.run.mark_preempting()
+        run, self.run = self.run, None
+        file, online = settings.file_of(run), not run.offline
+        run.finish(exit_code=0 if record is not None else 1 if error is not None else STOPPED_EXIT_CODE)
+        held = fragments.content(file)
+        if not held.ended:
+            raise NotKept(f"{file} lacks the end of the run")
+        if online:
+            fragments.mark_up(file)
+        if record is not None:
+            where = {"project": self.section.project, "entity": self.section.entity, "tags": self.tags}
+            write_json(self.mark, {**where, "record": record["finished_at"], "last_step": self.step})
+
+    def release(self) -> None:
+        """Let another process go on with the trial, or this one later: what W&B has is asked again."""
+        self.run, self.step, self.seen = None, None, ()
+        if self.claim is not None:
+            self.claim.release()
+            self.claim = None
+
+
+def _rows_after(path: Path, step: int, until: int) -> list[dict[str, Any]]:
+    """The complete rows with step < row's step <= until, read from the end."""
+    text = path.read_bytes()
+    rows: list[dict[str, Any]] = []
+    for line in reversed(text[: text.rfind(b"\n") + 1].splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}: damaged line ({error}); restore the file, or remove it") from error
+        if row["step"] <= step:
+            break
+        if row["step"] <= until:
+            rows.append(row)
+    return rows[::-1]
+
+
+def _changed(path: Path) -> float | None:
+    return path.stat().st_mtime if path.exists() else None
