@@ -70,16 +70,17 @@ class GPT(nn.Module):
 
     def features(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """What the head reads → x_BTC."""
-        T = tokens_BT.shape[1]
-        x_BTC = self.embedding(tokens_BT)
-        if self.positions is not None:
-            x_BTC = x_BTC + self.positions.weight[:T]
+        x_BTC = self.add_positions(self.embedding(tokens_BT))
         if self.embedding_norm is not None:
             x_BTC = self.embedding_norm(x_BTC)
-        rotary = None if self.rotary is None else self.rotary(T)
+        rotary = None if self.rotary is None else self.rotary(x_BTC.shape[1])
         for block in self.blocks:
             x_BTC = block(x_BTC, rotary, documents_BT)
         return self.norm(x_BTC)
+
+    def add_positions(self, x_BTC: Tensor) -> Tensor:
+        """Learned positions, where the model has them."""
+        return x_BTC if self.positions is None else x_BTC + self.positions.weight[: x_BTC.shape[1]]
 
     def head_weight(self) -> Tensor:
         """head_VC, which a tied model shares with its embedding."""

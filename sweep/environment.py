@@ -20,6 +20,8 @@ TRAINING_CODE = (
     "models/*.py",
     "sweep/training/loop.py",
     "sweep/training/optim.py",
+    "sweep/training/stack.py",
+    "sweep/training/graph.py",
     "sweep/schedule.py",
     "sweep/data/tokens.py",
 )
@@ -88,8 +90,11 @@ def device_memory_bytes(device: str) -> int:
     return psutil.virtual_memory().total
 
 
-def describe(device: str, backend: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The content of `env.json`. `class` holds what decides rounding; equal classes give equal bits."""
+def describe(device: str, backend: str, options: dict[str, Any], stack: int | None = None) -> dict[str, Any]:
+    """The content of `env.json`. `class` holds what decides rounding; equal classes give equal bits.
+
+    `stack`: how many slots the trial was trained in one of; None for a trial alone.
+    """
     rounding = {
         "device_model": device_model(device),
         "cpu_capability": _cpu_capability() if device == "cpu" else None,
@@ -102,6 +107,7 @@ def describe(device: str, backend: str, options: dict[str, Any]) -> dict[str, An
         "compile": options["compile"],
         "micro_batch_sequences": options["micro_batch_sequences"],
         "deterministic": options["deterministic"],
+        "stack": stack,
     }
     return {
         "execution_class": class_hash(rounding),

@@ -189,13 +189,17 @@ class Batches:
 
     def batch(self, i: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(inputs_BT, targets_BT), views of one int64 array: targets are the inputs shifted by one token."""
+        rows = self._windows[self.window_numbers(i)].astype(np.int64)
+        return rows[:, :-1], rows[:, 1:]
+
+    def window_numbers(self, i: int) -> NDArray[np.int64]:
+        """Which windows of the stream make batch i."""
         epoch, start = divmod(i * self.sequences, self.unique_sequences)
         chosen = self._order(epoch)[start : start + self.sequences]
         while len(chosen) < self.sequences:
             epoch += 1
             chosen = np.concatenate([chosen, self._order(epoch)[: self.sequences - len(chosen)]])
-        rows = self._windows[chosen].astype(np.int64)
-        return rows[:, :-1], rows[:, 1:]
+        return chosen
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Window numbers of an epoch in the order they are read; the last two epochs are kept."""

@@ -33,7 +33,7 @@ def save(path: Path, owner: str, curve: Curve) -> None:
         "step": state.step,
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
-        "loss_sum": state.loss_sum,
+        "loss_sum": state.loss_sum.clone(),  # without whatever it may be a view of
         "loss_count": state.loss_count,
         "best_loss_nats": state.best_loss_nats,
         "best_tokens": state.best_tokens,

@@ -9,7 +9,7 @@ record. Cosine shares nothing (its branch is step 0), so all of its trials train
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from sweep.training import checkpoint, loop
 from sweep.training.activations import dimension_of
 from sweep.training.loop import Curve, Diverged, Setup, State, Stopped
 from sweep.trial import Trial
+
+Course = Generator[tuple[Curve, int], None, None]  # curves to train, and to which step
 
 
 @dataclass
@@ -58,10 +60,7 @@ def train_trial(family: Family, trial: Trial) -> None:
     """
     if family.should_stop():
         raise Stopped
-    run = RunDir.of_trial(family.runs, trial.trial_id)
-    trial.keep(run.trial)
-    files.write_json(run.env, family.env)
-    family.on_progress({"trial_id": trial.trial_id, "steps": trial.config.steps, "step": 0})
+    run = _open(family, trial)
     status = "finished"
     try:
         curve = _resume(family, run, trial) or _begin(family, run, trial)
@@ -71,6 +70,52 @@ def train_trial(family: Family, trial: Trial) -> None:
         if curve.length is None:  # in the trunk: its whole history is this trial's
             _copy_history(family.trunk, run, until=curve.state.step)
     _publish(family, run, trial, curve.state, status)
+
+
+def trial_course(family: Family, trial: Trial) -> Course:
+    """As `train_trial`, for somebody else to train the curve: its trunk must have come to its branch."""
+    run, status = _open(family, trial), "finished"
+    curve = _resume(family, run, trial) or _begin(family, run, trial)
+    try:
+        yield curve, trial.config.steps
+    except Diverged:
+        status = "diverged"
+    curve.fetch()
+    _publish(family, run, trial, curve.state, status)
+
+
+def trunk_course(family: Family, trials: list[Trial], at_branch: Callable[[Trial], None]) -> Course:
+    """The family's trunk from branch to branch; `at_branch` is told each of the trials that can begin."""
+    curve = _trunk_curve(family)
+    for trial in sorted(trials, key=lambda trial: trial.config.branch_step):
+        try:
+            yield curve, trial.config.branch_step
+        except Diverged:
+            for other in trials:
+                if other.config.branch_step >= trial.config.branch_step:
+                    run = _open(family, other)
+                    _copy_history(family.trunk, run, until=curve.state.step)
+                    _publish(family, run, other, curve.state, "diverged")
+            return
+        if not family.trunk.stable(curve.state.step).exists():
+            curve.save(curve)
+        at_branch(trial)
+
+
+def waits_for_trunk(family: Family, trial: Trial) -> bool:
+    """Whether the trunk must be trained before the trial can begin."""
+    if RunDir.of_trial(family.runs, trial.trial_id).checkpoint.exists():
+        return False
+    return (family.trunk.stable_steps() or [0])[-1] < trial.config.branch_step
+
+
+def _open(family: Family, trial: Trial) -> RunDir:
+    """The trial's folder, with what it is and what it is trained on."""
+    run = RunDir.of_trial(family.runs, trial.trial_id)
+    trial.keep(run.trial)
+    files.write_json(run.env, family.env)
+    family.on_progress({"trial_id": trial.trial_id, "steps": trial.config.steps, "step": 0})
+    return run
 
 
 def _resume(family: Family, run: RunDir, trial: Trial) -> Curve | None:
@@ -99,24 +144,31 @@ def _begin(family: Family, run: RunDir, trial: Trial) -> Curve:
 
 def _advance_trunk(family: Family, branch: int) -> State:
     """Train the trunk on from its last checkpoint to `branch`, and leave a checkpoint there."""
+    if family.trunk.stable(branch).exists():
+        state, _ = _trunk_state(family, branch)
+        return state
+    curve = _trunk_curve(family)
+    loop.train(curve, branch)
+    _save_trunk(family, curve)
+    return curve.state
+
+
+def _trunk_curve(family: Family) -> Curve:
+    """The trunk where its last checkpoint left it, its files cut back to that."""
     trunk = family.trunk
     trunk.path.mkdir(parents=True, exist_ok=True)
     state, lengths = _trunk_state(family, (trunk.stable_steps() or [0])[-1])
-    if state.step < branch:
-        checkpoint.truncate(trunk.metrics, trunk.samples, lengths)
-        curve = Curve(
-            setup=family.setup,
-            state=state,
-            length=None,
-            metrics=trunk.metrics,
-            samples=trunk.samples,
-            save=lambda curve: _save_trunk(family, curve),
-            should_stop=family.should_stop,
-            on_progress=family.on_progress,
-        )
-        loop.train(curve, branch)
-        _save_trunk(family, curve)
-    return state
+    checkpoint.truncate(trunk.metrics, trunk.samples, lengths)
+    return Curve(
+        setup=family.setup,
+        state=state,
+        length=None,
+        metrics=trunk.metrics,
+        samples=trunk.samples,
+        save=lambda curve: _save_trunk(family, curve),
+        should_stop=family.should_stop,
+        on_progress=family.on_progress,
+    )
 
 
 def _trunk_state(family: Family, step: int) -> tuple[State, tuple[int, int]]:

@@ -11,9 +11,9 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -53,21 +53,23 @@ class Setup:
     device: str
     backend: str
     execution_class: str
+    shared_model: InitVar[GPT | None] = None  # one that several setups take turns with; otherwise each makes its own
     model: GPT = field(init=False)
     batches: Batches = field(init=False)
     validation_NT: np.ndarray = field(init=False)
     loss: Callable[..., torch.Tensor] = field(init=False)
     micro_batch: int = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, shared_model: GPT | None) -> None:
         config, model = self.config, self.config.model
         self.micro_batch = self.options.micro_batch_sequences or config.batch_sequences
         if config.batch_sequences % self.micro_batch:
             raise UserError(
                 f"run.micro_batch_sequences={self.micro_batch}: must divide batch.sequences={config.batch_sequences}"
             )
-        self.model = GPT(model, backend=self.backend).to(self.device)
-        self.loss = torch.compile(self.model.loss) if self.options.compile else self.model.loss
+        self.model = shared_model or GPT(model, backend=self.backend).to(self.device)
+        compiled = self.options.compile and shared_model is None
+        self.loss = torch.compile(self.model.loss) if compiled else self.model.loss
         unique = config.data.unique_sequences
         self.batches = Batches(self.tokens.train, model.seq_len, config.batch_sequences, unique, config.seed)
         self.validation_NT = windows(self.tokens.validation, model.seq_len)[: config.eval.sequences]
@@ -139,6 +141,8 @@ class Curve:
     save: Callable[["Curve"], None]  # write a checkpoint of this curve
     should_stop: Callable[[], bool]
     on_progress: Callable[[dict[str, Any]], None]
+    fetch: Callable[[], None] = lambda: None  # put the weights into the setup's model, where they are kept elsewhere
+    saved_at: float = 0.0  # by the clock; whoever trains the curve starts it
 
     def lr(self, step: int) -> float:
         config = self.setup.config
@@ -159,33 +163,43 @@ def train(curve: Curve, until: int) -> None:
     Raises Stopped (after a checkpoint) when asked to stop and Diverged when the loss is not finite.
     """
     setup, state = curve.setup, curve.state
-    config, evaluation = setup.config, setup.config.eval
-    clock = _Clock()
-    saved = time.monotonic()
+    clock = Clock()
+    curve.saved_at = time.monotonic()
     while state.step < until:
         if curve.should_stop():
-            clock.charge_training(state)
-            curve.save(curve)
-            raise Stopped
+            stop(curve, clock)
         lr = curve.lr(state.step)
         grad_norm = update(setup, state, lr)
         state.step += 1
-        last = state.step == curve.length
-        validate = last or is_log_spaced(state.step, evaluation.first_step, evaluation.points_per_doubling)
-        if validate or state.step % evaluation.log_every_steps == 0:
-            _write_row(curve, clock, lr, grad_norm, validate)
-        if evaluation.sample_tokens and (last or _is_power_of_four(state.step)):
-            clock.charge_training(state)
-            _write_sample(curve)
-            clock.charge(state)
-        if time.monotonic() - saved >= setup.options.checkpoint_seconds:
-            clock.charge_training(state)
-            curve.save(curve)
-            clock.charge(state)
-            saved = time.monotonic()
-        if state.step % 16 == 0:
-            curve.on_progress({"step": state.step, "tokens": state.step * config.batch_tokens})
+        after_update(curve, clock, lr, grad_norm)
     clock.charge_training(state)
+
+
+def stop(curve: Curve, clock: "Clock") -> NoReturn:
+    """Save a curve where it is, and raise Stopped."""
+    clock.charge_training(curve.state)
+    curve.save(curve)
+    raise Stopped
+
+
+def after_update(curve: Curve, clock: "Clock", lr: float, grad_norm: torch.Tensor) -> None:
+    """What follows an update when its step or its time has come: a row, a sample, a checkpoint, news."""
+    state, evaluation = curve.state, curve.setup.config.eval
+    last = state.step == curve.length
+    validate = last or is_log_spaced(state.step, evaluation.first_step, evaluation.points_per_doubling)
+    if validate or state.step % evaluation.log_every_steps == 0:
+        _write_row(curve, clock, lr, grad_norm, validate)
+    if evaluation.sample_tokens and (last or _is_power_of_four(state.step)):
+        clock.charge_training(state)
+        _write_sample(curve)
+        clock.charge(state)
+    if time.monotonic() - curve.saved_at >= curve.setup.options.checkpoint_seconds:
+        clock.charge_training(state)
+        curve.save(curve)
+        clock.charge(state)
+        curve.saved_at = time.monotonic()
+    if state.step % 16 == 0:
+        curve.on_progress({"step": state.step, "tokens": state.step * curve.setup.config.batch_tokens})
 
 
 def update(setup: Setup, state: State, lr: float) -> torch.Tensor:
@@ -239,23 +253,31 @@ def _is_power_of_four(step: int) -> bool:
     return step >= 16 and step & (step - 1) == 0 and step.bit_length() % 2 == 1
 
 
-class _Clock:
+class Clock:
     """Charges the time since it was last asked to training, or to something else (evaluation, samples, saving)."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()
 
-    def charge(self, state: State) -> float:
+    def lap(self) -> float:
         now = time.monotonic()
         elapsed, self.last = now - self.last, now
+        return elapsed
+
+    def charge(self, state: State) -> float:
+        elapsed = self.lap()
         state.seconds += elapsed
         return elapsed
 
     def charge_training(self, state: State) -> None:
         state.row_seconds += self.charge(state)
 
+    def skip(self) -> None:
+        """Charge what came before to nobody."""
+        self.last = time.monotonic()
 
-def _write_row(curve: Curve, clock: _Clock, lr: float, grad_norm: torch.Tensor, validate: bool) -> None:
+
+def _write_row(curve: Curve, clock: Clock, lr: float, grad_norm: torch.Tensor, validate: bool) -> None:
     setup, state = curve.setup, curve.state
     batch_tokens = setup.config.batch_tokens
     mean_loss = (state.loss_sum / state.loss_count).item()  # waits for the device, so the lap below is honest
@@ -263,7 +285,10 @@ def _write_row(curve: Curve, clock: _Clock, lr: float, grad_norm: torch.Tensor, 
     speed = state.loss_count * batch_tokens / state.row_seconds
     state.loss_sum.zero_()
     state.loss_count, state.row_seconds = 0, 0.0
-    val_loss = evaluate(setup, setup.validation_NT) if validate else None
+    val_loss = None
+    if validate:
+        curve.fetch()
+        val_loss = evaluate(setup, setup.validation_NT)
     clock.charge(state)
     tokens = state.step * batch_tokens
     if val_loss is not None and val_loss < state.best_loss_nats:
@@ -288,6 +313,7 @@ def _write_row(curve: Curve, clock: _Clock, lr: float, grad_norm: torch.Tensor, 
 
 def _write_sample(curve: Curve) -> None:
     setup, step = curve.setup, curve.state.step
+    curve.fetch()
     prompt_T = torch.from_numpy(setup.validation_NT[0, :PROMPT_TOKENS].astype(np.int64)).to(setup.device)
     generator = torch.Generator(setup.device).manual_seed(setup.config.seed * 1_000_003 + step)
     setup.model.eval()

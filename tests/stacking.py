@@ -1,0 +1,60 @@
+"""Training a plan's families in one stack, without a worker around it."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from sweep import environment
+from sweep.data.tokens import Tokens
+from sweep.plan import Plan
+from sweep.training.family import Family
+from sweep.training.loop import Setup
+from sweep.training.stack import Stack
+from sweep.training.together import Member, Together
+from sweep.trial import Trial
+
+torch.set_num_threads(1)
+
+
+def setup_of(plan: Plan, trial: Trial, slots: int | None = None, model=None, **options) -> Setup:
+    chosen = dataclasses.replace(plan.config.run, **options)
+    env = environment.describe("cpu", "sdpa", dataclasses.asdict(chosen), slots)
+    return Setup(
+        config=trial.config,
+        flops_per_token=float(trial.flops_per_token.exact),
+        tokens=Tokens.open(plan.config.paths.tokens, trial.config.data.fingerprint),
+        options=chosen,
+        device="cpu",
+        backend="sdpa",
+        execution_class=env["execution_class"],
+        shared_model=model,
+    )
+
+
+def train(
+    plan: Plan, runs: Path, slots: int, should_stop: Callable[[], bool] = lambda: False, **options
+) -> dict[str, tuple[bool, list[str]]]:
+    """By family: whether it was stopped, and its failures."""
+    stack = Stack(setup_of(plan, plan.trials[0], slots, **options), slots)
+    env = environment.describe("cpu", "sdpa", dataclasses.asdict(stack.setup.options), slots)
+    ended = {}
+
+    def members() -> Iterator[Member]:
+        for trials in plan.families():
+            family = Family(
+                setup=setup_of(plan, trials[0], slots, stack.desk, **options),
+                trials=trials,
+                runs=runs,
+                env=env,
+                should_stop=should_stop,
+                on_progress=lambda news: None,
+            )
+            yield Member(family, failed=lambda trial, error: f"{trial.trial_id}: {error}", ended=note)
+
+    def note(member: Member) -> None:
+        ended[member.family.family_id] = (member.stopped, member.failures)
+
+    Together(stack, members()).train()
+    return ended
