@@ -131,6 +131,15 @@ def queued(names: Iterable[str], patience_seconds: float = PATIENCE_SECONDS) -> 
     return [job for line in text.splitlines() for job in _jobs(line)]
 
 
+def count_of_user() -> int:
+    """Jobs of this user in the queue, every element by itself."""
+    return len(
+        _ask(
+            ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i"], PATIENCE_SECONDS
+        ).split()
+    )
+
+
 def ended(job_ids: Iterable[int], since: float) -> dict[tuple[int, int | None], Ended] | None:
     """How elements (id of the array, index) and jobs (id, None) ended, from accounting; None where it has no answer."""
     asked = ",".join(map(str, job_ids))

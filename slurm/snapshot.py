@@ -31,8 +31,8 @@ class Snapshot:
     left_out: list[str]  # too large
 
 
-def take(codes: Path, root: Path = ROOT) -> Snapshot:
-    """Copy the code at `root` to `codes/<hash>`, unless it is there already."""
+def take(codes: Path, root: Path = ROOT, copy: bool = True) -> Snapshot:
+    """Copy the code at `root` to `codes/<hash>`, unless it is there; without `copy` only say where it would go."""
     commit = _git(root, "rev-parse", "HEAD").decode().strip() or None
     files, left_out = _files(root)
     digest = hashlib.sha256()
@@ -41,7 +41,7 @@ def take(codes: Path, root: Path = ROOT) -> Snapshot:
         content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
         digest.update(f"{name}\0{path.lstat().st_mode & 0o111}\0{len(content)}\0".encode() + content)
     folder = codes / digest.hexdigest()[:12]
-    if not folder.exists():
+    if copy and not folder.exists():
         _copy(root, files, folder)
     status = _git(root, "status", "--porcelain") if commit else b""
     return Snapshot(folder, commit, _git(root, "diff", "HEAD") if commit else b"", bool(status.strip()), left_out)

@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from slurm.submission import Submission, exclusive
 from sweep import files
@@ -27,9 +27,9 @@ BYTES_VOCABULARY = 257  # 256 bytes and the end of text
 LOCK_SECONDS = 300
 
 
-def tokens_or_stand_in(config: DataConfig, root: Path) -> Tokens | Unprepared:
+def tokens_or_stand_in(config: DataConfig, root: Path) -> Tokens:
     """What this config was prepared to, or a stand-in that no other config has."""
-    return find(config, root) or _stand_in(config)
+    return find(config, root) or cast(Tokens, _stand_in(config))
 
 
 def _stand_in(config: DataConfig) -> Unprepared:

@@ -3,9 +3,10 @@
   python -m sweep launch sweep=default
   python -m sweep launch sweep=default sweep.name=tuned optim.lr_multiplier=0.5,1,2
   python -m sweep launch sweep=default --dry-run
+  python -m sweep launch sweep=ladder_cluster cluster=slurm      on a Slurm cluster: submits arrays and returns
 
 The same command again trains only what is missing. Ctrl-C stops with everything saved. Exit status: 0 all trials have a
-record, 1 some failed, 75 stopped, launch again.
+record (on a cluster: what is missing is in the queue), 1 some failed, 75 stopped, launch again.
 """
 
 import argparse
@@ -27,12 +28,14 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from sweep.errors import UserError
     from sweep.plan import additions, save
     from sweep.sweepdir import SweepDir
     from sweep.training import local
     from sweep.verbs.plan import plan_here, price, show
 
+    command = ["python", "-m", "sweep", "launch", *args.overrides, *(["--extend"] if args.extend else [])]
+    if scheduler(args.overrides) == "slurm":
+        return _on_slurm(args, command)
     console = Console(stderr=True)
     plan = plan_here(args.overrides, download=not args.dry_run)
     sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
@@ -41,15 +44,97 @@ def run(args: argparse.Namespace) -> int:
         show(plan)
         return 0
     local.check(plan)
-    if damaged := local.damaged_records(plan):
-        raise UserError(damaged[0] + (f" (and {len(damaged) - 1} more records)" if damaged[1:] else ""))
-    command = ["python", "-m", "sweep", "launch", *args.overrides, *(["--extend"] if args.extend else [])]
+    _refuse_damaged(plan)
     save(plan, sweep, command, extend=args.extend)
     workers = local.worker_count(plan)
     on = f"{plan.device}, {workers} worker{'s' if workers > 1 else ''}" if workers else plan.device
     console.print(f"sweep {plan.name} on {on}: {price(plan, plan.done())}", highlight=False)
     outcome = local.launch(plan, sweep, console)
     return _end(args, plan, sweep, command, outcome, console)
+
+
+def scheduler(overrides: list[str]) -> str:
+    """`cluster.scheduler` of the grid's first point."""
+    from sweep.plan import grid
+
+    return next((point.config.cluster.scheduler for point in grid(overrides)), "local")
+
+
+def _refuse_damaged(plan) -> None:
+    """A record that cannot be read would pass for a finished trial."""
+    from sweep.errors import UserError
+    from sweep.training import local
+
+    if damaged := local.damaged_records(plan):
+        raise UserError(damaged[0] + (f" (and {len(damaged) - 1} more records)" if damaged[1:] else ""))
+
+
+def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
+    """Submit what is missing, and return. Data that is not there yet is prepared by a job."""
+    from pathlib import Path
+
+    from slurm import submit
+    from slurm.unprepared import tokens_or_stand_in
+    from sweep.plan import absolute_paths, additions, make_plan
+    from sweep.sweepdir import SweepDir
+    from sweep.verbs.plan import price, show
+
+    plan = absolute_paths(make_plan(args.overrides, tokens_or_stand_in))
+    sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
+    additions(plan, sweep, args.extend)
+    if args.dry_run:
+        preview = submit.preview(plan, sweep, command, args.overrides, report=not args.no_report)
+        show(plan)
+        for name, text in preview.scripts.items():
+            print(f"\n# ---- {name}\n{text}")
+        print(_submission(preview))
+        submit.check_budget(plan, submit.without_record(plan))
+        return 0
+    _refuse_damaged(plan)
+    made, left = submit.launch(
+        plan, sweep, command, args.overrides, args.extend, not args.no_report, lambda line: print(line, file=sys.stderr)
+    )
+    others = set(left.queued) | set(left.held)
+    busy = {trial.trial_id for trial in plan.trials if trial.family_id in others}
+    print(f"sweep {plan.name}: {price(plan, plan.done() | busy)}")
+    for what, families in (("in the queue already", left.queued), ("being trained", left.held)):
+        for name, where in list(families.items())[:5]:
+            print(f"{what}, left alone: {name}, {where}")
+        if len(families) > 5:
+            print(f"{what}, left alone: {len(families) - 5} more families")
+    if made is None:
+        if not others and not args.no_report:
+            _report(sweep)
+        return 0
+    print(_submission(made))
+    print(f"how it goes: python -m sweep status {sweep.name}   end it: python -m sweep cancel {sweep.name}")
+    return 0
+
+
+def _submission(made) -> str:
+    """A submission in a few lines: arrays and the jobs beside them, with their ids once they have some."""
+    submission, lines = made.submission, []
+    families = sum(len(element.families) for element in made.elements)
+    lines.append(f"submission {submission.folder.name}: {families} families in {len(made.elements)} array elements")
+
+    def of(job) -> str:
+        return f"job {job.job_id}" if job.job_id is not None else job.script
+
+    if submission.prepare is not None:
+        lines.append(f"  {of(submission.prepare)}: prepares the data, the arrays wait for it")
+    for chunk in submission.chunks:
+        first, last = chunk.tasks
+        inside = made.elements[first : last + 1]
+        workers = sorted({element.workers for element in inside})
+        workers_said = f"{workers[0]} to {workers[-1]} workers" if workers[1:] else f"{workers[0]} workers"
+        lines.append(f"  {of(chunk)}: {len(inside)} elements of {inside[0].bucket.name}, {workers_said} each")
+    if submission.collector is not None:
+        lines.append(f"  {of(submission.collector)}: collects, fits and reports when they have ended")
+    if made.left_out:
+        lines.append(
+            f"  {made.left_out} families do not fit cluster.slurm.max_submitted; launch again when these are done"
+        )
+    return "\n".join(lines)
 
 
 def _end(args: argparse.Namespace, plan, sweep, command: list[str], outcome, console) -> int:

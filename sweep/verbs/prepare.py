@@ -9,6 +9,7 @@ Sources are the files of conf/data. plan, launch and train prepare what is missi
 
 import argparse
 import math
+from pathlib import Path
 
 from sweep.quantity import short, size
 
@@ -17,6 +18,7 @@ HELP = "documents to token shards, with reference lines"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", help="Hydra overrides: data=NAME, data.key=value")
+    parser.add_argument("--submission", metavar="FOLDER", help=argparse.SUPPRESS)  # of the job that a launch submits
     parser.add_argument("--verify", action="store_true", help="check the checksums of shards that are there already")
 
 
@@ -24,8 +26,20 @@ def run(args: argparse.Namespace) -> int:
     from sweep.config import compose
     from sweep.data.prepare import prepare
 
+    if args.submission is not None:
+        return _for_submission(Path(args.submission))
     config = compose(args.overrides)
     show(prepare(config.data, config.paths.tokens, verify=args.verify))
+    return 0
+
+
+def _for_submission(folder: Path) -> int:
+    """Prepare all data of a sweep that waits for it in Slurm's queue."""
+    from slurm.submission import Submission
+    from slurm.unprepared import finish
+
+    plan = finish(Submission.read(folder))
+    print(f"sweep {plan.name}: data prepared, {len(plan.trials)} trials, {len(plan.excluded)} points excluded")
     return 0
 
 

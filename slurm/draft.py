@@ -1,0 +1,147 @@
+"""A submission before it is one: elements, arrays, jobs beside them, and the text of every script. Writes nothing."""
+
+import math
+import sys
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from slurm import groups, script
+from slurm.groups import Element
+from slurm.script import ArrayJob, Place
+from slurm.snapshot import Snapshot
+from slurm.submission import Chunk, JobRef, Submission, folder_of, submissions
+from slurm.unprepared import is_provisional
+from sweep.cluster import SlurmSection
+from sweep.plan import Plan
+from sweep.sweepdir import SweepDir
+from sweep.trial import Trial
+
+
+@dataclass
+class Draft:
+    """A submission with the content of its files."""
+
+    submission: Submission
+    elements: list[Element]
+    tasks: list[dict[str, Any]]
+    scripts: dict[str, str]
+    left_out: int  # families for which the queue has no room
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of what Slurm takes: array indices lie below `array_size`, and `room` more jobs may be queued."""
+
+    array_size: int
+    room: float = math.inf
+
+
+def draft(
+    plan: Plan,
+    sweep: SweepDir,
+    families: list[list[Trial]],
+    command: list[str],
+    overrides: list[str],
+    code: Snapshot,
+    limits: Limits,
+    report: bool = True,
+) -> Draft:
+    """The next submission of a sweep, for these families."""
+    slurm = plan.config.cluster.slurm
+    unprepared = any(is_provisional(trial) for family in families for trial in family)
+    room = max(1, limits.room - unprepared - report)
+    asked = groups.needs(plan, families)
+    device_bytes = (plan.config.cluster.device_memory_gib or math.inf) * groups.GIB
+    elements = groups.elements(asked, slurm, plan.config.run.threads, device_bytes, most=room)
+    taken = elements if len(elements) <= room else elements[: int(room)]
+
+    number = max((submission.number for submission in submissions(sweep)), default=0) + 1
+    place = Place(
+        sweep=sweep.path,
+        submission=folder_of(sweep) / f"{number:03d}",
+        runs=plan.runs,
+        code=code.folder,
+        launched_from=Path.cwd(),
+        python=slurm.python or sys.executable,
+    )
+    tag = uuid.uuid4().hex[:8]
+    stem = f"{sweep.name}.{number:03d}"
+    scripts: dict[str, str] = {}
+    prepare = JobRef(f"{stem}.prepare-{tag}", "prepare.sbatch") if unprepared else None
+    if prepare:
+        scripts[prepare.script] = script.prepare(prepare.name, place, slurm)
+    chunks: list[Chunk] = []
+    for group, first, last in chunked(taken, limits.array_size):
+        chunk = Chunk(f"{stem}.{len(chunks)}-{tag}", f"array-{len(chunks)}.sbatch", None, group, (first, last), first)
+        scripts[chunk.script] = script.array(_array_job(chunk, taken, slurm), place, slurm)
+        chunks.append(chunk)
+    collector = JobRef(f"{stem}.collector-{tag}", "collector.sbatch") if report else None
+    if collector:
+        scripts[collector.script] = script.collector(collector.name, place, slurm)
+    submission = Submission(
+        folder=place.submission,
+        number=number,
+        tag=tag,
+        time=time.time(),
+        sweep=str(sweep.path),
+        command=command,
+        overrides=overrides,
+        code=str(code.folder),
+        commit=code.commit,
+        dirty=code.dirty,
+        unprepared=unprepared,
+        slurm=asdict(slurm),
+        chunks=chunks,
+        prepare=prepare,
+        collector=collector,
+    )
+    tasks = [_task(number, element, plan, unprepared) for number, element in enumerate(taken)]
+    left_out = sum(len(element.families) for element in elements[len(taken) :])
+    return Draft(submission, taken, tasks, scripts, left_out)
+
+
+def chunked(elements: list[Element], array_size: int) -> list[tuple[str, int, int]]:
+    """(group, first, last) of each array: neighbours that ask for the same, at most `array_size` of them."""
+    found = []
+    for group, members in groupby(range(len(elements)), key=lambda number: elements[number].group):
+        numbers = list(members)
+        for start in range(0, len(numbers), array_size):
+            part = numbers[start : start + array_size]
+            found.append((group, part[0], part[-1]))
+    return found
+
+
+def _array_job(chunk: Chunk, elements: list[Element], slurm: SlurmSection) -> ArrayJob:
+    first, last = chunk.tasks
+    like = elements[first]
+    at_once = slurm.max_running and max(1, slurm.max_running * (last - first + 1) // len(elements))
+    return ArrayJob(
+        name=chunk.name,
+        first=first,
+        last=last,
+        seconds=like.bucket.seconds,
+        memory_gib=like.memory_gib,
+        partition=like.bucket.partition,
+        qos=like.bucket.qos,
+        at_once=at_once,
+        shares_gpus=0 < slurm.gpus < max(element.workers for element in elements[first : last + 1]),
+    )
+
+
+def _task(number: int, element: Element, plan: Plan, unprepared: bool) -> dict[str, Any]:
+    """A line of tasks.jsonl; with the points of the grid that it stands for where ids are not known yet."""
+    task = {
+        "task": number,
+        "group": element.group,
+        "families": element.families,
+        "workers": element.workers,
+        "seconds": round(element.seconds, 1),
+    }
+    if unprepared:
+        inside = set(element.families)
+        task["points"] = [" ".join(plan.points[t.trial_id]) for t in plan.trials if t.family_id in inside]
+    return task

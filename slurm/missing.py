@@ -1,0 +1,69 @@
+"""What a launch still has to train: families that lack records, but for those that somebody is about to train."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from slurm import queue
+from slurm.alive import job_is_gone
+from slurm.submission import Submission
+from sweep.plan import Plan
+from sweep.rundir import RunDir
+from sweep.training import claim
+from sweep.trial import Trial
+
+
+@dataclass
+class Missing:
+    """Families by what is to be done about them."""
+
+    families: list[list[Trial]] = field(default_factory=list)  # to train: their trials without a record
+    queued: dict[str, str] = field(default_factory=dict)  # in the queue: their array element
+    held: dict[str, str] = field(default_factory=dict)  # being trained otherwise: by whom
+
+
+def missing(plan: Plan, earlier: list[Submission]) -> Missing:
+    """The plan's families, those that are done left out."""
+    found = Missing()
+    done = plan.done()
+    queued = families_in_queue(earlier)
+    for family in plan.families():
+        left = [trial for trial in family if trial.trial_id not in done]
+        name = family[0].family_id
+        if left and name in queued:
+            found.queued[name] = queued[name]
+        elif left and (holder := _holder(plan, name)) is not None:
+            found.held[name] = holder
+        elif left:
+            found.families.append(left)
+    return found
+
+
+def families_in_queue(earlier: list[Submission]) -> dict[str, str]:
+    """The families of elements that are pending or running, each with its element."""
+    chunks = {chunk.name: (submission, chunk) for submission in earlier for chunk in submission.chunks}
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    found = {}
+    for job in queue.queued(chunks):
+        submission, chunk = chunks[job.name]
+        if submission.tag not in tasks:
+            tasks[submission.tag] = submission.tasks()
+        for family in tasks[submission.tag][chunk.offset + (job.index or 0)]["families"]:
+            found[family] = f"{job.element} ({job.state})"
+    return found
+
+
+def adopt(earlier: list[Submission]) -> list[str]:
+    """Write down the ids of jobs whose submitter was killed before it could; what was found, in words."""
+    said = []
+    for submission in earlier:
+        for job in submission.jobs():
+            if job.job_id is None and (found := queue.find(job.name, since=submission.time - 60)) is not None:
+                job.job_id = found
+                submission.write()
+                said.append(f"found job {found}, {job.name}: its launch ended before it could note the id")
+    return said
+
+
+def _holder(plan: Plan, family_id: str) -> str | None:
+    trunk = RunDir.of_trunk(plan.runs, family_id).path
+    return claim.holder_of(trunk) if claim.living(trunk, job_is_gone) is not None else None

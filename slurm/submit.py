@@ -1,0 +1,163 @@
+"""Handing a sweep to Slurm: what is missing, as arrays, with the jobs before and after them.
+
+Decide everything, write it down, then call sbatch once per job and note each id. Nothing depends on this process
+afterwards; one that is killed on its way leaves names by which the next launch finds what arrived.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from slurm import queue, snapshot
+from slurm.draft import Draft, Limits, draft
+from slurm.folders import check_folders
+from slurm.missing import Missing, adopt, missing
+from slurm.submission import JobRef, Submission, exclusive, submissions
+from sweep import files
+from sweep.errors import UserError
+from sweep.plan import Plan, save
+from sweep.sweepdir import SweepDir
+from sweep.training.claim import Claim
+from sweep.trial import Trial
+
+ARRAY_SIZE = 1001  # Slurm's own default of MaxArraySize, for scripts shown where there is no Slurm to ask
+
+
+def preview(plan: Plan, sweep: SweepDir, command: list[str], overrides: list[str], report: bool) -> Draft:
+    """What a launch would submit now, without asking Slurm about anything that it holds already."""
+    code = snapshot.take(sweep.path / "code", copy=False)
+    slurm = plan.config.cluster.slurm
+    limits = Limits(slurm.max_array_size or ARRAY_SIZE, slurm.max_submitted or float("inf"))
+    return draft(plan, sweep, without_record(plan), command, overrides, code, limits, report)
+
+
+def launch(
+    plan: Plan,
+    sweep: SweepDir,
+    command: list[str],
+    overrides: list[str],
+    extend: bool,
+    report: bool,
+    say: Callable[[str], None],
+) -> tuple[Draft | None, Missing]:
+    """Submit what is missing; None where nothing is. UserError where it cannot be done; then nothing is in the queue.
+
+    If Slurm takes some arrays and refuses another, those taken stay, and it is said how to go on.
+    """
+    if not queue.available():
+        raise UserError(
+            "sbatch is not on PATH: this is no machine to submit jobs from; log in to one of the cluster, or take "
+            "cluster=local (--dry-run shows the scripts anywhere)"
+        )
+    check_folders(vars(plan.config.paths), plan.config.cluster.slurm.paths_are_shared)
+    with exclusive(sweep) as lock:
+        earlier = submissions(sweep)
+        for line in adopt(earlier):
+            say(line)
+        left = missing(plan, earlier)
+        check_budget(plan, left.families)
+        if not left.families:
+            save(plan, sweep, command, extend)
+            return None, left
+        code = snapshot.take(sweep.path / "code")
+        made = draft(plan, sweep, left.families, command, overrides, code, _limits(plan), report)
+        save(plan, sweep, command, extend)
+        _write(made, code)
+        _submit(made.submission, plan, earlier, lock)
+    return made, left
+
+
+def without_record(plan: Plan) -> list[list[Trial]]:
+    """The families that lack records, with only the trials that do."""
+    done = plan.done()
+    left = ([trial for trial in family if trial.trial_id not in done] for family in plan.families())
+    return [family for family in left if family]
+
+
+def check_budget(plan: Plan, families: list[list[Trial]]) -> None:
+    """UserError where these families cost more than they may."""
+    slurm, rate = plan.config.cluster.slurm, plan.config.cluster.dollars_per_device_hour
+    hours = sum(plan.family_seconds(family) for family in families) / 3600
+    limits = (("max_device_hours", hours, slurm.max_device_hours), ("max_dollars", hours * rate, slurm.max_dollars))
+    for key, needed, limit in limits:
+        if limit is not None and needed > limit:
+            raise UserError(
+                f"cluster.slurm.{key}={limit:g}: this launch needs about {hours:,.4g} device-hours, "
+                f"${hours * rate:,.2f} at ${rate:.2f} each; raise the limit, or plan less (nothing was submitted)"
+            )
+
+
+def _limits(plan: Plan) -> Limits:
+    slurm = plan.config.cluster.slurm
+    array_size = slurm.max_array_size or int(queue.limits()["MaxArraySize"])
+    if slurm.max_submitted is None:
+        return Limits(array_size)
+    room = slurm.max_submitted - queue.count_of_user()
+    if room < 2:
+        raise UserError(
+            f"cluster.slurm.max_submitted={slurm.max_submitted}: {slurm.max_submitted - room} jobs of yours are in the "
+            "queue; launch again when there is room for more"
+        )
+    return Limits(array_size, room)
+
+
+def _write(made: Draft, code: snapshot.Snapshot) -> None:
+    """The submission's folder, complete before the first job exists."""
+    folder = made.submission.folder
+    (folder / "logs").mkdir(parents=True)  # Slurm fails a job whose log it cannot open, and says nothing
+    lines = "".join(json.dumps(task) + "\n" for task in made.tasks).encode()
+    files.write(folder / "tasks.jsonl", lambda file: file.write(lines))
+    for name, text in made.scripts.items():
+        (folder / name).write_text(text)
+    if code.diff:
+        (folder / "dirty.diff").write_bytes(code.diff)
+    made.submission.write()
+
+
+def _submit(submission: Submission, plan: Plan, earlier: list[Submission], lock: Claim) -> None:
+    """Every job, its id noted at once."""
+    slurm = plan.config.cluster.slurm
+    passed_on = [name for name, value in slurm.environment.items() if value is None]
+
+    def hand_in(job: JobRef, *arguments: str) -> None:
+        if lock.lost:
+            raise UserError(f"{submission.folder}: another launch took over; nothing more was submitted")
+        job.job_id = queue.submit(submission.folder / job.script, job.name, arguments, passed_on)
+        submission.write()
+
+    before = [older.prepare.name for older in earlier if older.prepare is not None]
+    try:
+        waits: list[str] = []
+        if submission.prepare is not None:
+            others = [str(job.job_id) for job in queue.queued(before)]  # they may be making the same data
+            hand_in(submission.prepare, *([f"--dependency=afterany:{':'.join(others)}"] if others else []))
+            waits = [f"--dependency=afterok:{submission.prepare.job_id}", "--kill-on-invalid-dep=yes"]
+        for chunk in submission.chunks:
+            hand_in(chunk, *waits)
+    except UserError as error:
+        raise _half_way(submission, error) from error
+    if submission.collector is not None:
+        still = {str(job.job_id) for job in queue.queued(chunk.name for older in earlier for chunk in older.chunks)}
+        arrays = sorted(still | {str(chunk.job_id) for chunk in submission.chunks})
+        hand_in(submission.collector, f"--dependency=afterany:{':'.join(arrays)}")
+
+
+def _half_way(submission: Submission, error: UserError) -> UserError:
+    """Undo a submission that has no array yet; else say what of it stays, and how to end or complete it."""
+    sweep = Path(submission.sweep).name
+    taken = [chunk for chunk in submission.chunks if chunk.job_id is not None]
+    if isinstance(error, queue.NotAnswering):
+        return UserError(
+            f"{error}; when Slurm answers, launch again: what has arrived is found and not submitted twice"
+        )
+    if taken:
+        ids = ", ".join(str(chunk.job_id) for chunk in taken)
+        return UserError(
+            f"{error}; {len(taken)} of {len(submission.chunks)} arrays are in the queue (job {ids}) and go on; launch "
+            f"again to submit the rest, or end them: python -m sweep cancel {sweep}"
+        )
+    if submission.prepare is not None and submission.prepare.job_id is not None:
+        queue.cancel([str(submission.prepare.job_id)])
+    shutil.rmtree(submission.folder)
+    return UserError(f"{error}; nothing was submitted")
