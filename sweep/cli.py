@@ -10,7 +10,7 @@ from sweep.files import FULL
 
 # In the order of a sweep's life.
 VERBS = ("plan", "prepare", "launch", "train", "collect", "fit", "report", "predict", "next", "rerun", "clean")
-HIDDEN = ("work",)  # what launchers start
+HIDDEN = ("work", "mirror")  # what launchers start
 DESCRIPTION = """Scaling sweeps of small GPTs: plan a grid of model and dataset sizes, train it, fit the frontier.
 
   python -m sweep launch sweep=default                          a sweep, from the grid to the report

@@ -39,10 +39,10 @@ class Mirror:
     tags: list[str]
     run: Any = None  # of wandb
     claim: Claim | None = None  # so that no two processes mirror one trial
-    step: int | None = None  # the last that W&B has; None: not asked yet
+    step: int | None = None  # the last that W&B has; None: not looked up yet
     seen: tuple[Any, ...] = ()  # what the source of rows looked like when it was read
     samples_seen: int = 0
-    error_before: float | None = None
+    failed_at: float = 0.0  # when the failure happened that was told last
     scale: content.Scale = field(default_factory=content.Scale)
 
     @property
@@ -77,7 +77,7 @@ class Mirror:
         return set(self.tags) <= set(tags)
 
     def new_rows(self) -> list[dict[str, Any]]:
-        """Rows beyond the last step that W&B has, or all while that is not known; nothing where no file changed."""
+        """Rows beyond the last step that W&B has; nothing where the file of rows did not change since the last call."""
         source, until = self._source()
         try:
             stat = source.stat()
@@ -87,7 +87,13 @@ class Mirror:
         if looks == self.seen:
             return []
         self.seen = looks
-        return _rows_after(source, -1 if self.step is None else self.step, until)
+        if self.step is None:
+            self.step = self.held()
+        return _rows_after(source, self.step, until)
+
+    def held(self) -> int:
+        """The last step in the files of earlier attempts, -1 for none."""
+        return fragments.last_step(self.runs, self.trial_id, self.section.project, self.section.entity)
 
     def _source(self) -> tuple[Path, int]:
         """Where the rows are, and the last step that is this trial's."""
@@ -110,8 +116,7 @@ class Mirror:
         env = read_json(self.folder.env) if self.folder.env.exists() else {}
         self.scale = content.scale_of(self.trial, self.tokens, env, self.cluster)
         earlier = fragments.of_run(self.runs, self.trial_id)
-        project, entity = self.section.project, self.section.entity
-        held = fragments.last_step(self.runs, self.trial_id, project, entity) if mode == "offline" else -1
+        held = self.held()
         run = settings.start_run(
             self.section,
             self.runs,
@@ -125,12 +130,11 @@ class Mirror:
             more_settings=more_settings,
         )
         if mode == "online":
-            held = run.starting_step - 1  # the server's
+            held = run.starting_step - 1  # of the server
             for file in earlier:  # only online ones, see `has_offline_pieces`; what they did not send, this one does
                 fragments.mark_up(file)
         run.define_metric("*", step_metric="tokens")
         self.run, self.step, self.seen, self.samples_seen = run, held, (), 0
-        self.error_before = _changed(self.folder.error)
 
     def has_offline_pieces(self) -> bool:
         """Whether offline attempts wait for a sync: then the next one is offline too, or steps come out of order."""
@@ -149,11 +153,12 @@ class Mirror:
             self.run.summary["samples"] = table
             self.samples_seen = len(samples)
 
-    def failed(self) -> str | None:
-        """The last line of what the trial failed with since this attempt began."""
-        if _changed(self.folder.error) in (None, self.error_before):
+    def failure(self, since: float) -> str | None:
+        """The last line of what the trial failed with after a time (seconds since the epoch), unless it was told."""
+        path = self.folder.error
+        if not path.exists() or path.stat().st_mtime <= max(since, self.failed_at):
             return None
-        return (self.folder.error.read_text().splitlines() or ["failed"])[-1]
+        return (path.read_text().splitlines() or ["failed"])[-1]
 
     def close(self, error: str | None = None) -> None:
         """End the attempt: with the record if there is one, else as failed, else as stopped and to be gone on with.
@@ -166,6 +171,7 @@ class Mirror:
             self.run.summary.update(content.summary(record))
         elif error is not None:
             self.run.summary.update({"status": "failed", "error": error})
+            self.failed_at = self.folder.error.stat().st_mtime
         else:
             self.run.summary.update({"status": "stopped"})
             self.run.mark_preempting()
@@ -182,8 +188,8 @@ class Mirror:
             write_json(self.mark, {**where, "record": record["finished_at"], "last_step": self.step})
 
     def release(self) -> None:
-        """Let another process go on with the trial, or this one later: what W&B has is asked again."""
-        self.run, self.step, self.seen = None, None, ()
+        """Let another process go on with the trial, or this one later."""
+        self.run, self.seen = None, ()
         if self.claim is not None:
             self.claim.release()
             self.claim = None
@@ -203,7 +209,3 @@ def _rows_after(path: Path, step: int, until: int) -> list[dict[str, Any]]:
         if row["step"] <= until:
             rows.append(row)
     return rows[::-1]
-
-
-def _changed(path: Path) -> float | None:
-    return path.stat().st_mtime if path.exists() else None

@@ -24,6 +24,8 @@ from sweep.quantity import duration, short
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
+from sweep.tracking.follow import Task
+from sweep.tracking.sidecar import Sidecar
 from sweep.training import claim
 
 REFRESH_SECONDS = 1.0
@@ -45,12 +47,13 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
     sweep.logs.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     workers: list[subprocess.Popen[bytes]] = []
+    sidecar = Sidecar(Task.of_sweep(sweep), sweep.logs / "wandb.log")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # as Ctrl-C: without us the workers would go on unseen
     try:
         logs = _Logs(sweep.logs, count)
         workers += (_start(sweep, number, plan) for number in range(count))
-        _watch(plan, workers, logs, console)
+        _watch(plan, workers, logs, sidecar, console)
     except KeyboardInterrupt:
         console.print("stopping: each worker finishes its step and saves; Ctrl-C again to kill them")
         _stop(workers)
@@ -64,7 +67,10 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
     again = (EXIT_AGAIN, -signal.SIGTERM)  # the latter: told to stop before it had begun to listen
     bad = [status for status in statuses if status not in (0, *again)]
     status = 1 if bad else EXIT_AGAIN if set(again) & set(statuses) else 0
-    return Outcome(status, statuses, time.monotonic() - started)
+    outcome = Outcome(status, statuses, time.monotonic() - started)
+    for line in sidecar.close():
+        console.print(line, highlight=False, soft_wrap=True)
+    return outcome
 
 
 def worker_count(plan: Plan) -> int:
@@ -119,7 +125,9 @@ def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
             worker.kill()
 
 
-def _watch(plan: Plan, workers: list[subprocess.Popen[bytes]], logs: "_Logs", console: Console) -> None:
+def _watch(
+    plan: Plan, workers: list[subprocess.Popen[bytes]], logs: "_Logs", sidecar: Sidecar, console: Console
+) -> None:
     """Show progress until every worker has ended. Not on a terminal: one line whenever a trial is done."""
     board = _Board(plan)
     said = set(board.done)
@@ -129,6 +137,8 @@ def _watch(plan: Plan, workers: list[subprocess.Popen[bytes]], logs: "_Logs", co
         board.update()
         for line in logs.failures():
             console.print(line, style="red", highlight=False, soft_wrap=True)
+        for line in sidecar.news():
+            console.print(line, highlight=False, soft_wrap=True)
         for trial_id in sorted(board.done - said):
             said.add(trial_id)
             if not console.is_terminal:

@@ -1,0 +1,282 @@
+"""The sidecar: a process beside the training ones that mirrors what they write, so that they never wait for W&B.
+
+It reads run directories only. It follows the families that its siblings train (workers that the same parent started, or
+the parent itself), and takes along finished trials that nobody is at. One wandb service serves all runs. Whatever goes
+wrong with W&B is said in one line, starting with NEWS; nothing is lost by it, because the run directory has it all and
+the next look, launch or sync goes on from what W&B has.
+"""
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sweep.errors import UserError
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
+from sweep.tracking import content, fragments, settings
+from sweep.tracking.mirror import Mirror, NotKept
+from sweep.tracking.section import WandbSection
+from sweep.training import claim
+from sweep.training.claim import Holder
+
+NEWS = "W&B: "
+NICENESS = 19
+BUSY_SHARE = 0.05  # of the time, at most, spent on looking
+ELSEWHERE_SECONDS = 60.0  # until families that others train are looked at again
+PAUSE_SECONDS = 60.0  # after wandb broke down
+
+
+@dataclass
+class Task:
+    """What to follow; travels as JSON."""
+
+    sweep: str | None  # the sweep's folder: its plan says the trials
+    trials: list[dict[str, Any]] | None  # or these, as in a plan
+    families: list[str] | None  # of these, only those; None: all
+    runs: str
+    tokens: str
+    sweeps: str
+    cluster: dict[str, Any]
+    wandb: dict[str, Any]
+
+    @classmethod
+    def of_sweep(cls, sweep: SweepDir, families: list[str] | None = None) -> "Task":
+        saved = sweep.settings()
+        paths = {key: saved["paths"][key] for key in ("runs", "tokens", "sweeps")}
+        wandb = saved.get("wandb", {})
+        return cls(str(sweep.path), None, families, **paths, cluster=saved["cluster"], wandb=wandb)
+
+    def planned(self) -> list[dict[str, Any]]:
+        trials = self.trials if self.trials is not None else SweepDir(Path(str(self.sweep))).planned()
+        return [trial for trial in trials if self.families is None or trial["family_id"] in self.families]
+
+    def how_to_sync(self) -> str:
+        if self.sweep is not None:
+            return f"python -m sweep sync {self.sweep}"
+        return f"wandb sync {fragments.folder(Path(self.runs))}/offline-run-*"
+
+
+@dataclass
+class Follower:
+    """Looks at the run directories now and then, and brings W&B up to them."""
+
+    task: Task
+    say: Callable[[str], None] = lambda line: print(f"{NEWS}{line}", flush=True)
+    mode: str = "offline"  # how new attempts begin
+    families: dict[str, list[Mirror]] = field(init=False)  # those that W&B does not have to their end
+    not_before: dict[str, float] = field(default_factory=dict)  # when to look at a family again
+    broken: set[str] = field(default_factory=set)  # trials whose files cannot be read
+    finished: int = 0  # attempts that were ended in order
+    said: set[str] = field(default_factory=set)
+    since: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        task = self.task
+        self.section = WandbSection(**task.wandb)
+        self.runs = Path(task.runs)
+        trials = task.planned()
+        tags = content.tags(Path(task.sweeps), {trial["trial_id"] for trial in trials})
+        self.families = defaultdict(list)
+        for trial in trials:
+            mirror = Mirror(
+                trial, self.runs, Path(task.tokens), task.cluster, self.section, tags=tags[trial["trial_id"]]
+            )
+            if not mirror.is_settled():
+                self.families[trial["family_id"]].append(mirror)
+
+    def choose_mode(self) -> str:
+        """Online where asked for or possible; the reason where it is not. UserError where wandb is not there."""
+        settings.wandb_module()
+        self.mode = "offline"
+        if settings.asked_mode(self.section) == "offline":
+            return "as asked"
+        try:
+            has_key = settings.has_key()
+        except UserError as wrong:
+            return str(wrong)
+        if not has_key:
+            return "no key; `wandb login` keeps one"
+        self.mode = "online"
+        return ""
+
+    def look(self, last: bool = False) -> None:
+        """Bring W&B up to the run directories; the last time, whoever trains, end every run."""
+        for family_id in list(self.families):
+            if not last and time.monotonic() < self.not_before.get(family_id, 0.0):
+                continue
+            self._look_at(family_id, last)
+            if not self.families[family_id]:
+                del self.families[family_id]
+
+    def _look_at(self, family_id: str, last: bool) -> None:
+        trunk = RunDir.of_trunk(self.runs, family_id).path
+        holder = claim.current_holder(trunk) if trunk.exists() else None
+        if holder is not None and holder.is_gone():
+            holder = None
+        if holder is not None and (last or not is_sibling(holder)):
+            self.not_before[family_id] = time.monotonic() + ELSEWHERE_SECONDS
+            trained_here, begin = None, False
+        else:
+            trained_here, begin = holder, holder is not None or last
+        for mirror in self.families[family_id]:
+            try:
+                self._bring_up(mirror, trained_here, begin)
+            except UserError as error:  # of this trial's files: not the end of the others
+                mirror.release()
+                self.broken.add(mirror.trial_id)
+                self.say(str(error))
+        kept = [mirror for mirror in self.families[family_id] if mirror.trial_id not in self.broken]
+        self.families[family_id] = [mirror for mirror in kept if not mirror.is_settled()]
+
+    def _bring_up(self, mirror: Mirror, trainer: Holder | None, begin: bool) -> None:
+        """One trial: open its run if there is something new (without a record only where `begin`), log, and end it if
+        it has a record, has failed, or nobody here trains it any more."""
+        has_record = mirror.folder.record.exists()
+        if mirror.run is None:
+            if not has_record and not (begin and mirror.folder.trial.exists() and mirror.new_rows()):
+                return
+            if not mirror.take():
+                mirror.seen = ()
+                return
+            if mirror.is_settled():  # by the one who had it until now
+                mirror.release()
+                return
+            self._open(mirror, trainer)
+        error = mirror.failure(self.since)
+        if has_record or error or trainer is None:
+            self._close(mirror, error)
+        else:
+            mirror.advance()
+
+    def _open(self, mirror: Mirror, trainer: Holder | None) -> None:
+        mode = self.mode
+        if mode == "online" and mirror.has_offline_pieces():
+            mode = "offline"
+            self._say_once(f"runs that began offline go on so; upload them: {self.task.how_to_sync()}")
+        try:
+            mirror.open(mode, device_use(trainer))
+        except Exception as error:
+            if mode == "offline":
+                raise
+            self._go_offline(error)  # whatever an answer does to wandb, this still works
+            mirror.open("offline", device_use(trainer))
+        if not mirror.run.offline:
+            self._say_once(f"online, {mirror.run.project_url}")
+
+    def _close(self, mirror: Mirror, error: str | None) -> None:
+        try:
+            mirror.close(error)
+            self.finished += 1
+        except (
+            TimeoutError
+        ) as late:  # cut off; its file has everything and is not marked as up, so sync goes on with it
+            self._go_offline(late)
+        finally:
+            mirror.release()
+
+    def _go_offline(self, error: Exception) -> None:
+        if self.mode == "online":
+            self.mode = "offline"
+            self.say(f"offline from here on: {settings.first_line(error)}; upload later: {self.task.how_to_sync()}")
+
+    def _say_once(self, line: str) -> None:
+        if line not in self.said:
+            self.said.add(line)
+            self.say(line)
+
+    def abandon(self) -> None:
+        """wandb broke down: forget its service and its runs, so that the next look begins anew."""
+        for mirrors in self.families.values():
+            for mirror in mirrors:
+                mirror.release()
+                mirror.step = None
+        settings.wandb_module().teardown()
+
+
+def device_use(trainer: Holder | None) -> dict[str, Any]:
+    """Settings for wandb's own measurements, of the process that trains and its devices; none where nobody does."""
+    if trainer is None:
+        return {"x_disable_stats": True, "x_disable_machine_info": True}
+    try:
+        visible = psutil.Process(trainer.pid).environ().get("CUDA_VISIBLE_DEVICES", "")
+    except psutil.Error:
+        visible = ""
+    ids = [int(name) for name in visible.split(",") if name.isdecimal()]
+    return {"x_stats_pid": trainer.pid, "x_stats_gpu_device_ids": ids or None}
+
+
+def is_sibling(holder: Holder) -> bool:
+    """Whether a process was started by our parent, or is it."""
+    here, parent = Holder.here(), os.getppid()
+    if (holder.host, holder.boot_id, holder.pid_namespace) != (here.host, here.boot_id, here.pid_namespace):
+        return False
+    try:
+        return holder.pid == parent or psutil.Process(holder.pid).ppid() == parent
+    except psutil.NoSuchProcess:
+        return False
+
+
+def follow(task: Task, over: threading.Event) -> int:
+    """Mirror until `over`, then to the end; the exit status."""
+    os.nice(NICENESS)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # Slurm signals every process of a job; we end when our parent says so
+    follower = Follower(task)
+    if not follower.families:
+        return 0
+    try:
+        why = follower.choose_mode()
+    except UserError as error:
+        follower.say(f"{error}; what is trained can be mirrored later: {task.how_to_sync()}")
+        return 1
+    if follower.mode == "online":
+        over.wait(random.uniform(0, min(2.0, follower.section.every_seconds)))  # many launches start at once
+    trouble, wait_until = "", 0.0
+    while True:
+        last, began = over.is_set(), time.monotonic()
+        if last or began >= wait_until:
+            try:
+                follower.look(last)
+                trouble = ""
+            except Exception as error:  # noqa: BLE001 — wandb's trouble must not become training's
+                traceback.print_exc()
+                if not trouble:
+                    follower.say(f"{explain(error)}; nothing is lost, later: {task.how_to_sync()}")
+                trouble, wait_until = explain(error), time.monotonic() + PAUSE_SECONDS
+                follower.abandon()
+        if last:
+            break
+        over.wait(max(follower.section.every_seconds, (time.monotonic() - began) / BUSY_SHARE))
+    if follower.mode == "offline" and follower.finished:
+        where = fragments.folder(follower.runs)
+        follower.say(f"{follower.finished} runs, offline in {where} ({why}); upload: {task.how_to_sync()}")
+    return 1 if trouble else 0
+
+
+def explain(error: Exception) -> str:
+    if isinstance(error, NotKept):
+        return f"{error}: is the disk full?"
+    return f"wandb broke down ({type(error).__name__}: {settings.first_line(error)})"
+
+
+def main(task: Task) -> int:
+    """Follow until the end of stdin, which comes when the parent closes it, or dies."""
+    over = threading.Event()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.buffer.read()
+        over.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    return follow(task, over)

@@ -1,0 +1,81 @@
+"""Starting and ending the process that mirrors to W&B, from whoever launches training. Imports no wandb."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from sweep.tracking import settings
+from sweep.tracking.follow import NEWS, Task
+from sweep.tracking.section import WandbSection
+
+GRACE_SECONDS = 15.0  # beyond what the section allows for uploads
+
+
+class Sidecar:
+    """A running mirror, or none where `wandb.mode` is off. Nothing it does or fails to do ends the training."""
+
+    def __init__(self, task: Task, log: Path):
+        self.task, self.log = task, log
+        self.section = WandbSection(**task.wandb)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.read_to = log.stat().st_size if log.exists() else 0
+        if settings.asked_mode(self.section) != "off":
+            self._start()
+
+    def _start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sweep", "mirror"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches our parent alone
+            )
+        with contextlib.suppress(BrokenPipeError):  # it ended at once; its log says why
+            self._stdin.write(json.dumps(asdict(self.task)).encode() + b"\n")
+            self._stdin.flush()
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    def news(self) -> list[str]:
+        """What it has to tell people since the last call, a line each."""
+        if not self.log.exists():
+            return []
+        with open(self.log, "rb") as file:
+            file.seek(self.read_to)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.read_to += len(whole)
+        return [line for line in whole.decode(errors="replace").splitlines() if line.startswith(NEWS)]
+
+    def close(self) -> list[str]:
+        """Have it bring everything to W&B and end; its last news. Training is over before this is called."""
+        if self.process is None:
+            return []
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        late = []
+        try:
+            self.process.wait(self.section.finish_seconds + GRACE_SECONDS)
+        except KeyboardInterrupt:
+            late = [f"{NEWS}goes on by itself, process {self.process.pid}"]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            late = [f"{NEWS}the upload takes too long, and was stopped; go on with it: {self.task.how_to_sync()}"]
+        return [*self.news(), *late]
+
+
+def of_one(trial: dict[str, Any], paths: dict[str, Any], cluster: dict[str, Any], wandb: dict[str, Any]) -> Task:
+    """The task of a trial that is trained outside of a sweep."""
+    folders = {key: paths[key] for key in ("runs", "tokens", "sweeps")}
+    return Task(sweep=None, trials=[trial], families=None, **folders, cluster=cluster, wandb=wandb)

@@ -1,0 +1,20 @@
+"""Mirror runs to W&B while others train them: what launchers start beside their workers.
+
+Reads one line of JSON on stdin, what to follow (sweep.tracking.follow.Task), and ends when stdin does.
+"""
+
+import argparse
+import json
+import sys
+
+HELP = "mirror runs to W&B"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweep.tracking.follow import Task, main
+
+    return main(Task(**json.loads(sys.stdin.buffer.readline())))
