@@ -57,15 +57,18 @@ class Sidecar:
         self.read_to += len(whole)
         return [line for line in whole.decode(errors="replace").splitlines() if line.startswith(NEWS)]
 
-    def close(self) -> list[str]:
-        """Have it bring everything to W&B and end; its last news. Training is over before this is called."""
+    def close(self, seconds: float | None = None) -> list[str]:
+        """Have it bring everything to W&B and end; its last news. Training is over before this is called.
+
+        `seconds` is how long it may take where less time is left than the section allows.
+        """
         if self.process is None:
             return []
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
         late = []
         try:
-            self.process.wait(self.section.finish_seconds + GRACE_SECONDS)
+            self.process.wait(seconds if seconds is not None else self.section.finish_seconds + GRACE_SECONDS)
         except KeyboardInterrupt:
             late = [f"{NEWS}goes on by itself, process {self.process.pid}"]
         except subprocess.TimeoutExpired:
