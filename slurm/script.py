@@ -41,19 +41,20 @@ fi
 """
 
 ARRAY = """
+trap : TERM  # comes with the end of our time: first let the workers save
 cd "$code" || exit 1
 sweep_verb work "$sweep" --submission {number} --task $((SLURM_ARRAY_TASK_ID + {offset}))
 status=$?
 
-# {again}: everything is saved and there is more to do. If Slurm still takes us for running, our time is nearly up: back
-# into the queue, this element alone. Otherwise it has decided already: preempted (it requeues by itself) or cancelled.
+# {again}: all is saved and there is more to do. If we are still running for Slurm (our time is nearly up, or another job
+# preempts us) or our time was up: back into the queue, this element alone. Otherwise somebody has cancelled it.
 if [ $status -eq {again} ]; then
     element=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
     for wait in 1 2 4 8 16 32; do
         state=$(scontrol show job --oneliner "$element") && break
         sleep $wait
     done
-    case $state in *JobState=RUNNING*) scontrol requeue "$element" ;; esac
+    case $state in *JobState=RUNNING* | *Reason=TimeLimit*) scontrol requeue "$element" ;; esac
 fi
 exit $status
 """

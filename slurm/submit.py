@@ -83,8 +83,8 @@ def check_budget(plan: Plan, families: list[list[Trial]]) -> None:
     for key, needed, limit in limits:
         if limit is not None and needed > limit:
             raise UserError(
-                f"cluster.slurm.{key}={limit:g}: this launch needs about {hours:,.4g} device-hours, "
-                f"${hours * rate:,.2f} at ${rate:.2f} each; raise the limit, or plan less (nothing was submitted)"
+                f"cluster.slurm.{key}={limit:g}: this launch needs about {hours:,.3g} device-hours, "
+                f"${hours * rate:,.3g} at ${rate:.2f} each; raise the limit, or plan less (nothing was submitted)"
             )
 
 

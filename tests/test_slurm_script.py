@@ -86,7 +86,7 @@ def node(tmp_path):
 
     def run(text, status=0, state="RUNNING"):
         program("srun", f"exit {status}")
-        program("scontrol", f'[ "$1" = show ] && echo "JobId=9 JobState={state} Reason=None"\nexit 0')
+        program("scontrol", f'[ "$1" = show ] && echo "JobId=9 JobState={state} Dependency=(null)"\nexit 0')
         environment = {
             "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
             "HOME": str(tmp_path),
@@ -107,8 +107,8 @@ def node(tmp_path):
         (0, "RUNNING", False),
         (1, "RUNNING", False),
         (75, "RUNNING", True),
-        (75, "CANCELLED", False),
-        (75, "PREEMPTED", False),
+        (75, "COMPLETING", False),
+        (75, "COMPLETING Reason=TimeLimit", True),
         (137, "RUNNING", False),
     ],
 )
