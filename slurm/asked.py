@@ -64,8 +64,8 @@ class Asked:
                     yield what, how.state
 
 
-def ask(sweep: SweepDir) -> Asked:
-    """Read a sweep's submissions and ask the queue for their jobs; without any, Slurm is not asked."""
+def ask(sweep: SweepDir, the_queue: bool = True) -> Asked:
+    """Read a sweep's submissions, and ask the queue for their jobs if there are any and it is wanted."""
     asked = Asked()
     for folder in sorted(folder_of(sweep).glob("[0-9]*"), reverse=True):
         if (folder / "submission.json").exists():
@@ -73,7 +73,7 @@ def ask(sweep: SweepDir) -> Asked:
                 asked.submissions.append(Submission.read(folder))
             except UserError as error:
                 asked.problems.append(str(error))
-    if asked.submissions:
+    if asked.submissions and the_queue:
         _ask_queue(asked)
     for submission in asked.submissions:
         try:

@@ -66,6 +66,7 @@ class Plan:
     repeated: int  # grid points that are a trial named before
     estimates: dict[str, Estimate] = field(default_factory=dict)
     points: dict[str, list[str]] = field(default_factory=dict)  # the overrides of each trial's point, by its id
+    only: set[str] = field(default_factory=set)  # the families that this launch is about; all if none is named
 
     @property
     def runs(self) -> Path:
@@ -74,6 +75,10 @@ class Plan:
     def families(self) -> list[list[Trial]]:
         """Trials that share a trunk, the longest family first, so that workers end together."""
         return sorted(by_family(self.trials), key=self.family_seconds, reverse=True)
+
+    def restricted(self) -> "Plan":
+        """The plan of the families that this launch is about."""
+        return replace(self, trials=[trial for trial in self.trials if not self.only or trial.family_id in self.only])
 
     def family_seconds(self, trials: list[Trial]) -> float:
         """Device seconds of a family, its trunk counted once."""

@@ -102,10 +102,11 @@ def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(index) for index in range(_gpus())]
         environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
+    only = ["--families", ",".join(sorted(plan.only))] if plan.only else []
     path = sweep.logs / f"worker-{number}.log"
     with open(path, "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "sweep", "work", str(sweep.path)],
+            [sys.executable, "-m", "sweep", "work", str(sweep.path), *only],
             env={**environment, LOG: str(path.resolve())},
             stdin=subprocess.DEVNULL,
             stdout=log,

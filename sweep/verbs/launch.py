@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show the plan and its price, run nothing")
     parser.add_argument("--extend", action="store_true", help="add this grid's trials to the sweep of the same name")
     parser.add_argument("--no-report", action="store_true", help="only train; collect, fit and report later")
+    parser.add_argument("--only", metavar="FAMILY,…", help=argparse.SUPPRESS)  # for `retry`
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     local.check(plan)
     _refuse_damaged(plan)
     save(plan, sweep, command, extend=args.extend)
+    plan.only = set(args.only.split(",")) if args.only else set()
+    plan = plan.restricted()
     workers = local.worker_count(plan)
     on = f"{plan.device}, {workers} worker{'s' if workers > 1 else ''}" if workers else plan.device
     console.print(f"sweep {plan.name} on {on}: {price(plan, plan.done())}", highlight=False)

@@ -18,6 +18,7 @@ HELP = "train a sweep's families in this process"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", help="the sweep's folder")
+    parser.add_argument("--families", metavar="FAMILY,…", help="only these")
     parser.add_argument("--submission", metavar="NNN", help="of which submission (with --task)")
     parser.add_argument("--task", type=int, metavar="I", help="the line of its tasks.jsonl, from 0")
     parser.add_argument("--worker", action="store_true", help="train the task's families here: one of its workers")
@@ -28,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
     sweep = SweepDir(Path(args.sweep))
     if args.submission is None:
-        return _train(sweep, None, attempts_in_vain(sweep.settings()["cluster"].get("slurm")))
+        named = set(args.families.split(",")) if args.families else None
+        return _train(sweep, named, attempts_in_vain(sweep.settings()["cluster"].get("slurm")))
     task, slurm = _task(sweep, args.submission, args.task)
     if args.worker:
         return _train(sweep, set(task["families"]), attempts_in_vain(slurm))
@@ -64,6 +66,8 @@ def _train(sweep, families: set[str] | None, max_attempts: int) -> int:
 
 def _supervise(sweep, args: argparse.Namespace, task: dict[str, Any]) -> int:
     """Start the element's workers and wait for them."""
+    from sweep.training.claim import Job
+    from sweep.training.local import LOG
     from sweep.training.supervisor import Supervisor, say
 
     families, workers = task["families"], task["workers"]
@@ -71,6 +75,8 @@ def _supervise(sweep, args: argparse.Namespace, task: dict[str, Any]) -> int:
     command += ["--task", str(args.task), "--worker"]
     supervisor = Supervisor(command, workers, sweep.settings()["run"]["threads"])
     supervisor.listen()
+    if job := Job.here():
+        os.environ[LOG] = str(sweep.path.resolve() / "slurm" / args.submission / "logs" / f"{job.id}.log")
     say(f"task {args.task} of submission {args.submission}: families {' '.join(families)}; workers: {workers}")
     status = supervisor.run()
     for line in _trained_elsewhere(sweep, families):

@@ -1,0 +1,115 @@
+"""What the workers of a run said: the log of each of its attempts in order, and its last error.
+
+  python -m sweep logs RUN       RUN is a run's id, a unique prefix of it, or a family's id
+  python -m sweep logs RUN -f    go on with what is being written, until Ctrl-C or the run has a record
+
+A worker trains other runs too; its log is shown whole. Times of attempts and how they ended are in
+runs/trunks/<family>/attempts.jsonl.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+HELP = "the log of the workers that trained a run, or train it"
+FOLLOW_SECONDS = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's id or a unique prefix, or a family's id")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is being written")
+    parser.add_argument("--runs", default="runs", help="the folder of runs (default: runs)")
+    parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweep import attempts
+    from sweep.rundir import RunDir
+
+    runs = Path(args.runs)
+    sweeps = sorted(Path(args.sweeps).glob("*/plan.jsonl"))
+    trial_id, family_id = find(args.run, runs, sweeps)
+    trunk = RunDir.of_trunk(runs, family_id)
+    for number, attempt in enumerate(attempts.read(trunk), start=1):
+        print(_told(number, attempt))
+    shown: dict[Path, int] = {}  # of each file, the bytes that were shown
+    for path in files_of(family_id, trunk, sweeps):
+        _show(path, shown)
+    record = RunDir.of_trial(runs, trial_id).record if trial_id else None
+    while args.follow and not (record and record.exists()):
+        time.sleep(FOLLOW_SECONDS)
+        for path in files_of(family_id, trunk, sweeps)[-1:]:
+            _show(path, shown)
+    error = RunDir.of_trial(runs, trial_id).error if trial_id else None
+    if error and error.exists():
+        print(f"== {error}\n{error.read_text(errors='replace').rstrip()}")
+    elif not shown:
+        print(f"{args.run}: no log yet; `python -m sweep status SWEEP` says what it waits for", file=sys.stderr)
+    return 0
+
+
+def find(name: str, runs: Path, plans: list[Path]) -> tuple[str | None, str]:
+    """(trial, family) of what a person calls a run; it may not have been begun yet. (None, family) of a family's id."""
+    import difflib
+
+    from sweep.errors import UserError
+    from sweep.files import read_json
+    from sweep.sweepdir import SweepDir
+
+    if (runs / "trunks" / name).is_dir():
+        return None, name
+    name = Path(name).name if (Path(name) / "trial.json").exists() else name
+    if (runs / name / "trial.json").exists():
+        return name, read_json(runs / name / "trial.json")["family_id"]
+    family_of = {line["trial_id"]: line["family_id"] for plan in plans for line in SweepDir(plan.parent).planned()}
+    family_of |= {path.parent.name: "" for path in runs.glob("*/trial.json") if path.parent.name not in family_of}
+    if name in family_of.values():
+        return None, name
+    found = sorted(trial_id for trial_id in family_of if trial_id.startswith(name))
+    if len(found) > 1:
+        raise UserError(f"{name}: {len(found)} runs begin so: {', '.join(found[:3])}{', …' if found[3:] else ''}")
+    if not found:
+        close = difflib.get_close_matches(name, family_of, n=3, cutoff=0.4)
+        raise UserError(f"{name}: no such run in {runs}/ or any sweep; close to it: {', '.join(close) or 'none'}")
+    return find(found[0], runs, []) if not family_of[found[0]] else (found[0], family_of[found[0]])
+
+
+def files_of(family_id: str, trunk, plans: list[Path]) -> list[Path]:
+    """Log files, oldest first: of a family's attempts, and of elements that did not come to it, or not yet."""
+    from slurm.asked import ask
+    from sweep import attempts
+    from sweep.sweepdir import SweepDir
+
+    paths = [Path(attempt.log) for attempt in attempts.read(trunk) if attempt.log]
+    for plan in plans:
+        if (plan.parent / "slurm").is_dir() and family_id in plan.read_text():
+            asked = ask(SweepDir(plan.parent), the_queue=False)
+            paths += [asked.log(element) for element in reversed(asked.elements_of[family_id])]
+    written = [path for path in dict.fromkeys(paths) if path.exists()]
+    return sorted(written, key=lambda path: path.stat().st_mtime)
+
+
+def _show(path: Path, shown: dict[Path, int]) -> None:
+    """What a file holds since it was last shown, under its name where the name is new."""
+    with open(path, "rb") as file:
+        file.seek(shown.get(path, 0))
+        text = file.read()
+    if path not in shown:
+        print(f"== {path}")
+    shown[path] = shown.get(path, 0) + len(text)
+    sys.stdout.write(text.decode(errors="replace"))
+    sys.stdout.flush()
+
+
+def _told(number: int, attempt) -> str:
+    """One line on an attempt: when, where, how it ended."""
+    from sweep.quantity import duration
+
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
+    where = (attempt.job or {}).get("node") or attempt.host
+    job = f", job {attempt.job['id']} (restart {attempt.job['restart']})" if attempt.job else ""
+    ended = (
+        "no end" if attempt.ended is None else f"{attempt.outcome} after {duration(attempt.ended - attempt.started)}"
+    )
+    return f"attempt {number}: {when} on {where}{job}, {ended}{f': {attempt.error}' if attempt.error else ''}"

@@ -1,0 +1,60 @@
+"""Try runs again that failed, were lost, or were given up: forget their failures, then launch them.
+
+  python -m sweep retry SWEEP          all runs of the sweep that have no record and that nobody trains
+  python -m sweep retry SWEEP RUN…     only these, with the rest of their families
+
+`launch` too tries again what failed, unless it is given up: after a few attempts in a row that began from the same
+state (cluster.slurm.max_attempts_without_progress), so that a broken trial does not burn the cluster. Correct what is
+wrong, then `retry`. Runs go on from their checkpoints. It launches as the sweep was launched last.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "try runs again that failed or were given up"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's name or folder")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="ids or unique prefixes (default: all that are missing)")
+    parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweep.cli import main
+    from sweep.sweepdir import SweepDir
+
+    sweep = SweepDir.find(args.sweep, args.sweeps)
+    families = forget(sweep, args.runs)
+    if not families:
+        print("nothing to retry: every run asked for has a record")
+        return 0
+    overrides = sweep.settings()["command"][4:]  # python -m sweep launch …
+    print(f"{len(families)} families: python -m sweep launch {' '.join(overrides)}", file=sys.stderr)
+    return main(["launch", *overrides, "--only", ",".join(families)])
+
+
+def forget(sweep, names: list[str]) -> list[str]:
+    """Clear the failures of families that have missing trials and that nobody trains; which those are."""
+    from slurm.alive import job_is_gone
+    from sweep import attempts
+    from sweep.rundir import RunDir
+    from sweep.training import claim
+
+    runs = Path(sweep.settings()["paths"]["runs"])
+    missing: dict[str, list[RunDir]] = {}
+    for line in sweep.chosen(names):
+        run = RunDir.of_trial(runs, line["trial_id"])
+        if not run.record.exists():
+            missing.setdefault(line["family_id"], []).append(run)
+    for family_id, trials in list(missing.items()):
+        trunk = RunDir.of_trunk(runs, family_id)
+        if claim.living(trunk.path, job_is_gone) is not None:
+            print(f"{family_id}: is being trained, left alone: {claim.holder_of(trunk.path)}", file=sys.stderr)
+            del missing[family_id]
+        elif trunk.attempts.exists():
+            attempts.retry(trunk)
+            for trial in trials:
+                trial.error.unlink(missing_ok=True)
+    return list(missing)

@@ -1,0 +1,161 @@
+"""How a sweep stands: what is done, running, queued, failed or lost. Reads only.
+
+  python -m sweep status                    all sweeps, with counts
+  python -m sweep status default            one sweep: totals, what runs, what waits for what, what went wrong
+  python -m sweep status default --all      every trial
+  python -m sweep status default --watch    again and again, until nothing runs or waits
+  python -m sweep status default --json     for programs
+
+States: finished and diverged have a record; running; queued with Slurm's reason, or behind another trial of its family;
+failed with the line of the error (`logs RUN` shows more); lost: its attempt or its job ended without a word, `launch`
+again goes on; missing: nobody trains it, `launch` does. On a cluster it asks Slurm, and where that does not answer it
+shows what the run folders say. Exit status 0.
+"""
+
+import argparse
+import json
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+HELP = "how a sweep stands: done, running, queued, failed, lost"
+SHOWN = 12  # trials of a state, without --all
+WATCH_SECONDS = 5.0
+COLORS = {"finished": "green", "diverged": "magenta", "running": "cyan", "failed": "red", "lost": "yellow"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="the sweep's name or folder (default: list them all)")
+    parser.add_argument("--all", action="store_true", help="every trial, however many")
+    parser.add_argument("--watch", action="store_true", help="keep showing it")
+    parser.add_argument("--json", action="store_true", help="as JSON on standard output")
+    parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from slurm.status import look
+    from sweep.sweepdir import SweepDir
+
+    console = Console(highlight=False)
+    if args.sweep is None:
+        return _list(args, console)
+    sweep = SweepDir.find(args.sweep, args.sweeps)
+    if args.json:
+        print(json.dumps(to_json(look(sweep)), indent=1))
+    elif args.watch:
+        _watch(sweep, args, console)
+    else:
+        console.print(table(look(sweep), args.all))
+    return 0
+
+
+def _list(args: argparse.Namespace, console) -> int:
+    """One line for each sweep."""
+    from rich.table import Table
+
+    from slurm.status import STATES, look
+    from sweep.errors import UserError
+    from sweep.sweepdir import SweepDir
+
+    shown = Table(box=None, pad_edge=False)
+    for heading in ("sweep", "trials", *STATES):
+        shown.add_column(heading, justify="left" if heading == "sweep" else "right")
+    found = {}
+    for path in sorted(Path(args.sweeps).glob("*/plan.jsonl")):
+        sweep = SweepDir(path.parent)
+        try:
+            status = look(sweep)
+        except UserError as error:
+            shown.add_row(sweep.name, str(error))
+            continue
+        counts = status.counts()
+        found[sweep.name] = dict(counts)
+        shown.add_row(sweep.name, str(len(status.trials)), *(str(counts[state] or "") for state in STATES))
+    if args.json:
+        print(json.dumps(found, indent=1))
+    elif shown.row_count:
+        console.print(shown)
+    else:
+        console.print(f"{args.sweeps}/ has no sweep yet; `python -m sweep launch sweep=default` makes one")
+    return 0
+
+
+def _watch(sweep, args: argparse.Namespace, console) -> None:
+    """Show it until nothing can change any more by itself, or Ctrl-C."""
+    from rich.live import Live
+
+    from slurm.status import look
+
+    status = look(sweep)
+    with Live(table(status, args.all), console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        while {"running", "queued"} & status.counts().keys():
+            time.sleep(WATCH_SECONDS)
+            status = look(sweep)
+            live.update(table(status, args.all), refresh=True)
+
+
+def to_json(status) -> dict[str, Any]:
+    return {
+        "sweep": status.sweep,
+        "counts": dict(status.counts()),
+        "slurm": {"answers": status.asked.answers, "jobs": dict(status.asked.beside())},
+        "problems": status.asked.problems,
+        "trials": [asdict(trial) for trial in status.trials],
+    }
+
+
+def table(status, everything: bool):
+    """Totals first; then what runs, what waits and why, what went wrong."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from slurm.status import STATES
+
+    counts = status.counts()
+    totals = Text(f"sweep {status.sweep}: {len(status.trials)} trials")
+    for state in STATES:
+        if counts[state]:
+            totals.append(f"  {counts[state]} {state}", style=COLORS.get(state, ""))
+    parts: list[Any] = [totals]
+    parts += [Text(problem, style="yellow") for problem in status.asked.problems]
+    parts += [Text(f"{what}: {how}") for what, how in status.asked.beside()]
+    if everything:
+        return Group(*parts, _rows(status.trials, with_state=True))
+    for state in ("running", "failed", "lost"):
+        trials = [trial for trial in status.trials if trial.state == state]
+        if trials:
+            parts += [Text(f"\n{state}", style=COLORS[state]), _rows(_soonest(trials)[:SHOWN])]
+        if trials[SHOWN:]:
+            parts.append(Text(f"and {len(trials) - SHOWN} more {state}; --all shows them"))
+    for state in ("queued", "missing"):
+        reasons = Counter(trial.note or "nobody trains it: launch" for trial in status.trials if trial.state == state)
+        parts += [Text(f"\n{state}")] if reasons else []
+        parts += [Text(f"{count:>6}  {reason}") for reason, count in reasons.most_common(SHOWN)]
+    return Group(*parts)
+
+
+def _soonest(trials: list) -> list:
+    """What ends first comes first."""
+    return sorted(trials, key=lambda trial: float("inf") if trial.seconds_left is None else trial.seconds_left)
+
+
+def _rows(trials: list, with_state: bool = False):
+    from rich.table import Table
+    from rich.text import Text
+
+    from sweep.quantity import duration
+
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    for trial in trials:
+        progress = ""
+        if trial.state == "running":
+            left = f", {duration(trial.seconds_left)} left" if trial.seconds_left is not None else ""
+            progress = f"step {trial.step}/{trial.steps}{left}"
+        state = [Text(trial.state, style=COLORS.get(trial.state, ""))] if with_state else []
+        note = " ".join(filter(None, (progress, trial.note)))
+        shown.add_row(Text(trial.trial_id, no_wrap=True), *state, Text(note, overflow="fold"), Text(trial.where))
+    return shown
