@@ -9,7 +9,23 @@ from sweep.errors import UserError
 from sweep.files import FULL
 
 # In the order of a sweep's life.
-VERBS = ("plan", "prepare", "launch", "train", "collect", "fit", "report", "predict", "next", "rerun", "clean")
+VERBS = (
+    "plan",
+    "prepare",
+    "launch",
+    "status",
+    "logs",
+    "cancel",
+    "retry",
+    "train",
+    "collect",
+    "fit",
+    "report",
+    "predict",
+    "next",
+    "rerun",
+    "clean",
+)
 HIDDEN = ("work", "mirror")  # what launchers start
 DESCRIPTION = """Scaling sweeps of small GPTs: plan a grid of model and dataset sizes, train it, fit the frontier.
 

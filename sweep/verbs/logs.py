@@ -17,7 +17,7 @@ FOLLOW_SECONDS = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's id or a unique prefix, or a family's id")
+    parser.add_argument("name", metavar="RUN", help="a run's id or a unique prefix, or a family's id")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is being written")
     parser.add_argument("--runs", default="runs", help="the folder of runs (default: runs)")
     parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     runs = Path(args.runs)
     sweeps = sorted(Path(args.sweeps).glob("*/plan.jsonl"))
-    trial_id, family_id = find(args.run, runs, sweeps)
+    trial_id, family_id = find(args.name, runs, sweeps)
     trunk = RunDir.of_trunk(runs, family_id)
     for number, attempt in enumerate(attempts.read(trunk), start=1):
         print(_told(number, attempt))
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if error and error.exists():
         print(f"== {error}\n{error.read_text(errors='replace').rstrip()}")
     elif not shown:
-        print(f"{args.run}: no log yet; `python -m sweep status SWEEP` says what it waits for", file=sys.stderr)
+        print(f"{args.name}: no log yet; `python -m sweep status SWEEP` says what it waits for", file=sys.stderr)
     return 0
 
 
