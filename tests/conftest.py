@@ -1,8 +1,11 @@
 import json
+import os
 import signal
 
 import pytest
 import tiny
+
+os.environ["WANDB_MODE"] = "disabled"  # what a test sends to W&B, it says
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,18 @@ def test_optimized_kernels_do_not_lean_on_their_reference():
     assert "kernels.attention" in leaning
 
 
+def test_only_tracking_knows_wandb():
+    """So that nothing else can wait for it, or fail by it."""
+    knowing = {
+        module
+        for module, path in modules().items()
+        if any(name.partition(".")[0].startswith("wandb") for name, _ in imports(path))
+        or 'import_module("wandb' in path.read_text()
+    }
+    assert knowing
+    assert all(module.startswith("sweep.tracking.") for module in knowing), knowing
+
+
 def test_no_module_that_others_import_is_run_as_a_script():
     imported = {name for path in modules().values() for name, _ in imports(path)}
     imported |= {name.rpartition(".")[0] for name in imported}

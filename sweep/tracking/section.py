@@ -16,7 +16,7 @@ class WandbSection:
     project: str = "scaling-sweeps"
     entity: str | None = None
     every_seconds: float = 10.0
-    finish_seconds: float = 60.0
+    patience_seconds: float = 30.0
 
 
 def check(section: WandbSection) -> None:
@@ -29,5 +29,5 @@ def check(section: WandbSection) -> None:
         raise UserError(f"wandb.project={section.project}: up to 128 characters, none of / \\ # ? % :")
     if not section.every_seconds > 0:
         raise UserError(f"wandb.every_seconds={section.every_seconds}: must be positive")
-    if not section.finish_seconds >= 0:
-        raise UserError(f"wandb.finish_seconds={section.finish_seconds}: must not be negative")
+    if not section.patience_seconds > 0:
+        raise UserError(f"wandb.patience_seconds={section.patience_seconds}: must be positive")

@@ -15,7 +15,6 @@ from sweep.tracking import fragments
 from sweep.tracking.section import WandbSection
 
 OLDEST = (0, 31)
-INIT_SECONDS = 30.0  # until a server that does not answer is given up
 FLUSH_SECONDS = 1.0  # of records to the disk; wandb's own is 15
 MODES_BY_ENVIRONMENT = {"online": "online", "offline": "offline", "dryrun": "offline", "disabled": "off"}
 TAG_CHARACTERS = 64  # W&B's limit
@@ -86,8 +85,8 @@ def start_run(
         mode=mode,
         root_dir=str(runs.absolute()),
         reinit="create_new",
-        init_timeout=INIT_SECONDS,
-        finish_timeout=section.finish_seconds,
+        init_timeout=section.patience_seconds,
+        finish_timeout=section.patience_seconds,
         finish_timeout_raises=True,
         x_transaction_log_flush_interval=FLUSH_SECONDS,
         **PRIVATE | (more_settings or {}),

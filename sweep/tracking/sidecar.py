@@ -68,7 +68,7 @@ class Sidecar:
             self._stdin.close()
         late = []
         try:
-            self.process.wait(seconds if seconds is not None else self.section.finish_seconds + GRACE_SECONDS)
+            self.process.wait(seconds if seconds is not None else self.section.patience_seconds + GRACE_SECONDS)
         except KeyboardInterrupt:
             late = [f"{NEWS}goes on by itself, process {self.process.pid}"]
         except subprocess.TimeoutExpired:
