@@ -86,7 +86,7 @@ def files_of(family_id: str, trunk, plans: list[Path]) -> list[Path]:
         if (plan.parent / "slurm").is_dir() and family_id in plan.read_text():
             asked = ask(SweepDir(plan.parent), the_queue=False)
             paths += [asked.log(element) for element in reversed(asked.elements_of[family_id])]
-    written = [path for path in dict.fromkeys(paths) if path.exists()]
+    written = [path for path in dict.fromkeys(path.resolve() for path in paths) if path.exists()]
     return sorted(written, key=lambda path: path.stat().st_mtime)
 
 

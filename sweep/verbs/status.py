@@ -14,6 +14,7 @@ shows what the run folders say. Exit status 0.
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from typing import Any
 HELP = "how a sweep stands: done, running, queued, failed, lost"
 SHOWN = 12  # trials of a state, without --all
 WATCH_SECONDS = 5.0
+PIPED_WIDTH = 200  # where there is no terminal to ask
 COLORS = {"finished": "green", "diverged": "magenta", "running": "cyan", "failed": "red", "lost": "yellow"}
 
 
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from slurm.status import look
     from sweep.sweepdir import SweepDir
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     if args.sweep is None:
         return _list(args, console)
     sweep = SweepDir.find(args.sweep, args.sweeps)
@@ -150,6 +152,8 @@ def _rows(trials: list, with_state: bool = False):
     from sweep.quantity import duration
 
     shown = Table(box=None, pad_edge=False, show_header=False)
+    for column in ("trial", *(["state"] if with_state else []), "note", "where"):
+        shown.add_column(column, no_wrap=column in ("trial", "state"), overflow="fold")
     for trial in trials:
         progress = ""
         if trial.state == "running":
@@ -157,5 +161,5 @@ def _rows(trials: list, with_state: bool = False):
             progress = f"step {trial.step}/{trial.steps}{left}"
         state = [Text(trial.state, style=COLORS.get(trial.state, ""))] if with_state else []
         note = " ".join(filter(None, (progress, trial.note)))
-        shown.add_row(Text(trial.trial_id, no_wrap=True), *state, Text(note, overflow="fold"), Text(trial.where))
+        shown.add_row(Text(trial.trial_id), *state, Text(note), Text(trial.where))
     return shown

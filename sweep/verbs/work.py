@@ -54,9 +54,14 @@ def _train(sweep, families: set[str] | None, max_attempts: int) -> int:
     settings = sweep.settings()
     paths, options = settings["paths"], RunOptions(**settings["run"])
     worker = Worker(
-        Path(paths["runs"]), Path(paths["tokens"]), options, settings["device"], max_attempts, job_is_gone,
+        Path(paths["runs"]),
+        Path(paths["tokens"]),
+        options,
+        settings["device"],
+        max_attempts=max_attempts,
+        job_is_gone=job_is_gone,
         on_row=_Progress(),
-    )  # fmt: skip
+    )
     worker.stop.listen()
     trials = planned_trials(sweep)
     if families is not None:

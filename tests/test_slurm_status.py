@@ -1,0 +1,548 @@
+"""The state of every trial from real run folders, claims and submissions; what the queue says is given by hand here.
+
+On a real Slurm: tests/test_slurm_verbs.py.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import tiny
+
+from slurm import queue
+from slurm.asked import Asked, ask
+from slurm.status import look
+from slurm.submission import Chunk, JobRef, Submission
+from sweep import attempts, files
+from sweep.cli import main
+from sweep.rundir import RunDir
+from sweep.training import claim
+from sweep.training.claim import Holder, Job
+from sweep.verbs import launch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def small(overrides, workspace):
+    """Two families of two budgets: (plan, sweep)."""
+    return tiny.make_sweep([*overrides, tiny.steps(20, 40), "seed=0,1"])
+
+
+def family_of(plan, number=0):
+    """(short trial, long trial, trunk) of one of the families."""
+    short, long = sorted(plan.families()[number], key=lambda trial: trial.tokens)
+    return short, long, RunDir.of_trunk(plan.runs, short.family_id)
+
+
+def states(sweep):
+    return {trial.trial_id: (trial.state, trial.note) for trial in look(sweep).trials}
+
+
+def record(plan, trial, status="finished"):
+    files.write_json(RunDir.of_trial(plan.runs, trial.trial_id).record, {"status": status})
+
+
+def start(trunk, number=1, age=600.0, job=None, **more):
+    row = {"attempt": number, "time": time.time() - age, "host": "h", "pid": 1, "job": job and asdict(job), **more}
+    trunk.attempt("start", **row)
+
+
+def end(trunk, outcome, number=1, age=300.0, error=None):
+    trunk.attempt("end", attempt=number, time=time.time() - age, outcome=outcome, error=error)
+
+
+def hold(trunk, holder, number=1, age=1.0, **progress):
+    files.create_json(trunk.path / f"claim.{number:06d}.json", asdict(holder))
+    files.write_json(trunk.path / "heartbeat.json", {"time": time.time() - age, **progress})
+
+
+# ---- without Slurm ----
+
+
+def test_nothing_begun_is_missing(small):
+    _, sweep = small
+    status = look(sweep)
+    assert status.counts() == {"missing": 4}
+    assert [trial.trial_id for trial in status.trials] == [line["trial_id"] for line in sweep.planned()]
+    assert (status.asked.answers, status.asked.problems) == (True, [])
+
+
+def test_records_claims_and_attempts_say_what_became_of_each(small):
+    plan, sweep = small
+    short, long, trunk = family_of(plan)
+    other_short, other_long, other_trunk = family_of(plan, 1)
+    record(plan, short)
+    record(plan, other_short, "diverged")
+    hold(trunk, Holder.here(), trial_id=long.trial_id, step=10, tokens_per_second=128.0)
+    start(trunk)
+    start(other_trunk)  # and then SIGKILL
+    status = {trial.trial_id: trial for trial in look(sweep).trials}
+    assert [status[t.trial_id].state for t in (short, long, other_short, other_long)] == [
+        "finished", "running", "diverged", "lost",
+    ]  # fmt: skip
+    running = status[long.trial_id]
+    assert (running.step, running.steps, running.seconds_left) == (10, 40, 30.0)
+    assert running.where == claim.current_holder(trunk.path).host
+    assert "ended without a word" in status[other_long.trial_id].note
+
+
+def test_the_others_of_a_family_that_is_trained_wait_for_it_or_have_failed_in_it(small):
+    plan, sweep = small
+    short, long, trunk = family_of(plan)
+    hold(trunk, Holder.here(), trial_id=long.trial_id, step=3)
+    start(trunk)
+    assert states(sweep)[short.trial_id] == ("queued", "its family is being trained")
+    error = RunDir.of_trial(plan.runs, short.trial_id).error
+    error.parent.mkdir(parents=True)
+    error.write_text("Traceback (most recent call last):\n  File x\n    y()\nRuntimeError: out of luck\nin two lines\n")
+    assert states(sweep)[short.trial_id] == ("failed", "RuntimeError: out of luck")
+    os.utime(error, (1, 1))  # of an earlier attempt: it may still come to this trial again
+    assert states(sweep)[short.trial_id] == ("queued", "its family is being trained")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "state", "note"),
+    [
+        ("failed", "RuntimeError: bad", "failed", "RuntimeError: bad"),
+        ("given up", "given up after 3 attempts", "failed", "given up after 3 attempts"),
+        ("stopped", None, "missing", "stopped "),
+        ("lost", None, "missing", ""),
+    ],
+)
+def test_how_the_last_attempt_ended(small, outcome, error, state, note):
+    plan, sweep = small
+    short, _, trunk = family_of(plan)
+    start(trunk)
+    end(trunk, outcome, error=error)
+    got = states(sweep)[short.trial_id]
+    assert got[0] == state
+    assert got[1].startswith(note)
+
+
+def test_chained_errors_show_the_last_one(small):
+    plan, sweep = small
+    short, _, trunk = family_of(plan)
+    start(trunk)
+    end(trunk, "failed", error="?")
+    try:
+        try:
+            raise ValueError("first")
+        except ValueError as error:
+            raise RuntimeError("second") from error
+    except RuntimeError:
+        import traceback
+
+        text = traceback.format_exc()
+    files.write(RunDir.of_trial(plan.runs, short.trial_id).error, lambda file: file.write(text.encode()))
+    assert states(sweep)[short.trial_id] == ("failed", "RuntimeError: second")
+
+
+def test_damage_is_said_of_the_trial_that_has_it(small):
+    plan, sweep = small
+    short, long, trunk = family_of(plan)
+    record(plan, short)
+    RunDir.of_trial(plan.runs, short.trial_id).record.write_text('{"status"')
+    trunk.path.mkdir(parents=True)
+    trunk.attempts.write_text("{\n{}\n")
+    got = states(sweep)
+    assert got[short.trial_id][0] == got[long.trial_id][0] == "failed"
+    assert "record.json: damaged; delete it to train the trial again" in got[short.trial_id][1]
+    assert "attempts.jsonl:1: damaged line" in got[long.trial_id][1]
+
+
+# ---- with submissions ----
+
+
+def submission(plan, sweep, number=1, age=60.0, job_id=7):
+    """One element that holds both families."""
+    folder = sweep.path / "slurm" / f"{number:03d}"
+    chunk = Chunk(f"small.{number:03d}.0-ab", "array-0.sbatch", job_id, "30m", (0, 0), 0)
+    collector = JobRef(f"small.{number:03d}.collector-ab", "collector.sbatch", job_id and job_id + 1)
+    made = Submission(
+        folder, number, "ab", time.time() - age, str(sweep.path), [], [], "/code", None, False, False, {}, [chunk],
+        None, collector,
+    )  # fmt: skip
+    (folder / "logs").mkdir(parents=True)
+    made.write()
+    families = [family[0].family_id for family in plan.families()]
+    files.append_json(folder / "tasks.jsonl", {"task": 0, "families": families, "workers": 1, "seconds": 9.0})
+    return made
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """A queue and accounting that say what a test tells them to."""
+
+    def says(*jobs, ended=None, answers=True):
+        def queued(names, patience_seconds=0):
+            if not answers:
+                raise queue.NotAnswering("squeue: Unable to contact slurm controller (connect failure)")
+            return [job for job in jobs if job.name in set(names)]
+
+        monkeypatch.setattr(queue, "available", lambda: True)
+        monkeypatch.setattr(queue, "queued", queued)
+        monkeypatch.setattr(queue, "ended", lambda ids, since: ended)
+
+    return says
+
+
+def element(state="PENDING", reason="Priority", job_id=7, number=1):
+    return queue.Job(job_id, 0, f"small.{number:03d}.0-ab", state, reason, "n1" if state == "RUNNING" else "", 0, None)
+
+
+def test_what_waits_says_why(small, slurm):
+    plan, sweep = small
+    submission(plan, sweep)
+    slurm(element())
+    assert set(states(sweep).values()) == {("queued", "Priority")}
+    slurm(element("COMPLETING", "None"))
+    assert set(states(sweep).values()) == {("queued", "COMPLETING")}
+    slurm(element("RUNNING", "None"))
+    assert set(states(sweep).values()) == {("queued", "its element runs, and trains another family")}
+    assert {trial.where for trial in look(sweep).trials} == {"n1 job 7_0"}
+
+
+def test_an_element_without_a_written_id_is_found_by_its_name(small, slurm):
+    plan, sweep = small
+    submission(plan, sweep, job_id=None)
+    slurm(element(job_id=99))
+    assert {trial.where for trial in look(sweep).trials} == {"job 99_0"}
+    slurm()
+    assert set(states(sweep).values()) == {("missing", "")}
+
+
+def test_a_failed_family_of_a_running_element_is_failed_and_of_a_requeued_one_queued(small, slurm):
+    plan, sweep = small
+    short, _, trunk = family_of(plan)
+    submission(plan, sweep, age=900)
+    start(trunk, job=Job("7_0", "small.001.0-ab", 0, "c", "n1"))
+    end(trunk, "failed", error="RuntimeError: bad")
+    slurm(element("RUNNING"))
+    assert states(sweep)[short.trial_id] == ("failed", "RuntimeError: bad")
+    slurm(element("PENDING", "BeginTime"))
+    assert states(sweep)[short.trial_id] == ("queued", "BeginTime")
+
+
+def test_a_job_that_ended_before_training_is_lost_with_the_end_of_its_log(small, slurm):
+    plan, sweep = small
+    made = submission(plan, sweep)
+    slurm()
+    assert set(states(sweep).values()) == {("lost", "its job ended before training began: it left no log")}
+    (made.folder / "logs" / "7_0.log").write_text("one\nn1: cannot read runs\n\n")
+    slurm(ended={(7, 0): queue.Ended("FAILED", 1, 2, "n1")})
+    assert set(states(sweep).values()) == {
+        ("lost", "its job ended (FAILED) before training began: n1: cannot read runs")
+    }
+    slurm(ended={(7, 0): queue.Ended("CANCELLED", 0, 0, "")})
+    assert set(states(sweep).values()) == {("missing", "its job was cancelled")}
+
+
+def test_an_attempt_of_before_the_submission_does_not_stand_for_it(small, slurm):
+    plan, sweep = small
+    short, _, trunk = family_of(plan)
+    submission(plan, sweep, age=60)
+    start(trunk, age=600)
+    end(trunk, "failed", error="RuntimeError: bad")
+    slurm()
+    assert states(sweep)[short.trial_id][0] == "lost"
+
+
+def elsewhere(restart=0):
+    return replace(Holder.here(), host="n1", job=Job("7_0", "small.001.0-ab", restart, "c", "n1"), boot_id="another")
+
+
+def test_a_silent_claim_of_a_job_that_is_gone_is_lost_with_what_accounting_says(small, slurm):
+    plan, sweep = small
+    short, _, trunk = family_of(plan)
+    submission(plan, sweep, age=900)
+    start(trunk, job=elsewhere().job)
+    hold(trunk, elsewhere(), age=300, trial_id=short.trial_id, step=5)
+    slurm(ended={(7, 0): queue.Ended("NODE_FAIL", 0, 300, "n1")})
+    state, note = states(sweep)[short.trial_id]
+    assert state == "lost"
+    assert note.endswith("ended without a word: NODE_FAIL by Slurm")
+    slurm()  # no accounting
+    assert states(sweep)[short.trial_id][1].endswith("ended without a word")
+
+
+def test_a_living_claim_on_another_node_runs_and_a_silent_one_is_said(small, slurm):
+    plan, sweep = small
+    short, _, trunk = family_of(plan)
+    submission(plan, sweep, age=900)
+    start(trunk, job=elsewhere().job)
+    hold(trunk, elsewhere(), age=1, trial_id=short.trial_id, step=5)
+    slurm(element("RUNNING"))
+    assert states(sweep)[short.trial_id] == ("running", "")
+    files.write_json(trunk.path / "heartbeat.json", {"time": time.time() - 300, "trial_id": short.trial_id, "step": 5})
+    state, note = states(sweep)[short.trial_id]
+    assert state == "running"
+    assert note.startswith("no heartbeat for 5 m 00 s")
+
+
+def test_with_the_controller_down_the_run_folders_are_shown_and_one_line_says_so(small, slurm):
+    plan, sweep = small
+    short, long, trunk = family_of(plan)
+    record(plan, short)
+    submission(plan, sweep)
+    hold(trunk, elsewhere(), trial_id=long.trial_id, step=5)
+    slurm(answers=False)
+    status = look(sweep)
+    (problem,) = status.asked.problems
+    assert problem == (
+        "squeue: Unable to contact slurm controller (connect failure); what follows is from the run folders alone"
+    )
+    got = states(sweep)
+    assert (got[short.trial_id][0], got[long.trial_id][0]) == ("finished", "running")
+    assert got[family_of(plan, 1)[0].trial_id] == ("queued", "submitted; Slurm does not answer")
+
+
+def test_a_damaged_submission_is_one_line_and_the_others_count(small, slurm):
+    plan, sweep = small
+    submission(plan, sweep)
+    damaged = submission(plan, sweep, number=2, job_id=11)
+    (damaged.folder / "submission.json").write_text("{")
+    slurm(element())
+    status = look(sweep)
+    (problem,) = status.asked.problems
+    assert "002/submission.json: damaged" in problem
+    assert status.counts() == {"queued": 4}
+
+
+def test_the_newest_submission_that_is_in_the_queue_counts(small, slurm):
+    plan, sweep = small
+    submission(plan, sweep, age=900)
+    submission(plan, sweep, number=2, job_id=11)
+    slurm(element("PENDING", "Resources", job_id=11, number=2))
+    assert {trial.where for trial in look(sweep).trials} == {"job 11_0"}
+    asked = ask(sweep)
+    assert isinstance(asked, Asked)
+    assert asked.job_is_gone(Job("7_0", "small.001.0-ab", 0, "c", "n1")) is True
+    assert asked.job_is_gone(Job("5_0", "of another sweep", 0, "c", "n1")) is None
+
+
+# ---- the verbs ----
+
+
+def test_status_shows_totals_reasons_and_errors(small, slurm, capsys):
+    plan, sweep = small
+    short, long, trunk = family_of(plan)
+    record(plan, short)
+    submission(plan, sweep)
+    start(trunk, age=10)
+    end(trunk, "failed", error="RuntimeError: bad", age=5)
+    slurm(ended={(8, None): queue.Ended("COMPLETED", 0, 1, "n1")})
+    assert main(["status", "small"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "sweep small: 4 trials  1 finished  1 failed  2 lost"
+    assert "collector: COMPLETED" in out
+    assert long.trial_id in out
+    assert "RuntimeError: bad" in out
+    assert main(["status", "small", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["counts"] == {"finished": 1, "failed": 1, "lost": 2}
+    assert {trial["trial_id"] for trial in told["trials"]} == {trial.trial_id for trial in plan.trials}
+    assert main(["status", "small", "--all"]) == 0
+    out = capsys.readouterr().out
+    assert all(trial.trial_id in out for trial in plan.trials)
+    assert main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["sweep", "trials"]
+    assert lines[1].split() == ["small", "4", "1", "1", "2"]
+
+
+def test_status_watches_until_nothing_can_change(small, slurm, capsys, monkeypatch):
+    plan, sweep = small
+    submission(plan, sweep)
+    slurm(element())
+
+    def meanwhile(seconds):
+        slurm()
+        for trial in plan.trials:
+            record(plan, trial)
+
+    monkeypatch.setattr(time, "sleep", meanwhile)
+    assert main(["status", "small", "--watch"]) == 0
+    assert "4 finished" in capsys.readouterr().out
+
+
+def test_unknown_names_are_told_what_there_is(small, capsys):
+    plan, _ = small
+    assert main(["status", "smal"]) == 2
+    assert "smal: no such sweep; there are: small" in capsys.readouterr().err
+    trial_id = plan.trials[0].trial_id
+    assert main(["cancel", "small", trial_id[:-1] + "?"]) == 2
+    assert f"no such run in sweep small; close to it: {trial_id}" in capsys.readouterr().err
+    assert main(["logs", trial_id[:-1] + "?"]) == 2
+    assert f"no such run in runs/ or any sweep; close to it: {trial_id}" in capsys.readouterr().err
+    assert main(["retry", "small", "3"]) == 2
+    assert "3: 4 runs of sweep small begin so" in capsys.readouterr().err
+
+
+def test_looking_starts_without_torch(small):
+    """And without what takes as long."""
+    code = (
+        "import sys; from sweep.cli import main\n"
+        "for arguments in (['status', 'small'], ['logs', sys.argv[1]], ['cancel', 'small']):\n"
+        "    assert main(arguments) == 0\n"
+        "print([name for name in ('torch', 'pandas', 'hydra', 'datasets', 'wandb') if name in sys.modules])"
+    )
+    plan, _ = small
+    ended = subprocess.run(
+        [sys.executable, "-c", code, plan.trials[0].trial_id],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_looking_changes_nothing(small, slurm):
+    plan, sweep = small
+    submission(plan, sweep, job_id=None)
+    _, long, trunk = family_of(plan)
+    start(trunk)
+    hold(trunk, elsewhere(), trial_id=long.trial_id)
+    slurm(element())
+
+    def everything():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in Path().rglob("*")}
+
+    before = everything()
+    main(["status", "small"])
+    main(["logs", long.trial_id])
+    assert everything() == before
+
+
+# ---- logs ----
+
+
+def test_logs_shows_the_attempts_their_files_in_order_and_the_error(small, slurm, capsys):
+    plan, sweep = small
+    short, _, trunk = family_of(plan)
+    made = submission(plan, sweep)
+    sweep.logs.mkdir()
+    (sweep.logs / "worker-0.log").write_text("of the worker\n")
+    os.utime(sweep.logs / "worker-0.log", (1, 1))
+    (made.folder / "logs" / "7_0.log").write_text("of the element\n")
+    start(trunk, log=str((sweep.logs / "worker-0.log").resolve()))
+    end(trunk, "failed", error="RuntimeError: bad", age=595)
+    start(trunk, number=2, age=5, job=Job("7_0", "n", 1, "c", "n1"), log=str(sweep.path / "gone.log"))
+    error = RunDir.of_trial(plan.runs, short.trial_id).error
+    files.write(error, lambda file: file.write(b"Traceback\n  x\nRuntimeError: bad\n"))
+    assert main(["logs", short.trial_id]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("attempt 1: ")
+    assert lines[0].endswith(" on h, failed after 5.0 s: RuntimeError: bad")
+    assert lines[1].endswith(" on n1, job 7_0 (restart 1), no end")
+    assert lines[2:] == [
+        f"== {(sweep.logs / 'worker-0.log').resolve()}",
+        "of the worker",
+        f"== {(made.folder / 'logs' / '7_0.log').resolve()}",
+        "of the element",
+        f"== {error}",
+        "Traceback",
+        "  x",
+        "RuntimeError: bad",
+    ]
+    assert main(["logs", short.family_id]) == 0
+    assert "of the element" in capsys.readouterr().out
+
+
+def test_logs_follows_until_there_is_a_record(small, capsys, monkeypatch):
+    plan, sweep = small
+    short, _, trunk = family_of(plan)
+    sweep.logs.mkdir()
+    log = sweep.logs / "worker-0.log"
+    log.write_text("one\n")
+    start(trunk, log=str(log))
+    turns = []
+
+    def meanwhile(seconds):
+        turns.append(seconds)
+        with open(log, "a") as file:
+            file.write(f"turn {len(turns)}\n")
+        if len(turns) == 3:
+            record(plan, short)
+
+    monkeypatch.setattr(time, "sleep", meanwhile)
+    assert main(["logs", "-f", short.trial_id]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == ["one", "turn 1", "turn 2", "turn 3"]
+
+
+def test_logs_of_what_was_not_begun_says_so(small, capsys):
+    plan, _ = small
+    assert main(["logs", plan.trials[0].trial_id]) == 0
+    assert "no log yet" in capsys.readouterr().err
+
+
+# ---- cancel and retry ----
+
+
+def test_cancel_ends_all_jobs_of_a_sweep_or_the_elements_of_a_run(small, slurm, capsys, monkeypatch):
+    plan, sweep = small
+    short, _, _ = family_of(plan)
+    submission(plan, sweep)
+    collector = queue.Job(8, None, "small.001.collector-ab", "PENDING", "Dependency", "", 0, None)
+    slurm(element(), collector)
+    cancelled = []
+    monkeypatch.setattr(queue, "cancel", lambda targets: cancelled.extend(targets))
+    assert main(["cancel", "small", short.trial_id]) == 0
+    other = family_of(plan, 1)[0].family_id
+    assert capsys.readouterr().out == f"cancelled element 7_0; it held these families too: {other}\n"
+    assert main(["cancel", "small"]) == 0
+    assert "cancelled job 8 (small.001.collector-ab)" in capsys.readouterr().out
+    assert cancelled == ["7_0", "7", "8"]
+
+
+def test_cancel_says_when_there_is_nothing_and_when_slurm_does_not_answer(small, slurm, capsys):
+    plan, sweep = small
+    assert main(["cancel", "small"]) == 0
+    assert "nothing to cancel" in capsys.readouterr().out
+    submission(plan, sweep)
+    slurm(answers=False)
+    assert main(["cancel", "small"]) == 2
+    assert "were not cancelled: Slurm does not answer" in capsys.readouterr().err
+
+
+def test_cancel_tells_workers_of_this_machine_to_save_and_stop(small, capsys):
+    plan, _ = small
+    _, long, trunk = family_of(plan)
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    holder = replace(Holder.here(), pid=worker.pid, started=time.time())
+    hold(trunk, holder, trial_id=long.trial_id)
+    _, _, other = family_of(plan, 1)
+    hold(other, replace(Holder.here(), host="elsewhere", pid=42))
+    assert main(["cancel", "small"]) == 0
+    assert worker.wait(10) == -15
+    captured = capsys.readouterr()
+    assert captured.out == f"told worker {worker.pid}, which trains {long.family_id}, to save and stop\n"
+    assert "trained on host elsewhere; there: kill -TERM 42" in captured.err
+
+
+def test_retry_forgets_failures_and_launches_only_these(small, slurm, capsys, monkeypatch):
+    plan, sweep = small
+    short, _, trunk = family_of(plan)
+    start(trunk)
+    end(trunk, "given up", error="given up after 3 attempts")
+    error = RunDir.of_trial(plan.runs, short.trial_id).error
+    files.write(error, lambda file: file.write(b"RuntimeError: bad\n"))
+    launched = []
+    monkeypatch.setattr(launch, "run", lambda args: launched.append(args) or 0)
+    assert main(["retry", "small", short.trial_id]) == 0
+    assert not attempts.is_given_up(trunk)
+    assert not error.exists()
+    (args,) = launched
+    assert args.only == short.family_id
+    assert args.overrides == sweep.settings()["command"][4:]
+    for trial in plan.trials:
+        record(plan, trial)
+    assert main(["retry", "small"]) == 0
+    assert "nothing to retry" in capsys.readouterr().out
