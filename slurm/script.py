@@ -46,8 +46,8 @@ cd "$code" || exit 1
 sweep_verb work "$sweep" --submission {number} --task $((SLURM_ARRAY_TASK_ID + {offset}))
 status=$?
 
-# {again}: all is saved and there is more to do. If we are still running for Slurm (our time is nearly up, or another job
-# preempts us) or our time was up: back into the queue, this element alone. Otherwise somebody has cancelled it.
+# {again}: all is saved and there is more to do. If Slurm still has us running (time is nearly up, or we are preempted),
+# or our time was up: back into the queue, this element alone. Otherwise somebody has cancelled it.
 if [ $status -eq {again} ]; then
     element=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
     for wait in 1 2 4 8 16 32; do
