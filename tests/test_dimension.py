@@ -83,12 +83,15 @@ def test_activations_are_what_the_head_reads(plan):
         expected = setup.model.features(inputs).flatten(0, 1)
     assert found == pytest.approx(expected[np.arange(50) * inputs.numel() // 50].numpy(), abs=1e-5)
     assert final_layer(setup_of(plan, micro_batch_sequences=2), 50) == pytest.approx(found, abs=1e-5)
+    assert final_layer(setup, 3) == pytest.approx(expected[np.arange(3) * inputs.numel() // 3].numpy(), abs=1e-5)
     assert len(final_layer(setup, 10**6)) == inputs.numel()
 
 
 def test_the_dimension_is_measured_where_there_are_points_enough(plan, monkeypatch):
     setup = setup_of(plan)
-    assert 1 < dimension_of(setup).d < 16
+    found = dimension_of(setup)
+    assert found is not None
+    assert 1 < found.d < 16
     monkeypatch.setattr(setup, "validation_NT", setup.validation_NT[:2])
     assert dimension_of(setup) is None
 

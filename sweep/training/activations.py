@@ -29,18 +29,18 @@ def final_layer(setup: Setup, points: int) -> np.ndarray:
     x_PC, fp32."""
     inputs_NT = setup.validation_NT[:, :-1].astype(np.int64)
     points = min(points, inputs_NT.size)
-    chosen_P = np.arange(points) * inputs_NT.size // points
+    sequence_P, position_P = np.divmod(np.arange(points) * inputs_NT.size // points, inputs_NT.shape[1])
+    needed = np.unique(sequence_P)
     found = []
     setup.model.eval()
-    for start in range(0, len(inputs_NT), setup.micro_batch):
-        inputs_BT = inputs_NT[start : start + setup.micro_batch]
-        here_P = chosen_P - start * inputs_NT.shape[1]
-        here_P = here_P[(here_P >= 0) & (here_P < inputs_BT.size)]
-        documents_BT = None
+    for chunk in np.array_split(needed, -(-len(needed) // setup.micro_batch)):
+        inputs_BT, documents_BT = inputs_NT[chunk], None
         if setup.config.model.within_documents:
             documents_BT = torch.from_numpy(documents_from(inputs_BT, setup.tokens.eot_id)).to(setup.device)
         with setup.autocast():
             x_BTC = setup.model.features(torch.from_numpy(inputs_BT).to(setup.device), documents_BT)
-        found.append(x_BTC.flatten(0, 1)[torch.from_numpy(here_P).to(setup.device)].float().cpu().numpy())
+        here_P = np.isin(sequence_P, chunk)
+        rows_P = np.searchsorted(chunk, sequence_P[here_P])
+        found.append(x_BTC[rows_P, position_P[here_P]].float().cpu().numpy())
     setup.model.train()
     return np.concatenate(found)
