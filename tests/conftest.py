@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import tiny
+from slurm_cluster import cluster, cluster_without_accounting  # noqa: F401, fixtures for all test files
 
 os.environ["WANDB_MODE"] = "disabled"  # what a test sends to W&B, it says
 
