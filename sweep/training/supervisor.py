@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
 EXIT_AGAIN, EXIT_FAILED = 75, 1  # as sweep.training.worker's, which imports torch
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 FORWARDED = (*STOP, signal.SIGCONT)
+POLL_SECONDS = 0.5
 AGAIN = (EXIT_AGAIN, *(-number for number in STOP))  # the latter: told to stop before it had begun to listen
 
 
@@ -32,7 +35,7 @@ class Supervisor:
         for number in FORWARDED:
             signal.signal(number, self._forward)
 
-    def run(self) -> int:
+    def run(self, meanwhile: Callable[[], None] = lambda: None) -> int:
         """Start the workers and wait: 75 where one was stopped by a signal, else 1 where one failed, else 0."""
         devices = visible_devices()
         for number in range(self.workers):
@@ -40,6 +43,9 @@ class Supervisor:
                 self._start(number, devices)
         if self.told_to_stop:  # perhaps while one was being started
             self._forward(signal.SIGTERM)
+        while any(process.poll() is None for process in self.processes):
+            meanwhile()
+            time.sleep(POLL_SECONDS)
         statuses = [process.wait() for process in self.processes]
         for process, status in zip(self.processes, statuses, strict=True):
             if status < 0 and status not in AGAIN:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HELP = "train a sweep's families in this process"
+SECONDS_TO_STOP = 10.0  # for what comes after training, when Slurm wants the element to end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +71,9 @@ def _train(sweep, families: set[str] | None, max_attempts: int) -> int:
 
 
 def _supervise(sweep, args: argparse.Namespace, task: dict[str, Any]) -> int:
-    """Start the element's workers and wait for them."""
+    """Start the element's workers, and what mirrors them to W&B, and wait."""
+    from sweep.tracking.follow import Task
+    from sweep.tracking.sidecar import Sidecar
     from sweep.training.claim import Job
     from sweep.training.local import LOG
     from sweep.training.supervisor import Supervisor, say
@@ -80,10 +83,20 @@ def _supervise(sweep, args: argparse.Namespace, task: dict[str, Any]) -> int:
     command += ["--task", str(args.task), "--worker"]
     supervisor = Supervisor(command, workers, sweep.settings()["run"]["threads"])
     supervisor.listen()
-    if job := Job.here():
-        os.environ[LOG] = str(sweep.path.resolve() / "slurm" / args.submission / "logs" / f"{job.id}.log")
+    logs = sweep.path.resolve() / "slurm" / args.submission / "logs"
+    job = Job.here()
+    if job is not None:
+        os.environ[LOG] = str(logs / f"{job.id}.log")
     say(f"task {args.task} of submission {args.submission}: families {' '.join(families)}; workers: {workers}")
-    status = supervisor.run()
+    sidecar = Sidecar(Task.of_sweep(sweep, families), log=logs / f"wandb-{job.id if job else args.task}.log")
+
+    def tell_news() -> None:
+        for line in sidecar.news():
+            say(line)
+
+    status = supervisor.run(meanwhile=tell_news)
+    for line in sidecar.close(SECONDS_TO_STOP if supervisor.told_to_stop else None):
+        say(line)
     for line in _trained_elsewhere(sweep, families):
         say(line)
     return status
