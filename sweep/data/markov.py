@@ -1,28 +1,23 @@
-"""A synthetic source whose entropy rate is known exactly: a language of Zipf-weighted words.
+"""A synthetic source whose entropy rate is known exactly: a Markov chain whose logits have a power-law spectrum.
 
-The lexicon has `classes` × `words_per_class` words, each a distinct random string of `shortest` to `longest`
-letters; a text is words with a space before each. From word to word, the class moves a Zipf-distributed
-number of steps around a circle (so the class of a word tells the likely classes of the next), and the rank
-within the class is Zipf-distributed too. Letters can be predicted only by who has learnt the word, so a
-bigger model, or more data, keeps on learning rarer words; and the first letters of a word depend on the whole
-word before it, out of reach for short n-grams.
+Each token depends on the one before it alone: P(j | i) is the softmax over j of z_ij = Σ_k σ_k u_ik v_jk, where u and v
+are standard normal and σ_k ∝ k^-s, scaled to `logit_std`, the standard deviation of a logit.
 
-Why the rate is exact. Steps and ranks are independent of each other and of everything before; class and rank
-name the word, since words are distinct. So a word carries H = H(step) + H(rank) nats given all words before
-it, the same in every context. Spaces occur nowhere but before words, so text and words determine each other,
-and n words of text hold n·H nats (and at most the entropy of the first word more). Steps do not depend on the
-class, so the circle's transition matrix is doubly stochastic, and in the stationary distribution every class
-has probability 1 / classes, word (class, rank) probability p(rank) / classes. With M the mean of 1 + letters
-under it, n words are n·M tokens (ergodic theorem: every step has positive probability), and the entropy rate
-is H / M nats per token.
+Why the rate is exact. Every transition has positive probability, so the chain has one stationary distribution π, which
+solves πP = π (a linear system, solved here to rounding). The text begins in it, so it is stationary, and the entropy
+rate of a stationary Markov chain is H = Σ_i π_i H(P_i), H(P_i) the entropy of row i (Cover & Thomas, section 4.2).
+Every position of a window sees the token before it, all that there is to know: the rate is the floor of the loss for
+any sequence length.
 
-A model that sees T tokens cannot know what its window cut off: its mean loss over the window lies above the
-rate by at most the entropy of (word, place in the word) divided by T, which for the default lexicon is some
-10 nats / T.
+Why losses fall towards it as power laws. A model of width C writes logits of rank C at most. What it leaves out, the
+components after the C-th, costs about ½ Σ σ_k² ~ C^(1-2s) nats, and C² ~ N: L - H ~ N^-(s-½). Estimating one more
+component, 2V numbers, from D tokens costs about V / D nats, which pays as long as σ_k² > 2V / D, for some D^(1/2s)
+components: L - H ~ D^-(1-1/2s). For s = 1 both exponents are ½, as long as C is far below V.
 """
 
-import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,96 +25,66 @@ from numpy.typing import NDArray
 from sweep.data.sources import DataConfig
 from sweep.errors import UserError
 
-SPACE = 0
-WORDS_AT_A_TIME = 1 << 18
-_LEXICON, _STREAMS = 0, {"train": 1, "validation": 2}  # what each random stream is for
+TOKENS_AT_A_TIME = 1 << 18
+_CHAIN, _STREAMS = 0, {"train": 1, "validation": 2}  # what each random stream is for
 
 
 @dataclass
 class MarkovSource(DataConfig):
-    """`tokens` in all, train and validation; tokens are letters (1 to vocab_size - 1) and the space (0)."""
+    """`tokens` in all, train and validation."""
 
     source: str = "markov"
-    tokens: int = 6_000_000
-    vocab_size: int = 64
-    classes: int = 16
-    words_per_class: int = 2048
-    shortest: int = 3
-    longest: int = 7
-    zipf_exponent: float = 1.0
+    tokens: int = 3_000_000
+    vocab_size: int = 256
+    spectrum_exponent: float = 1.0
+    logit_std: float = 1.5
     seed: int = 0
 
     def identity(self) -> dict[str, int]:
         """Nothing beyond the config, which is checked here."""
-        lowest = {"tokens": 100, "vocab_size": 3, "classes": 1, "words_per_class": 1, "shortest": 1, "seed": 0}
-        for key, least in lowest.items():
-            if getattr(self, key) < least:
+        for key, least in {"tokens": 100, "vocab_size": 2, "spectrum_exponent": 0, "logit_std": 0, "seed": 0}.items():
+            if not getattr(self, key) >= least:
                 raise UserError(f"data.{key}={getattr(self, key)}: must be at least {least}")
-        if self.longest < self.shortest or self.longest * math.log2(self.vocab_size) > 62:
-            most = int(62 / math.log2(self.vocab_size))
-            raise UserError(f"data.longest={self.longest}: must be {self.shortest} (data.shortest) to {most}")
-        if self.classes * self.words_per_class > (self.vocab_size - 1) ** self.shortest // 2:
-            raise UserError(
-                f"data.words_per_class={self.words_per_class}: too many for distinct words of "
-                f"data.shortest={self.shortest} letters; use longer words or more letters (data.vocab_size)"
-            )
+        for key, most in {"vocab_size": 4096, "spectrum_exponent": 100, "logit_std": 5}.items():
+            if getattr(self, key) > most:
+                raise UserError(f"data.{key}={getattr(self, key)}: must be at most {most}")
         return {}
 
+    @cached_property
+    def transitions(self) -> NDArray[np.float64]:
+        """P(next | present), (present, next)."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, _CHAIN]))
+        u, v = rng.standard_normal((2, self.vocab_size, self.vocab_size))
+        spectrum = np.arange(1, self.vocab_size + 1) ** -float(self.spectrum_exponent)
+        spectrum *= self.logit_std / np.sqrt((spectrum**2).sum())
+        logits = (u * spectrum) @ v.T
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    @cached_property
+    def stationary(self) -> NDArray[np.float64]:
+        """The π that solves πP = π, Σπ = 1."""
+        equations = self.transitions.T - np.eye(self.vocab_size)
+        equations[-1] = 1  # one equation follows from the others; in its place, the sum
+        return np.linalg.solve(equations, np.eye(self.vocab_size)[-1])
+
     def entropy_rate_nats(self) -> float:
-        """Nats per token, in closed form (see the top of the file)."""
-        word_nats = _entropy_nats(self._steps()) + _entropy_nats(self._ranks())
-        letters = (self.lexicon() != SPACE).sum(axis=1).reshape(self.classes, self.words_per_class)
-        return float(word_nats / (1 + letters.mean(axis=0) @ self._ranks()))
+        """Nats per token (see the top of the file)."""
+        P = self.transitions
+        return float(-self.stationary @ (P * np.log(P)).sum(axis=1))
 
     def generate(self, split: str) -> NDArray[np.uint16]:
-        """One split's tokens: the two are independent texts in one language."""
+        """One split's tokens: the two are independent texts of one chain."""
         fraction = self.validation_fraction if split == "validation" else 1 - self.validation_fraction
         wanted = round(self.tokens * fraction)
         rng = np.random.Generator(np.random.Philox(key=[self.seed, _STREAMS[split]]))
-        lexicon = self.lexicon()
-        pieces: list[NDArray[np.uint16]] = []
-        made, last_class = 0, 0
-        while made < wanted:
-            words, last_class = self._words(rng, last_class)
-            rows = lexicon[words]
-            letters = rows != SPACE
-            letters[:, 0] = True  # the space before the word
-            pieces.append(rows[letters])
-            made += len(pieces[-1])
-        return np.concatenate(pieces)[:wanted]
-
-    def lexicon(self) -> NDArray[np.uint16]:
-        """(words, 1 + longest): space, letters, spaces as padding; word = class · words_per_class + rank."""
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, _LEXICON]))
-        words = np.empty((0, self.longest), np.int64)
-        wanted = self.classes * self.words_per_class
-        while len(words) < wanted:
-            letters = rng.integers(1, self.vocab_size, (wanted, self.longest))
-            lengths = rng.integers(self.shortest, self.longest + 1, wanted)
-            letters[np.arange(self.longest) >= lengths[:, None]] = SPACE
-            words = np.concatenate([words, letters])
-            spelled = words @ self.vocab_size ** np.arange(self.longest, dtype=np.int64)
-            words = words[np.sort(np.unique(spelled, return_index=True)[1])]
-        return np.pad(words[:wanted], ((0, 0), (1, 0))).astype(np.uint16)
-
-    def _words(self, rng: np.random.Generator, last_class: int) -> tuple[NDArray[np.int64], int]:
-        """The next words, and the class of the last."""
-        steps = np.searchsorted(np.cumsum(self._steps())[:-1], rng.random(WORDS_AT_A_TIME))
-        ranks = np.searchsorted(np.cumsum(self._ranks())[:-1], rng.random(WORDS_AT_A_TIME))
-        classes = (last_class + np.cumsum(steps)) % self.classes
-        return classes * self.words_per_class + ranks, int(classes[-1])
-
-    def _steps(self) -> NDArray[np.float64]:
-        return _zipf(self.classes, self.zipf_exponent)
-
-    def _ranks(self) -> NDArray[np.float64]:
-        return _zipf(self.words_per_class, self.zipf_exponent)
-
-
-def _zipf(count: int, exponent: float) -> NDArray[np.float64]:
-    weights = np.arange(1, count + 1) ** -float(exponent)
-    return weights / weights.sum()
-
-
-def _entropy_nats(p: NDArray[np.float64]) -> float:
-    return float(-(p * np.log(p)).sum())
+        below = [row.tolist() for row in np.cumsum(self.transitions, axis=1)[:, :-1]]
+        token = int(np.searchsorted(np.cumsum(self.stationary)[:-1], rng.random(), side="right"))
+        text = np.empty(wanted, np.uint16)
+        for start in range(0, wanted, TOKENS_AT_A_TIME):
+            part = []
+            for draw in rng.random(min(TOKENS_AT_A_TIME, wanted - start)).tolist():
+                part.append(token)
+                token = bisect_right(below[token], draw)
+            text[start : start + len(part)] = part
+        return text
