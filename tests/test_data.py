@@ -252,7 +252,7 @@ def test_a_synthetic_source_knows_its_entropy_rate(tmp_path):
     source = MarkovSource(tokens=50_000)
     tokens = prepare(source, tmp_path, progress=False)
     assert tokens.reference_lines["entropy_rate"] == source.entropy_rate_nats()
-    assert tokens.vocab_size == 64
+    assert tokens.vocab_size == 256
     assert len(tokens.train) == 47_500
     assert tokens.decode([1, 0, 2]) == "1 0 2"
     assert find(source, tmp_path).fingerprint == tokens.fingerprint
