@@ -41,7 +41,7 @@ def slurm(cluster):
 
 
 @pytest.fixture
-def folder(cluster):  # which skips where there is no Slurm
+def folder(slurm):  # which skips where there is no Slurm
     """Of another cluster; what a failed test leaves running in it is ended."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     yield folder
@@ -112,12 +112,13 @@ def test_an_array_is_throttled_and_each_element_has_a_gpu_of_its_own(slurm, tmp_
     job = submit(
         slurm,
         f'echo "$(date +%s.%N) start $SLURM_ARRAY_TASK_ID $SLURMD_NODENAME:$CUDA_VISIBLE_DEVICES" >>{tmp_path}/log\n'
-        f'srun bash -c "sleep 1.5"\n'
+        f"[ $(hostname) = $SLURMD_NODENAME ] || exit 1\nsrun sleep 1.5\n"
         f'echo "$(date +%s.%N) end $SLURM_ARRAY_TASK_ID $SLURMD_NODENAME:$CUDA_VISIBLE_DEVICES" >>{tmp_path}/log\n',
         "--array=0-4%3",
         "--gpus=1",
     )
     wait_until(lambda: ended(slurm, job), cluster=slurm)
+    assert set(elements(slurm, job).values()) == {"COMPLETED"}  # each node has a host name of its own
     held: set[str] = set()
     most = 0
     for line in sorted((tmp_path / "log").read_text().splitlines()):

@@ -196,7 +196,13 @@ class Cluster:
             command = ["mariadbd", "--no-defaults", "--user=root", f"--datadir={folder}/mysql"]
             command += ["--bind-address=127.0.0.1", f"--port={self.ports[daemon]}", f"--socket={folder}/mysql.socket"]
             return [*command, f"--init-file={folder}/users.sql", "--skip-name-resolve"]
-        return ["slurmd", "-D", "-N", daemon] if daemon in self.nodes else [daemon, "-D"]
+        if daemon not in self.nodes:
+            return [daemon, "-D"]
+        slurmd = ["slurmd", "-D", "-N", daemon]
+        if not _may_name_hosts():
+            return slurmd
+        named = f'hostname {daemon} && mount --bind "$0" /etc/hosts && exec "$@"'
+        return ["unshare", "--uts", "--mount", "sh", "-c", named, f"{folder}/hosts", *slurmd]
 
     def _answers(self, daemon: str) -> bool:
         address: tuple[str, int] | str = str(self.folder / "munge.socket")
@@ -294,6 +300,8 @@ class Cluster:
             "last_gpu": settings.gpus - 1,
             "password": secrets.token_hex(16),
         }
+        hosts = f"127.0.0.1 {' '.join(nodes)}\n"
+        (self.folder / "hosts").write_text(Path("/etc/hosts").read_text() + hosts)
         texts = {name: (Path(__file__).parent / name).read_text() for name in TEMPLATES}
         for name, text in {**texts, "munge.key": secrets.token_hex(64)}.items():
             (self.folder / name).touch(0o644 if name in FOR_ALL else 0o600)
@@ -307,6 +315,11 @@ def _require_root_and_packages(settings: Settings) -> None:
     missing = sorted({PACKAGES[program] for program in wanted if not shutil.which(program, path=PATH)})
     if missing:
         raise UserError(f"not installed: {', '.join(missing)}; on Debian: apt install {' '.join(missing)}")
+
+
+def _may_name_hosts() -> bool:
+    """Whether processes here can have a host name of their own, as they have on a cluster's nodes."""
+    return subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True, check=False).returncode == 0
 
 
 def _free_ports(count: int) -> list[int]:
