@@ -16,7 +16,10 @@ from pathlib import Path
 
 from sweep.errors import UserError
 
-CALL_SECONDS = 60  # one call of one program
+CALL_SECONDS = 60  # one call of one program; they themselves try a silent controller for 10 or 20
+IMPATIENT_SECONDS = 4  # one call, for those who would rather go without an answer
+ACCOUNT_SECONDS = 10  # accounting is a database that may be busy, and there are other sources
+SUBMIT_TRIES = 3  # where a submission got lost on its way, and the controller answered again afterwards
 PATIENCE_SECONDS = 60  # asking again while the controller does not answer
 # How Slurm's programs say that it was the way to the controller that failed, and not what was asked.
 UNREACHABLE = re.compile(
@@ -91,15 +94,15 @@ def submit(
     """
     environment = job_environment(passed_on)
     command = ["sbatch", "--parsable", *arguments, str(script)]
-    for _ in _while_patient(patience_seconds):
-        ended = _once(command, environment)
-        if ended is not None and ended.returncode == 0:
-            return int(ended.stdout.strip().partition(";")[0])
-        if not _unreachable(ended):
-            raise Refused(_words(command, ended))
+    for _ in range(SUBMIT_TRIES):
+        done = _once(command, environment, CALL_SECONDS)
+        if done is not None and done.returncode == 0:
+            return int(done.stdout.strip().partition(";")[0])
+        if not _unreachable(done):
+            raise Refused(_words(command, done))
         if (found := find(name, since=time.time() - 3600, patience_seconds=patience_seconds)) is not None:
             return found
-    raise NotAnswering(_words(command, ended))
+    raise NotAnswering(_words(command, done))
 
 
 def find(name: str, since: float, patience_seconds: float = PATIENCE_SECONDS) -> int | None:
@@ -208,9 +211,10 @@ def _jobs(line: str) -> list[Job]:
 
 
 def _ask(command: list[str], patience_seconds: float) -> str:
-    """What a program prints; asked again while the controller does not answer."""
+    """What a program prints; asked again while the controller does not answer, unless without patience."""
+    seconds = CALL_SECONDS if patience_seconds else IMPATIENT_SECONDS
     for _ in _while_patient(patience_seconds):
-        done = _once(command, _environment())
+        done = _once(command, _environment(), seconds)
         if done is not None and done.returncode == 0:
             return done.stdout
         if not _unreachable(done):
@@ -222,14 +226,13 @@ def _account(arguments: list[str]) -> str | None:
     """What sacct prints; None where there is no accounting, or it does not answer."""
     if shutil.which("sacct") is None:
         return None
-    done = _once(
-        ["sacct", "--allocations", "--noheader", "--parsable2", f"--user={getpass.getuser()}", *arguments],
-        _environment(),
-    )
+    who = f"--user={getpass.getuser()}"
+    command = ["sacct", "--allocations", "--noheader", "--parsable2", who, *arguments]
+    done = _once(command, _environment(), ACCOUNT_SECONDS)
     return done.stdout if done is not None and done.returncode == 0 else None
 
 
-def _once(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str] | None:
+def _once(command: list[str], environment: dict[str, str], seconds: float) -> subprocess.CompletedProcess[str] | None:
     """One call; None if it took longer than any should."""
     try:
         return subprocess.run(
@@ -238,7 +241,7 @@ def _once(command: list[str], environment: dict[str, str]) -> subprocess.Complet
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=CALL_SECONDS,
+            timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired:
@@ -272,7 +275,7 @@ def _unreachable(done: subprocess.CompletedProcess[str] | None) -> bool:
 def _words(command: list[str], done: subprocess.CompletedProcess[str] | None) -> str:
     """Slurm's own words in one line."""
     if done is None:
-        return f"{command[0]}: no answer within {CALL_SECONDS} s"
+        return f"{command[0]}: Slurm's controller did not answer"
     lines = [line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines() if line]
     return f"{command[0]}: {'; '.join(lines) or f'exit status {done.returncode}'}"
 
