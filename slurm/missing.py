@@ -6,6 +6,7 @@ from typing import Any
 from slurm import queue
 from slurm.alive import job_is_gone
 from slurm.submission import Submission
+from sweep import attempts
 from sweep.plan import Plan
 from sweep.rundir import RunDir
 from sweep.training import claim
@@ -19,21 +20,26 @@ class Missing:
     families: list[list[Trial]] = field(default_factory=list)  # to train: their trials without a record
     queued: dict[str, str] = field(default_factory=dict)  # in the queue: their array element
     held: dict[str, str] = field(default_factory=dict)  # being trained otherwise: by whom
+    given_up: list[str] = field(default_factory=list)  # after attempts without progress, until a person says `retry`
 
 
 def missing(plan: Plan, earlier: list[Submission]) -> Missing:
-    """The plan's families, those that are done left out."""
+    """The families that the launch is about, those that are done left out."""
     found = Missing()
     done = plan.done()
     queued = families_in_queue(earlier)
     for family in plan.families():
         left = [trial for trial in family if trial.trial_id not in done]
         name = family[0].family_id
-        if left and name in queued:
+        if not left or (plan.only and name not in plan.only):
+            continue
+        if name in queued:
             found.queued[name] = queued[name]
-        elif left and (holder := _holder(plan, name)) is not None:
+        elif (holder := _holder(plan, name)) is not None:
             found.held[name] = holder
-        elif left:
+        elif attempts.is_given_up(RunDir.of_trunk(plan.runs, name)):
+            found.given_up.append(name)
+        else:
             found.families.append(left)
     return found
 

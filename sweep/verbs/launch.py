@@ -94,21 +94,33 @@ def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
         submit.check_budget(plan, submit.without_record(plan))
         return 0
     _refuse_damaged(plan)
+    plan.only = set(args.only.split(",")) if args.only else set()
     made, left = submit.launch(
         plan, sweep, command, args.overrides, args.extend, not args.no_report, lambda line: print(line, file=sys.stderr)
     )
     others = set(left.queued) | set(left.held)
-    busy = {trial.trial_id for trial in plan.trials if trial.family_id in others}
-    print(f"sweep {plan.name}: {price(plan, plan.done() | busy)}")
+    to_train = {family[0].family_id for family in left.families}
+    busy = {trial.trial_id for trial in plan.trials if trial.family_id not in to_train}
+    done = plan.done()
+    if made is not None:
+        print(f"sweep {plan.name}: {price(plan, done | busy)}")
+    else:
+        print(f"sweep {plan.name}: {len(done)} of {len(plan.trials)} trials have a record; nothing was submitted")
     for what, families in (("in the queue already", left.queued), ("being trained", left.held)):
         for name, where in list(families.items())[:5]:
             print(f"{what}, left alone: {name}, {where}")
         if len(families) > 5:
             print(f"{what}, left alone: {len(families) - 5} more families")
+    if left.given_up:
+        some = ", ".join(left.given_up[:3]) + (", …" if left.given_up[3:] else "")
+        print(
+            f"{len(left.given_up)} families were given up after attempts without progress ({some}); when the reason is "
+            f"corrected: python -m sweep retry {sweep.name}"
+        )
     if made is None:
         if not others and not args.no_report:
             _report(sweep)
-        return 0
+        return 1 if left.given_up else 0
     print(_submission(made))
     print(f"how it goes: python -m sweep status {sweep.name}   end it: python -m sweep cancel {sweep.name}")
     return 0
