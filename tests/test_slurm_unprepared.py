@@ -1,0 +1,112 @@
+"""A submission that was planned before its data was there trains exactly what a plan with the data would."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+from slurm import snapshot
+from slurm.draft import Limits, draft
+from slurm.submission import Submission, exclusive
+from slurm.submit import _write
+from slurm.unprepared import finish, is_provisional, real_tasks, tokens_or_stand_in
+from sweep.errors import UserError
+from sweep.plan import absolute_paths, make_plan, planned_trials, save
+from sweep.sweepdir import SweepDir
+from sweep.verbs.plan import plan_here
+
+CLUSTER = [
+    "cluster=slurm",
+    "cluster.device_name=null",
+    "cluster.device_memory_gib=null",
+    "cluster.seconds_per_step=30",
+    "cluster.slurm.gpus=0",
+    "cluster.slurm.cpus=1",
+]
+
+
+@pytest.fixture
+def submitted(overrides, workspace):
+    """`submitted(*overrides)` → a submission as a launch leaves it behind, and its plan; data not prepared."""
+
+    def make(*more):
+        (workspace / "tokens").mkdir(exist_ok=True)
+        typed = [*overrides, *CLUSTER, "paths.tokens=tokens", "sweep.name=early", *more]
+        plan = absolute_paths(make_plan(typed, tokens_or_stand_in))
+        sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
+        code = snapshot.Snapshot(workspace / "code", None, b"", False, [])
+        made = draft(plan, sweep, plan.families(), ["launch"], typed, code, Limits(1001))
+        save(plan, sweep, ["launch"])
+        _write(made, code)
+        return made.submission, plan, typed
+
+    return make
+
+
+def families_of(submission):
+    return [family for task in submission.tasks() for family in task["families"]]
+
+
+def test_ids_are_provisional_until_the_data_is_there(submitted):
+    submission, plan, typed = submitted("seed=0,1,2", tiny.steps(20, 30))
+    assert submission.unprepared
+    assert submission.prepare is not None
+    assert all(map(is_provisional, plan.trials))
+    finish(Submission.read(submission.folder))
+    real = plan_here(typed)
+    assert sorted(families_of(submission)) == sorted(family[0].family_id for family in real.families())
+    assert [len(task["families"]) for task in submission.tasks()] == [1, 1, 1]
+    sweep = SweepDir(Path(submission.sweep))
+    assert {t.trial_id for t in planned_trials(sweep)} == {t.trial_id for t in real.trials}
+    assert (submission.folder / "prepared.json").exists()
+
+
+def test_preparing_twice_changes_nothing(submitted):
+    submission, _, _ = submitted("seed=0,1", tiny.steps(20))
+    finish(Submission.read(submission.folder))
+    sweep = SweepDir(Path(submission.sweep))
+    before = (submission.tasks(), sweep.plan.read_text())
+    finish(Submission.read(submission.folder))
+    assert (submission.tasks(), sweep.plan.read_text()) == before
+
+
+def test_conditions_on_the_data_exclude_points_once_it_is_known(submitted):
+    submission, plan, _ = submitted("seed=0,1", tiny.steps(20, 400), 'sweep.where=["epochs <= 1"]')
+    assert len(plan.trials) == 4
+    finish(Submission.read(submission.folder))
+    sweep = SweepDir(Path(submission.sweep))
+    assert len(planned_trials(sweep)) == 2
+    assert {excluded["condition"] for excluded in sweep.settings()["excluded"]} == {"epochs <= 1"}
+    assert len(families_of(submission)) == 2
+
+
+def test_two_data_sets_that_are_not_there_are_not_taken_for_one(submitted):
+    _, plan, _ = submitted("data.validation_fraction=0.2,0.3", tiny.steps(20))
+    assert len(plan.trials) == 2
+
+
+def test_what_is_there_keeps_its_ids(overrides, workspace):
+    plan = make_plan([*overrides, *CLUSTER, tiny.steps(20)], tokens_or_stand_in)
+    assert not any(map(is_provisional, plan.trials))
+
+
+def test_each_family_is_in_one_element_whatever_the_points_turn_out_to_be(submitted):
+    _, _, typed = submitted("seed=0,1", tiny.steps(20, 30))
+    real = plan_here(typed)
+    points = [" ".join(real.points[trial.trial_id]) for trial in real.trials]
+    tasks = [{"task": 0, "points": points[:3]}, {"task": 1, "points": [*points[1:], "seed=9 not there"]}]
+    made = real_tasks(tasks, real)
+    assert sorted(f for task in made for f in task["families"]) == sorted({t.family_id for t in real.trials})
+
+
+def test_it_waits_for_a_launch_that_is_submitting(submitted, monkeypatch):
+    submission, _, _ = submitted("seed=0", tiny.steps(20))
+    monkeypatch.setattr("slurm.unprepared.LOCK_SECONDS", 0)
+    with (
+        exclusive(SweepDir(Path(submission.sweep))),
+        pytest.raises(UserError, match="another launch is submitting"),
+    ):
+        finish(Submission.read(submission.folder))
+    assert not (submission.folder / "prepared.json").exists()
+    assert json.loads((submission.folder / "tasks.jsonl").read_text().splitlines()[0])["points"]
