@@ -81,6 +81,8 @@ class RunOptions:
     backend: str = "auto"
     compile: bool = False
     micro_batch_sequences: int | None = None
+    stack: Any = "auto"
+    graph: bool = False
     threads: int = 1
     workers: Any = "auto"
     deterministic: bool = True
@@ -210,6 +212,9 @@ def _check_section(name: str, value: Any) -> None:
         _at_least("run.threads", value.threads, 1)
         if value.workers != "auto" and not (type(value.workers) is int and value.workers > 0):
             raise UserError(f"run.workers={value.workers}: must be auto or a number of processes")
+        value.stack = "off" if value.stack is False else value.stack  # YAML reads off as false
+        if value.stack not in ("auto", "off") and not (type(value.stack) is int and value.stack > 0):
+            raise UserError(f"run.stack={value.stack}: must be auto, off or a number of trials")
         if value.micro_batch_sequences is not None:
             _at_least("run.micro_batch_sequences", value.micro_batch_sequences, 1)
         _in_range("run.checkpoint_seconds", value.checkpoint_seconds, 0.0, float("inf"))

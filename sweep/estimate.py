@@ -24,6 +24,22 @@ class Estimate:
     source: str
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a device is shared: curves in one stack of so many slots (0: none), or so many processes."""
+
+    stack: int = 0
+    processes: int = 1
+
+    def __str__(self) -> str:
+        if self.stack:
+            return f"stack of {self.stack}"
+        return f"{self.processes} processes on a device" if self.processes > 1 else "alone"
+
+
+ALONE = Way()
+
+
 @dataclass
 class Speeds:
     """Measured speeds by device model and shape; calibrations win over records."""
@@ -37,9 +53,16 @@ class Speeds:
             found[row["source"]].setdefault(row["key"], []).append(row)
         return cls(found)
 
-    def estimate(self, trial: Trial, options: RunOptions, device_model: str, cluster: ClusterSection) -> Estimate:
-        """Seconds for `trial` on a device of this model."""
-        key = speed_key(trial, options, device_model)
+    def calibrated(self, trial: Trial, options: RunOptions, device_model: str, way: Way) -> float | None:
+        """Tokens per second of a device, all that share it together; None where it was not calibrated."""
+        rows = self.by_source["calibration"].get(speed_key(trial, options, device_model, way), [])[-5:]
+        return statistics.median(row["tokens_per_second"] for row in rows) if rows else None
+
+    def estimate(
+        self, trial: Trial, options: RunOptions, device_model: str, cluster: ClusterSection, way: Way = ALONE
+    ) -> Estimate:
+        """Seconds for `trial` of a device of this model: its share, where others are trained at the same time."""
+        key = speed_key(trial, options, device_model, way)
         for source in ("calibration", "records"):
             if rows := self.by_source[source].get(key, [])[-5:]:
                 tokens_per_second = statistics.median(row["tokens_per_second"] for row in rows)
@@ -49,12 +72,13 @@ class Speeds:
         return Estimate(arithmetic + trial.config.steps * cluster.seconds_per_step, "guess")
 
 
-def speed_key(trial: Trial, options: RunOptions, device_model: str) -> str:
+def speed_key(trial: Trial, options: RunOptions, device_model: str, way: Way = ALONE) -> str:
     """What a speed depends on: the device, the shape of a step, how it is executed."""
     model = trial.config.model
     shape = [model.depth, model.width, model.heads, model.kv_heads, model.mlp_width, model.mlp, model.vocab_size]
     step = [model.seq_len, trial.config.batch_sequences, options.micro_batch_sequences, trial.config.precision]
     how = [options.threads, options.backend, options.compile]
+    how += ([] if way == ALONE else [str(way)]) + (["graph"] if way.stack and options.graph else [])
     return json.dumps([device_model, shape, step, how])
 
 
@@ -66,11 +90,15 @@ def record_speed(
     tokens_per_second: float,
     validation_seconds: float = 0.0,
     source: str = "records",
+    way: Way = ALONE,
 ) -> None:
-    """Remember a measured speed for the next plan. A record's tokens per second include its validations."""
+    """Remember a measured speed for the next plan: tokens per second of the device, all that share it together.
+
+    A record's include its validations.
+    """
     row = {
         "source": source,
-        "key": speed_key(trial, options, device_model),
+        "key": speed_key(trial, options, device_model, way),
         "tokens_per_second": round(tokens_per_second, 1),
         "validation_seconds": round(validation_seconds, 4),
     }

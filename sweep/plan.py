@@ -26,7 +26,8 @@ from sweep.data.prepare import DataConfig
 from sweep.data.tokens import Tokens
 from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.errors import UserError
-from sweep.estimate import Estimate, Speeds
+from sweep.estimate import ALONE, Estimate, Speeds
+from sweep.execution import Execution, executions, peers
 from sweep.quantity import size
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
@@ -66,6 +67,7 @@ class Plan:
     repeated: int  # grid points that are a trial named before
     estimates: dict[str, Estimate] = field(default_factory=dict)
     points: dict[str, list[str]] = field(default_factory=dict)  # the overrides of each trial's point, by its id
+    executions: list[Execution] = field(default_factory=list)  # how its families are trained, by shape
     only: set[str] = field(default_factory=set)  # the families that this launch is about; all if none is named
 
     @property
@@ -162,7 +164,20 @@ def make_plan(
     if not plan.trials:
         conditions_said = ", ".join(plan.excluded_by_condition())
         raise UserError(f"no point of the grid is left: all {len(plan.excluded)} are excluded by {conditions_said}")
+    _choose_executions(plan, speeds, device_name)
     return plan
+
+
+def _choose_executions(plan: Plan, speeds: Speeds, device_name: str) -> None:
+    """How each shape is trained, and what that makes of the estimates: a trial's share of the device."""
+    config, device = plan.config, plan.device
+    together = peers(config.run, device)
+    plan.executions = executions(plan.families(), config.run, speeds, device, device_name, together)
+    for one in plan.executions:
+        for trial in itertools.chain.from_iterable(one.families):
+            if one.way != ALONE and speeds.calibrated(trial, config.run, device_name, one.way) is not None:
+                estimate = speeds.estimate(trial, config.run, device_name, config.cluster, one.way)
+                plan.estimates[trial.trial_id] = estimate
 
 
 def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) -> None:

@@ -76,3 +76,8 @@ def size(count_bytes: float) -> str:
         if count_bytes >= limit:
             return f"{count_bytes / limit:.1f} {suffix}"
     return f"{count_bytes:.0f} B"
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """1 family, 2 families."""
+    return f"{count} {one if count == 1 else many}"

@@ -56,5 +56,6 @@ def train(
     def note(member: Member) -> None:
         ended[member.family.family_id] = (member.stopped, member.failures)
 
-    Together(stack, members()).train()
+    waiting = members()
+    Together(stack, lambda: next(waiting, None)).train()
     return ended

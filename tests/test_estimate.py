@@ -72,12 +72,13 @@ def test_calibrate_measures_each_shape_once(overrides, workspace, monkeypatch, c
     from sweep.training import calibrate
 
     monkeypatch.setattr(calibrate, "SECONDS", 0.05)
-    grid = [*overrides, tiny.steps(20, 4000), "seed=0,1"]
+    grid = [*overrides, tiny.steps(20, 4000), "seed=0,1", "run.workers=2"]
     assert main(["plan", *grid, "--calibrate"]) == 0
     shown = capsys.readouterr().out
     assert "from: calibration" in shown
     assert "guess" not in shown
-    assert len(tiny.lines(workspace / "runs" / "speeds.jsonl")) == 1
+    speeds = tiny.lines(workspace / "runs" / "speeds.jsonl")
+    assert len(speeds) == len({row["key"] for row in speeds}) == 2  # alone, and a stack of the two that fit a worker
     plan = plan_here(grid)
     assert {e.source for e in plan.estimates.values()} == {"calibration"}
     short, long = plan.estimates[plan.trials[0].trial_id], plan.estimates[plan.trials[2].trial_id]

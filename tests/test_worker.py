@@ -399,7 +399,7 @@ def test_workers_on_one_runs_folder_never_hold_a_family_at_once(overrides, plan,
     """Three processes, four families."""
     more, sweep = tiny.make_sweep([*overrides, tiny.steps(20, 40), "seed=0,1,2,3"])
     said, err = start(sweep.path, "together", 3)
-    assert [line["ended"] for line in said] == [0, 0, 0]
+    assert [line["ended"] for line in said] == [0, 0, 0], err
     assert more.done() == {t.trial_id for t in more.trials}
     spans, by_pid = defaultdict(list), defaultdict(int)
     for family in more.families():

@@ -1,14 +1,21 @@
-"""Measuring how fast each shape of a plan trains here, for a plan whose time is not a guess."""
+"""Measuring how fast each shape of a plan trains here, for a plan whose time is not a guess; and each way of sharing a
+device, so that only what is faster is chosen (`sweep.execution`)."""
 
+import multiprocessing
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from sweep.config import RunOptions
 from sweep.data.tokens import Tokens
-from sweep.environment import attention_backend, device_model
-from sweep.estimate import record_speed, speed_key
+from sweep.environment import attention_backend, device_memory_bytes, device_model
+from sweep.estimate import ALONE, Way, record_speed, speed_key
+from sweep.execution import candidates
 from sweep.plan import Plan
 from sweep.training import loop
-from sweep.training.loop import Setup, State
+from sweep.training.loop import Curve, Setup, State
+from sweep.training.stack import Stack
 from sweep.training.worker import prepare_torch
 from sweep.trial import Trial
 
@@ -16,45 +23,97 @@ WARM_UP_STEPS = 3
 SECONDS = 1.5
 
 
-def calibrate(plan: Plan) -> dict[str, float]:
-    """Time every distinct shape of the plan for a second or two; tokens per second by trial id of its first trial."""
-    options = plan.config.run
-    prepare_torch(options, plan.device)
-    model_name = device_model(plan.device)
-    shapes = {speed_key(trial, options, model_name): trial for trial in reversed(plan.trials)}
-    measured = {}
-    for trial in reversed(shapes.values()):
-        tokens_per_second, validation_seconds = _time(trial, plan)
-        record_speed(plan.runs, trial, options, model_name, tokens_per_second, validation_seconds, "calibration")
-        measured[trial.trial_id] = tokens_per_second
-    return measured
+def calibrate(plan: Plan, say: Callable[[str], None] = lambda line: None) -> None:
+    """Time every distinct shape of the plan for a second or two, alone and in each way that may be faster."""
+    options, device = plan.config.run, plan.device
+    prepare_torch(options, device)
+    name, tokens = device_model(device), Path(plan.config.paths.tokens)
+    shapes = {speed_key(one.families[0][0], options, name): one for one in plan.executions}
+    for one in shapes.values():
+        trial = one.families[0][0]
+        validation_seconds = _validation_seconds(_setup(trial, options, tokens, device))
+        for way in (ALONE, *candidates(trial, one.curves, options, device, device_memory_bytes(device))):
+            tokens_per_second = _time(trial, options, tokens, device, way)
+            say(f"{trial.trial_id}: {way} {tokens_per_second:,.0f} tokens/s")
+            record_speed(plan.runs, trial, options, name, tokens_per_second, validation_seconds, "calibration", way)
 
 
-def _time(trial: Trial, plan: Plan) -> tuple[float, float]:
-    """Tokens per second of training, and seconds of one validation."""
-    setup = Setup(
-        config=trial.config,
-        flops_per_token=float(trial.flops_per_token.exact),
-        tokens=Tokens.open(Path(plan.config.paths.tokens), trial.config.data.fingerprint),
-        options=plan.config.run,
-        device=plan.device,
-        backend=attention_backend(plan.config.run.backend, plan.device, trial.config.model.head_dim),
-        execution_class="calibration",
-    )
+def _time(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way) -> float:
+    """Tokens per second of training, all that share the device together."""
+    if way.processes > 1:
+        return _processes(trial, options, tokens, device, way.processes)
+    setup = _setup(trial, options, tokens, device)
+    if way.stack:
+        stack = Stack(setup, way.stack, graph=options.graph and device == "cuda")
+        for _ in range(way.stack):
+            stack.seat(_curve(_setup(trial, options, tokens, device, stack)))
+        speed = _steps_per_second(stack.update, lambda: stack.loss_sum_K.sum().item())
+        return speed * way.stack * trial.config.batch_tokens
     state = State.fresh(setup)
 
     def step() -> None:
         loop.update(setup, state, trial.config.optim.lr)
         state.step += 1
 
+    return _steps_per_second(step, state.loss_sum.item) * trial.config.batch_tokens
+
+
+def _steps_per_second(step: Callable[[], Any], wait: Callable[[], Any]) -> float:
+    """`wait` is for the device."""
     for _ in range(WARM_UP_STEPS):
         step()
-    state.loss_sum.item()  # waits for the device
-    start, first = time.monotonic(), state.step
+    wait()
+    start, steps = time.monotonic(), 0
     while time.monotonic() - start < SECONDS:
         step()
-        state.loss_sum.item()
-    trained = (state.step - first) * trial.config.batch_tokens / (time.monotonic() - start)
+        wait()
+        steps += 1
+    return steps / (time.monotonic() - start)
+
+
+def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, count: int) -> float:
+    """As many processes on one device at the same time."""
+    context = multiprocessing.get_context("spawn")
+    ready, speeds = context.Barrier(count), context.SimpleQueue()
+    arguments = (trial, options, tokens, device, ready, speeds)
+    workers = [context.Process(target=_one_of_several, args=arguments) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(speeds.get() for _ in workers) if all(worker.exitcode == 0 for worker in workers) else 0.0
+
+
+def _one_of_several(trial: Trial, options: RunOptions, tokens: Path, device: str, ready: Any, speeds: Any) -> None:
+    """A process's share. It trains a little first, so that all are measured while all train."""
+    prepare_torch(options, device)
+    loop.update(setup := _setup(trial, options, tokens, device), State.fresh(setup), trial.config.optim.lr)
+    ready.wait()
+    speeds.put(_time(trial, options, tokens, device, ALONE))
+
+
+def _validation_seconds(setup: Setup) -> float:
     start = time.monotonic()
     loop.evaluate(setup, setup.validation_NT)
-    return trained, time.monotonic() - start
+    return time.monotonic() - start
+
+
+def _setup(trial: Trial, options: RunOptions, tokens: Path, device: str, stack: Stack | None = None) -> Setup:
+    return Setup(
+        config=trial.config,
+        flops_per_token=float(trial.flops_per_token.exact),
+        tokens=Tokens.open(tokens, trial.config.data.fingerprint),
+        options=options,
+        device=device,
+        backend=attention_backend(options.backend, device, trial.config.model.head_dim),
+        execution_class="calibration",
+        shared_model=None if stack is None else stack.desk,
+    )
+
+
+def _curve(setup: Setup) -> Curve:
+    """A curve that leaves nothing on disk."""
+    nowhere = Path("/dev/null")
+    return Curve(
+        setup, State.fresh(setup), None, nowhere, nowhere, lambda curve: None, lambda: False, lambda news: None
+    )

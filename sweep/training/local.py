@@ -19,6 +19,7 @@ from rich.table import Table
 
 from sweep.environment import ROOT, attention_backend, resolve_device
 from sweep.errors import UserError
+from sweep.execution import peers, processes_per_device
 from sweep.plan import Plan
 from sweep.quantity import duration, short
 from sweep.record import Record
@@ -29,7 +30,12 @@ from sweep.tracking.sidecar import Sidecar
 from sweep.training import claim
 
 REFRESH_SECONDS = 1.0
-EXIT_AGAIN, FAILED, LOG = 75, "failed: ", "SWEEP_LOG"  # as sweep.training.worker's, which imports torch
+EXIT_AGAIN, FAILED, LOG, PEERS = (
+    75,
+    "failed: ",
+    "SWEEP_LOG",
+    "SWEEP_PEERS",
+)  # as sweep.training.worker's, which imports torch
 
 
 @dataclass
@@ -74,15 +80,16 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
 
 
 def worker_count(plan: Plan) -> int:
-    """Processes to start: as asked, else one per GPU, or cores over threads; never more than families to train."""
+    """Processes to start: as asked, else cores over threads, or for each GPU one or as many as a calibration found
+    faster; never more than families to train."""
     options = plan.config.run
     done = plan.done()
     families = sum(any(trial.trial_id not in done for trial in family) for family in plan.families())
     if options.workers != "auto":
         return min(options.workers, families)
     if plan.device == "cuda":
-        return min(_gpus(), families)
-    return min(max(1, len(os.sched_getaffinity(0)) // options.threads), families)
+        return min(_gpus() * processes_per_device(plan.executions), families)
+    return min(peers(options, plan.device), families)
 
 
 def _gpus() -> int:
@@ -97,6 +104,7 @@ def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OMP_NUM_THREADS": str(plan.config.run.threads),
+        PEERS: str(worker_count(plan)),
     }
     if plan.device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

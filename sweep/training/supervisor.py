@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
-EXIT_AGAIN, EXIT_FAILED = 75, 1  # as sweep.training.worker's, which imports torch
+EXIT_AGAIN, EXIT_FAILED, PEERS = 75, 1, "SWEEP_PEERS"  # as sweep.training.worker's, which imports torch
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 FORWARDED = (*STOP, signal.SIGCONT)
 POLL_SECONDS = 0.5
@@ -62,7 +62,7 @@ class Supervisor:
         try:
             process = subprocess.Popen(
                 self.command,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), **device},
+                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), PEERS: str(self.workers), **device},
                 stdin=subprocess.DEVNULL,
             )
         finally:

@@ -7,7 +7,7 @@ the others be. So a stack is only a way to train: each trial is left on disk as 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -47,8 +47,8 @@ class Row:
 class Together:
     """The queue before a stack, and the rows in it."""
 
-    def __init__(self, stack: Stack, families: Iterator[Member]):
-        self.stack, self.families = stack, families
+    def __init__(self, stack: Stack, next_family: Callable[[], Member | None]):
+        self.stack, self.next_family = stack, next_family
         self.queue: deque[Row] = deque()
         self.rows: list[Row] = []
         self.clock = SharedClock(lambda: [row.curve.state for row in self.rows])
@@ -63,6 +63,13 @@ class Together:
             if self.rows:
                 self._step()
             self._fill()
+
+    def let_go(self) -> None:
+        """Leave every family as its last checkpoints left it."""
+        for row in [*self.rows, *self.queue]:
+            row.member.stopped = True
+            self._remove(row)
+        self.queue.clear()
 
     def _step(self) -> None:
         """One update of all rows, then what follows it for each."""
@@ -108,7 +115,7 @@ class Together:
     def _next(self) -> Row | None:
         """The next row that wants a slot; another family is asked for when there is none."""
         while not self.queue:
-            member = next(self.families, None)
+            member = self.next_family()
             if member is None:
                 return None
             self._admit(member)
@@ -134,7 +141,7 @@ class Together:
 
     def _seat(self, row: Row) -> None:
         """Begin a course: its curve gets a slot, and is read from there whenever it is looked at."""
-        family, trial = row.member.family, row.trials[0]
+        family, trial = row.member.family, row.trials[-1]  # a trunk goes by its longest trial
         if family.should_stop():
             raise Stopped
         row.curve, row.until = next(row.course)

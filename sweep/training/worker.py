@@ -14,22 +14,26 @@ from typing import Any
 
 import torch
 
-from sweep import attempts, environment
+from sweep import attempts, environment, execution
 from sweep.attempts import GIVEN_UP, Attempt
 from sweep.config import RunOptions
 from sweep.data.tokens import Tokens
 from sweep.errors import UserError
+from sweep.estimate import Speeds
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, claim
 from sweep.training.claim import Claim, JobIsGone
 from sweep.training.family import Family, train_trial
 from sweep.training.loop import Setup, Stopped
+from sweep.training.stack import Stack
+from sweep.training.stack_worker import train_stack
 from sweep.training.supervisor import say
 from sweep.trial import Trial
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 FAILED = "failed: "  # how a worker's log says so; a launch passes such lines on
 LOG = "SWEEP_LOG"  # in a worker's environment: the file that its output goes to
+PEERS = "SWEEP_PEERS"  # there too: how many workers share the families
 EXIT_DONE, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75  # 75 is EX_TEMPFAIL: saved, run me again
 
 
@@ -62,6 +66,7 @@ class Worker:
     on_row: Callable[[dict[str, Any]], None] = lambda row: None
     stop: StopSignal = field(default_factory=StopSignal)
     log: Callable[[str], None] = say
+    peers: int = field(default_factory=lambda: int(os.environ.get(PEERS, "1")))  # that share the families, us included
 
     def run(self, families: list[list[Trial]]) -> int:
         """Train what is missing of each family that nobody else holds; the exit status.
@@ -71,32 +76,54 @@ class Worker:
         prepare_torch(self.options, self.device)
         failed = False
         while families:
-            held_from_before = []
-            for trials in families:
-                if self.stop.asked:
-                    return EXIT_AGAIN
-                outcome = self.run_family(trials)
-                failed |= outcome in ("failed", GIVEN_UP)
-                if outcome == "blocked" and claim.is_of_our_job_before(self._trunk(trials).path):
-                    held_from_before.append(trials)
-            families = held_from_before
+            outcomes = self._train_all(families)
+            if self.stop.asked:
+                return EXIT_AGAIN
+            failed |= bool({"failed", GIVEN_UP} & set(outcomes.values()))
+            blocked = [trials for trials in families if outcomes[trials[0].family_id] == "blocked"]
+            families = [trials for trials in blocked if claim.is_of_our_job_before(self.trunk(trials).path)]
             if families:
                 time.sleep(claim.HEARTBEAT_SECONDS)
         return EXIT_AGAIN if self.stop.asked else EXIT_FAILED if failed else EXIT_DONE
 
+    def _train_all(self, families: list[list[Trial]]) -> dict[str, str]:
+        """How each family went that was come to before the worker was told to stop."""
+        speeds, name = Speeds.read(self.runs), environment.device_model(self.device)
+        chosen = execution.executions(families, self.options, speeds, self.device, name, self.peers)
+        stacks = {trials[0].family_id: one for one in chosen if one.way.stack for trials in one.families}
+        outcomes: dict[str, str] = {}
+        for trials in families:
+            family_id = trials[0].family_id
+            if family_id in outcomes or self.stop.asked:
+                continue
+            if family_id in stacks:
+                outcomes |= train_stack(self, stacks[family_id].families, stacks[family_id].way.stack)
+            else:
+                outcomes[family_id] = self.run_family(trials)
+        return outcomes
+
     def run_family(self, trials: list[Trial]) -> str:
         """done, blocked, stopped, lost, failed or given up; what went wrong is in the attempts and error.txt."""
-        if all(RunDir.of_trial(self.runs, trial.trial_id).record.exists() for trial in trials):
-            return "done"
         try:
-            return self._attempt(trials)
+            held = self.enter(trials)
+            if isinstance(held, str):
+                return held
+            try:
+                outcome, line = self._train(trials, held)
+            except BaseException:
+                held.release()
+                raise
+            self.end(trials, held, outcome, line)
+            return outcome
         except UserError as error:  # a damaged claim or list of attempts, a full disk: of this family alone
-            self._failed(trials[0], error)
+            self.failed(trials[0], error)
             return "failed"
 
-    def _attempt(self, trials: list[Trial]) -> str:
-        """Train a family under its claim, the attempt written down at its start and at its end."""
-        trunk = self._trunk(trials)
+    def enter(self, trials: list[Trial]) -> Claim | str:
+        """Claim a family and write the attempt's start down; or how it went already, where it is not to be trained."""
+        if all(RunDir.of_trial(self.runs, trial.trial_id).record.exists() for trial in trials):
+            return "done"
+        trunk = self.trunk(trials)
         held = claim.acquire(trunk.path, self.job_is_gone)
         if held is None:
             return "blocked"
@@ -112,14 +139,23 @@ class Worker:
                 standing=standing,
                 log=os.environ.get(LOG),
             )
-            give_up = self.max_attempts is not None and len(in_vain) >= self.max_attempts
-            outcome, error = self._give_up(trials, in_vain) if give_up else self._train(trials, held)
-            trunk.attempt("end", time=time.time(), attempt=held.generation, outcome=outcome, error=error)
+        except BaseException:
+            held.release()
+            raise
+        if self.max_attempts is not None and len(in_vain) >= self.max_attempts:
+            outcome, error = self._give_up(trials, in_vain)
+            self.end(trials, held, outcome, error)
+            return outcome
+        return held
+
+    def end(self, trials: list[Trial], held: Claim, outcome: str, error: str | None) -> None:
+        """Write the attempt's end down and let the family go."""
+        try:
+            self.trunk(trials).attempt("end", time=time.time(), attempt=held.generation, outcome=outcome, error=error)
         finally:
             held.release()
-        return outcome
 
-    def _trunk(self, trials: list[Trial]) -> RunDir:
+    def trunk(self, trials: list[Trial]) -> RunDir:
         return RunDir.of_trunk(self.runs, trials[0].family_id)
 
     def _standing(self, trials: list[Trial]) -> dict[str, Any]:
@@ -128,7 +164,7 @@ class Worker:
         steps = {run.path.name: checkpoint.step_of(run.checkpoint) for run in runs if run.checkpoint.exists()}
         return {
             "records": sum(run.record.exists() for run in runs),
-            "trunk_steps": self._trunk(trials).stable_steps()[-1:],
+            "trunk_steps": self.trunk(trials).stable_steps()[-1:],
             "trial_steps": steps,
         }
 
@@ -144,10 +180,10 @@ class Worker:
         """Train a claimed family. A trial's failure is told, written down, and kept from the others."""
         failures = []
         try:
-            family = self._family(trials, held)
+            family = self.family(trials, held)
         except Exception as error:  # noqa: BLE001 — whatever ends one family must not end the others
             missing = [t for t in trials if not RunDir.of_trial(self.runs, t.trial_id).record.exists()]
-            return "failed", self._failed((missing or trials)[0], error)
+            return "failed", self.failed((missing or trials)[0], error)
         for trial in family.missing():
             try:
                 while not _fits_in_memory(family, trial):
@@ -155,14 +191,11 @@ class Worker:
             except Stopped:
                 return ("lost" if held.lost else "stopped"), None
             except Exception as error:  # noqa: BLE001 — as above, of one trial
-                failures.append(self._failed(trial, error))
+                failures.append(self.failed(trial, error))
         return ("failed", failures[0]) if failures else ("done", None)
 
-    def _family(self, trials: list[Trial], held: Claim) -> Family:
-        trial = trials[0]
-        backend = environment.attention_backend(self.options.backend, self.device, trial.config.model.head_dim)
-        if self.device == "cuda":
-            self.log(f"{trial.family_id}: attention by {backend} (run.backend={self.options.backend})")
+    def family(self, trials: list[Trial], held: Claim, stack: Stack | None = None) -> Family:
+        """A claimed family, to be trained alone or in a stack."""
 
         def on_progress(news: dict[str, Any]) -> None:
             held.progress.update(news)
@@ -173,17 +206,7 @@ class Worker:
                 raise Stopped  # at once: the folder is another worker's now, and nothing may be saved there
             return self.stop.asked
 
-        options = self._options_that_fit(trials)
-        env = environment.describe(self.device, backend, dataclasses.asdict(options))
-        setup = Setup(
-            config=trial.config,
-            flops_per_token=float(trial.flops_per_token.exact),
-            tokens=Tokens.open(self.tokens_root, trial.config.data.fingerprint),
-            options=options,
-            device=self.device,
-            backend=backend,
-            execution_class=env["execution_class"],
-        )
+        setup, env = self.setup(trials, stack)
         return Family(
             setup=setup,
             trials=trials,
@@ -193,9 +216,30 @@ class Worker:
             on_progress=on_progress,
         )
 
+    def setup(self, trials: list[Trial], stack: Stack | None = None) -> tuple[Setup, dict[str, Any]]:
+        """What a family's curves share, and its `env.json`."""
+        trial = trials[0]
+        backend = environment.attention_backend(self.options.backend, self.device, trial.config.model.head_dim)
+        if self.device == "cuda":
+            self.log(f"{trial.family_id}: attention by {backend} (run.backend={self.options.backend})")
+        options = self._options_that_fit(trials) if stack is None else stack.setup.options
+        slots = None if stack is None else stack.slots
+        env = environment.describe(self.device, backend, dataclasses.asdict(options), slots)
+        setup = Setup(
+            config=trial.config,
+            flops_per_token=float(trial.flops_per_token.exact),
+            tokens=Tokens.open(self.tokens_root, trial.config.data.fingerprint),
+            options=options,
+            device=self.device,
+            backend=backend,
+            execution_class=env["execution_class"],
+            shared_model=None if stack is None else stack.desk,
+        )
+        return setup, env
+
     def _options_that_fit(self, trials: list[Trial]) -> RunOptions:
         """The options, with the micro-batch that an earlier attempt on such a device found to fit."""
-        size = attempts.micro_batch_that_fits(self._trunk(trials), environment.device_model(self.device))
+        size = attempts.micro_batch_that_fits(self.trunk(trials), environment.device_model(self.device))
         return self.options if size is None else dataclasses.replace(self.options, micro_batch_sequences=size)
 
     def _take_smaller_micro_batch(self, family: Family, held: Claim) -> None:
@@ -221,7 +265,7 @@ class Worker:
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
-    def _failed(self, trial: Trial, error: Exception) -> str:
+    def failed(self, trial: Trial, error: Exception) -> str:
         """Why a trial failed, in one line; the traceback, unless a person can correct it, is left in its folder."""
         by_person = isinstance(error, UserError)
         line = str(error) if by_person else f"{type(error).__name__}: {error}".splitlines()[0]

@@ -9,7 +9,7 @@ Any key of conf/train.yaml can be overridden; several values make it an axis.
 import argparse
 import sys
 
-from sweep.quantity import duration, scientific, short, size
+from sweep.quantity import counted, duration, scientific, short, size
 
 HELP = "the table of trials of a grid, and its price"
 
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     if args.calibrate:
         from sweep.training.calibrate import calibrate
 
-        calibrate(plan)
+        calibrate(plan, say=lambda line: print(line, file=sys.stderr))
         plan = plan_here(args.overrides)
     if args.json:
         import json
@@ -102,6 +102,8 @@ def other_axes(plan) -> dict[str, str]:
 
 def price(plan, done: set[str]) -> str:
     """One paragraph: what is left to do, in device time, wall time, dollars and disk."""
+    from sweep.execution import described
+
     left = [[t for t in family if t.trial_id not in done] for family in plan.families()]
     left = [family for family in left if family]
     shared = sum(plan.family_seconds(family) for family in left)
@@ -113,12 +115,10 @@ def price(plan, done: set[str]) -> str:
     dollars = shared / 3600 * rate
     said = f"${dollars:,.2f}" if dollars >= 0.01 else "under a cent"
     guess = " (a guess can be several times off; --calibrate measures)" if "guess" in sources else ""
+    executions = "".join(f"\n{line}" for line in described(plan.executions))
     return (
-        f"{len(done)} done, {sum(map(len, left))} to train in {_counted(len(left), 'family', 'families')}\n"
+        f"{len(done)} done, {sum(map(len, left))} to train in {counted(len(left), 'family', 'families')}\n"
         f"device time {duration(shared)} ({duration(alone)} without shared trunks), from: {', '.join(sources)}{guess}\n"
         f"price {said} at ${rate:.2f} a device-hour, disk up to {size(plan.disk_bytes())}"
+        f"{executions}"
     )
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"

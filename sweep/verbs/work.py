@@ -135,13 +135,15 @@ class _Progress:
 
     def __init__(self) -> None:
         self.trial_id = ""
+        self.begun: set[str] = set()
 
     def __call__(self, news: dict[str, Any]) -> None:
         from sweep.training.supervisor import say
 
-        if "trial_id" in news:
-            self.trial_id = news["trial_id"]
+        self.trial_id = news.get("trial_id", self.trial_id)  # in a stack all news say whose they are
+        if self.trial_id not in self.begun:
+            self.begun.add(self.trial_id)
             say(f"{self.trial_id}: begins (process {os.getpid()})")
-        elif news.get("val_loss_nats") is not None:
+        if news.get("val_loss_nats") is not None:
             at = f"step {news['step']}, {news['phase']}, validation {news['val_loss_nats']:.4f} nats"
             say(f"{self.trial_id}: {at}, {news['tokens_per_second']:,.0f} tokens/s")

@@ -1,0 +1,122 @@
+"""How a plan's families are executed: alone, several in one stack, or several processes on a device; and why.
+
+`auto` chooses only what a calibration of the same shape on the same kind of device found faster by a clear margin
+(`plan --calibrate`); without one, trials are trained alone, as many at a time as there are devices or cores.
+"""
+
+import json
+import math
+import os
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+
+from models.count import memory_bytes
+from sweep.config import RunOptions
+from sweep.estimate import ALONE, Speeds, Way
+from sweep.quantity import counted
+from sweep.trial import Trial
+
+CLEARLY = 1.05  # times as fast: below that a calibration of seconds cannot tell
+MOST_SLOTS = 64
+PROCESSES = (2, 4, 8)  # on one GPU
+MEMORY_SHARE = 0.8  # of a device's, for the memory model's bytes: it leaves out the allocator's slack
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Families of one shape, the way that they are trained, and the reason in words."""
+
+    families: list[list[Trial]]
+    curves: int  # trials that one process will train of them
+    way: Way
+    why: str
+
+
+def executions(
+    families: list[list[Trial]], options: RunOptions, speeds: Speeds, device: str, device_model: str, peers: int = 1
+) -> list[Execution]:
+    """One for each shape, in the order of their first families. `peers` processes share them."""
+    shapes: dict[str, list[list[Trial]]] = defaultdict(list)
+    for family in families:
+        shapes[shape_key(family[0])].append(family)
+    chosen = []
+    for alike in shapes.values():
+        curves = math.ceil(sum(map(len, alike)) / peers)
+        way, why = _choose(alike[0][0], curves, options, speeds, device, device_model)
+        chosen.append(Execution(alike, curves, way, why))
+    return chosen
+
+
+def peers(options: RunOptions, device: str) -> int:
+    """How many processes a launch on this machine starts, as far as a plan can know: GPUs are counted at launch."""
+    if options.workers != "auto":
+        return int(options.workers)
+    return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)) // options.threads)
+
+
+def shape_key(trial: Trial) -> str:
+    """The same for trials that can share a stack: all but learning rate, schedule, seed, subset and budget agrees."""
+    config = trial.config
+    shape = [asdict(config.model), config.batch_sequences, config.precision, config.data.fingerprint]
+    return json.dumps(shape, sort_keys=True)
+
+
+def candidates(trial: Trial, curves: int, options: RunOptions, device: str, device_bytes: float) -> list[Way]:
+    """What a calibration tries beside training alone: stacks, and on a GPU several processes too."""
+    micro_batch = options.micro_batch_sequences or trial.config.batch_sequences
+    needed = memory_bytes(trial.config.model, micro_batch, trial.config.precision)["total"]
+    fit = max(1, int(MEMORY_SHARE * device_bytes // needed))
+    ways = [Way(stack=1)] if options.graph and device == "cuda" else []
+    most = 2 ** int(math.log2(min(curves, fit, MOST_SLOTS)))
+    if options.stack == "auto":
+        ways += [Way(stack=slots) for slots in sorted({most, most // 4}) if slots > 1]
+    elif options.stack != "off":
+        ways += [Way(stack=options.stack)]
+    if device == "cuda" and options.workers == "auto":
+        ways += [Way(processes=count) for count in PROCESSES if count <= min(curves, fit)]
+    return ways
+
+
+def _choose(
+    trial: Trial, curves: int, options: RunOptions, speeds: Speeds, device: str, device_model: str
+) -> tuple[Way, str]:
+    """The way for as many curves of the trial's shape as one process will train, and why."""
+    alone = Way(stack=1) if options.graph and device == "cuda" else ALONE  # what is captured is a stack's step
+    if curves < 2:
+        return alone, "one trial of this shape"
+    if options.stack not in ("auto", "off"):
+        return Way(stack=min(options.stack, curves)), f"run.stack={options.stack}"
+    ways = [Way(stack=2**k) for k in range(1, 7)] if options.stack == "auto" else []
+    if device == "cuda" and options.workers == "auto":
+        ways += [Way(processes=count) for count in PROCESSES]
+    fitting = [way for way in ways if max(way.stack, way.processes) <= curves]
+    measured = {way: speeds.calibrated(trial, options, device_model, way) for way in (alone, *fitting)}
+    found = {way: speed for way, speed in measured.items() if speed is not None}
+    others = [way for way in found if way != alone]
+    if alone not in found or not others:
+        return alone, "run.stack=off" if options.stack == "off" else "not calibrated"
+    best = max(others, key=lambda way: found[way])
+    ratio = found[best] / found[alone]
+    if ratio < CLEARLY:
+        return alone, f"calibrated: {best} is {ratio:.2f} times as fast"
+    return best, f"calibrated: {ratio:.2f} times as fast as alone"
+
+
+def processes_per_device(chosen: list[Execution]) -> int:
+    """How many processes to start on each GPU: what the shapes with most of the work ask for; a stack asks for one."""
+    work: dict[int, float] = defaultdict(float)
+    for one in chosen:
+        work[one.way.processes] += sum(max(trial.flops for trial in family) for family in one.families)
+    return max(work, key=lambda count: work[count]) if work else 1
+
+
+def described(chosen: list[Execution]) -> list[str]:
+    """A line for each way of training, with what is trained so."""
+    lines: dict[tuple[Way, str], list[Execution]] = defaultdict(list)
+    for one in chosen:
+        lines[one.way, one.why].append(one)
+    return [
+        f"{way}: {counted(sum(len(one.families) for one in alike), 'family', 'families')} of "
+        f"{counted(len(alike), 'shape', 'shapes')} ({why})"
+        for (way, why), alike in lines.items()
+    ]

@@ -1,0 +1,126 @@
+"""What is chosen is what a calibration found clearly faster, and the reason is said."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+
+from sweep import execution
+from sweep.config import RunOptions
+from sweep.estimate import ALONE, Speeds, Way, record_speed
+from sweep.verbs.plan import plan_here
+
+OPTIONS = RunOptions()
+
+
+@pytest.fixture(scope="module")
+def plan(overrides):
+    """Two shapes: eight trials in four families of one, one trial of the other."""
+    one = plan_here([*overrides, tiny.steps(20, 40), "seed=0,1", "optim.lr_multiplier=1,2"])
+    other = plan_here([*overrides, tiny.steps(20), "model.width=24"])
+    return replace(one, trials=[*one.trials, *other.trials], estimates={**one.estimates, **other.estimates})
+
+
+def chosen(plan, runs, options=OPTIONS, device="cpu", peers=1):
+    found = execution.executions(plan.families(), options, Speeds.read(runs), device, "CPU", peers)
+    return {len(one.families): one for one in found}
+
+
+def calibrate(runs, trial, speeds, options=OPTIONS):
+    for way, speed in speeds.items():
+        record_speed(runs, trial, options, "CPU", speed, 0.0, "calibration", way)
+
+
+def test_trials_that_can_share_a_stack(plan, overrides):
+    assert {len(one.families): one.way for one in chosen(plan, plan.runs).values()} == {4: ALONE, 1: ALONE}
+    same = plan_here([*overrides, tiny.steps(20), "schedule=cosine", "data.unique_tokens=320", "optim.weight_decay=0"])
+    assert execution.shape_key(same.trials[0]) == execution.shape_key(plan.trials[0])
+    for change in ("batch.sequences=2", "seq_len=16", "precision=bf16", "model.mlp=gelu", "model.depth=2"):
+        (other,) = plan_here([*overrides, "budget.tokens=5120", change]).trials
+        assert execution.shape_key(other) != execution.shape_key(plan.trials[0])
+
+
+def test_auto_takes_what_is_clearly_faster_and_says_so(plan, tmp_path):
+    assert chosen(plan, tmp_path)[4].why == "not calibrated"
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=2): 150.0, Way(stack=4): 310.0})
+    one = chosen(plan, tmp_path)[4]
+    assert (one.way, one.why) == (Way(stack=4), "calibrated: 3.10 times as fast as alone")
+    alone = chosen(plan, tmp_path)[1]
+    assert (alone.way, alone.why) == (ALONE, "one trial of this shape")
+    assert execution.described(list(chosen(plan, tmp_path).values())) == [
+        "stack of 4: 4 families of 1 shape (calibrated: 3.10 times as fast as alone)",
+        "alone: 1 family of 1 shape (one trial of this shape)",
+    ]
+
+
+@pytest.mark.parametrize("speed", [40.0, 100.0, 104.0])
+def test_never_what_the_calibration_finds_slower_or_as_fast(plan, tmp_path, speed):
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=4): speed})
+    one = chosen(plan, tmp_path)[4]
+    assert one.way == ALONE
+    assert one.why == f"calibrated: stack of 4 is {speed / 100:.2f} times as fast"
+
+
+def test_the_newest_calibrations_count(plan, tmp_path):
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=4): 300.0})
+    for _ in range(5):
+        calibrate(tmp_path, plan.trials[0], {Way(stack=4): 90.0})
+    assert chosen(plan, tmp_path)[4].way == ALONE
+
+
+def test_a_calibration_holds_for_its_own_options(plan, tmp_path):
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=4): 300.0})
+    assert chosen(plan, tmp_path, replace(OPTIONS, threads=2))[4].why == "not calibrated"
+    assert chosen(plan, tmp_path, replace(OPTIONS, stack="off"))[4].way == ALONE
+
+
+def test_a_number_is_taken_at_its_word_up_to_the_trials_there_are(plan, tmp_path):
+    assert chosen(plan, tmp_path, replace(OPTIONS, stack=3))[4].way == Way(stack=3)
+    assert chosen(plan, tmp_path, replace(OPTIONS, stack=50))[4].way == Way(stack=8)
+    assert chosen(plan, tmp_path, replace(OPTIONS, stack=50), peers=2)[4].way == Way(stack=4)
+    assert chosen(plan, tmp_path, replace(OPTIONS, stack=50))[1].way == ALONE
+
+
+def test_a_stack_is_no_wider_than_a_workers_share(plan, tmp_path):
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=2): 150.0, Way(stack=8): 400.0})
+    assert chosen(plan, tmp_path)[4].way == Way(stack=8)
+    assert chosen(plan, tmp_path, peers=3)[4].way == Way(stack=2)
+
+
+def test_packing_is_for_gpus_and_only_where_stacking_is_slower(plan, tmp_path):
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(processes=4): 180.0, Way(stack=4): 150.0})
+    assert chosen(plan, tmp_path)[4].way == Way(stack=4)
+    packed = chosen(plan, tmp_path, device="cuda")
+    assert packed[4].way == Way(processes=4)
+    assert execution.processes_per_device([*packed.values()]) == 4
+    asked = chosen(plan, tmp_path, replace(OPTIONS, workers=2), device="cuda")
+    assert asked[4].way == Way(stack=4)
+    assert execution.processes_per_device([*asked.values()]) == 1
+
+
+def test_a_captured_step_is_a_stacks_even_for_one_trial(plan, tmp_path):
+    graph = replace(OPTIONS, graph=True)
+    assert {one.way for one in chosen(plan, tmp_path, graph, "cuda").values()} == {Way(stack=1)}
+    assert {one.way for one in chosen(plan, tmp_path, graph).values()} == {ALONE}
+
+
+def test_what_a_calibration_tries(plan):
+    trial = plan.trials[0]
+    needed = plan.memory_bytes(trial)
+    assert execution.candidates(trial, 16, OPTIONS, "cpu", 2**40) == [Way(stack=4), Way(stack=16)]
+    assert execution.candidates(trial, 3, OPTIONS, "cpu", 2**40) == [Way(stack=2)]
+    assert execution.candidates(trial, 1, OPTIONS, "cpu", 2**40) == []
+    assert execution.candidates(trial, 16, OPTIONS, "cpu", 6 * needed) == [Way(stack=4)]
+    assert execution.candidates(trial, 16, replace(OPTIONS, stack="off"), "cpu", 2**40) == []
+    packs = [Way(processes=2), Way(processes=4)]
+    assert execution.candidates(trial, 4, replace(OPTIONS, stack="off"), "cuda", 2**40) == packs
+
+
+def test_an_estimate_is_of_a_trials_share(plan, tmp_path):
+    trial = plan.trials[0]
+    calibrate(tmp_path, trial, {ALONE: 100.0, Way(stack=4): 400.0})
+    speeds = Speeds.read(tmp_path)
+    alone, share = (
+        speeds.estimate(trial, OPTIONS, "CPU", plan.config.cluster, way).seconds for way in (ALONE, Way(stack=4))
+    )
+    assert share == pytest.approx(alone / 4)
