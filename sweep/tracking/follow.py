@@ -6,6 +6,7 @@ wrong with W&B is said in one line, starting with NEWS; nothing is lost by it, b
 the next look, launch or sync goes on from what W&B has.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -199,9 +200,11 @@ class Follower:
         """wandb broke down: forget its service and its runs, so that the next look begins anew."""
         for mirrors in self.families.values():
             for mirror in mirrors:
+                mirror.run, mirror.step = None, None
                 mirror.release()
-                mirror.step = None
-        settings.wandb_module().teardown()
+        wandb = settings.wandb_module()
+        with contextlib.suppress(wandb.Error, OSError, RuntimeError):  # of a service that is gone already
+            wandb.teardown()
 
 
 def device_use(trainer: Holder | None) -> dict[str, Any]:
@@ -243,25 +246,31 @@ def follow(task: Task, over: threading.Event) -> int:
     if follower.mode == "online":
         over.wait(random.uniform(0, min(2.0, follower.section.every_seconds)))  # many launches start at once
     trouble, wait_until = "", 0.0
-    while True:
-        last, began = over.is_set(), time.monotonic()
-        if last or began >= wait_until:
-            try:
-                follower.look(last)
-                trouble = ""
-            except Exception as error:  # noqa: BLE001 — wandb's trouble must not become training's
-                traceback.print_exc()
-                if not trouble:
-                    follower.say(f"{explain(error)}; nothing is lost, later: {task.how_to_sync()}")
-                trouble, wait_until = explain(error), time.monotonic() + PAUSE_SECONDS
-                follower.abandon()
-        if last:
-            break
+    while not over.is_set():
+        began = time.monotonic()
+        if began >= wait_until and (trouble := attempt(follower, said=trouble)):
+            wait_until = began + PAUSE_SECONDS
         over.wait(max(follower.section.every_seconds, (time.monotonic() - began) / BUSY_SHARE))
+    if trouble := attempt(follower, said=trouble, last=True):
+        trouble = attempt(follower, said=trouble, last=True)  # with a new service
     if follower.mode == "offline" and follower.finished:
         where = fragments.folder(follower.runs)
         follower.say(f"{follower.finished} runs, offline in {where} ({why}); upload: {task.how_to_sync()}")
     return 1 if trouble else 0
+
+
+def attempt(follower: Follower, said: str, last: bool = False) -> str:
+    """One look; what went wrong with wandb, which is said unless it was, and must not become training's trouble."""
+    try:
+        follower.look(last)
+    except Exception as error:  # noqa: BLE001 — see above
+        traceback.print_exc()
+        trouble = explain(error)
+        if trouble != said:
+            follower.say(f"{trouble}; nothing is lost, later: {follower.task.how_to_sync()}")
+        follower.abandon()
+        return trouble
+    return ""
 
 
 def explain(error: Exception) -> str:
@@ -272,6 +281,7 @@ def explain(error: Exception) -> str:
 
 def main(task: Task) -> int:
     """Follow until the end of stdin, which comes when the parent closes it, or dies."""
+    os.environ.pop("WANDB_SERVICE", None)  # of whoever launched from a process that uses wandb itself
     over = threading.Event()
 
     def wait_for_the_end() -> None:

@@ -7,6 +7,7 @@ trial's branch are this trial's.
 """
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sweep.tracking.section import WandbSection
 from sweep.training import claim
 from sweep.training.claim import Claim
 
+KEPT_SECONDS = 3.0  # until a file that has not ended is incomplete
 STOPPED_EXIT_CODE = 75  # as a worker that was stopped and wants to go on
 
 
@@ -178,9 +180,7 @@ class Mirror:
         run, self.run = self.run, None
         file, online = settings.file_of(run), not run.offline
         run.finish(exit_code=0 if record is not None else 1 if error is not None else STOPPED_EXIT_CODE)
-        held = fragments.content(file)
-        if not held.ended:
-            raise NotKept(f"{file} lacks the end of the run")
+        _await_end(file)
         if online:
             fragments.mark_up(file)
         if record is not None:
@@ -188,11 +188,22 @@ class Mirror:
             write_json(self.mark, {**where, "record": record["finished_at"], "last_step": self.step})
 
     def release(self) -> None:
-        """Let another process go on with the trial, or this one later."""
-        self.run, self.seen = None, ()
+        """Let another process go on with the trial, or this one later. A run that is still open ends as failed."""
+        run, self.run, self.seen = self.run, None, ()
+        if run is not None:
+            run.finish(exit_code=1)
         if self.claim is not None:
             self.claim.release()
             self.claim = None
+
+
+def _await_end(file: Path) -> None:
+    """wandb says that a run has ended a moment before its file does."""
+    give_up = time.monotonic() + KEPT_SECONDS
+    while not fragments.content(file).ended:
+        if time.monotonic() > give_up:
+            raise NotKept(f"{file} lacks the end of the run")
+        time.sleep(0.1)
 
 
 def _rows_after(path: Path, step: int, until: int) -> list[dict[str, Any]]:

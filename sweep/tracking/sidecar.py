@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from sweep.environment import ROOT
 from sweep.tracking import settings
 from sweep.tracking.follow import NEWS, Task
 from sweep.tracking.section import WandbSection
@@ -28,9 +30,11 @@ class Sidecar:
 
     def _start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "sweep", "mirror"],
+                env={**os.environ, "PYTHONPATH": path},  # of the checkout, wherever the launch was typed
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
