@@ -85,7 +85,7 @@ def test_everything_is_in_the_queue_and_written_down(launch, monkeypatch, cluste
     (collector,) = queue.queued([submission.collector.name])
     assert (collector.job_id, collector.reason) == (submission.collector.job_id, "Dependency")
     assert Path(submission.code, "sweep", "cli.py").exists()
-    assert f"job {ids[0]}: 11 elements of 30m" in out
+    assert f"job {ids[0]}: elements × time × workers: 11 × 30m × 1" in out
     written = [path.read_text() for path in submission.folder.parent.rglob("*") if path.is_file()]
     assert not any("do-not-write-me" in text for text in written)
 

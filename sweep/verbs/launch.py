@@ -76,7 +76,7 @@ def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
     """Submit what is missing, and return. Data that is not there yet is prepared by a job."""
     from pathlib import Path
 
-    from slurm import submit
+    from slurm import describe, submit
     from slurm.unprepared import tokens_or_stand_in
     from sweep.plan import absolute_paths, additions, make_plan
     from sweep.sweepdir import SweepDir
@@ -85,71 +85,36 @@ def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
     plan = absolute_paths(make_plan(args.overrides, tokens_or_stand_in))
     sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
     additions(plan, sweep, args.extend)
+    plan.only = set(args.only.split(",")) if args.only else set()
+    report = not args.no_report
     if args.dry_run:
-        preview = submit.preview(plan, sweep, command, args.overrides, report=not args.no_report)
+        preview = submit.preview(plan, sweep, command, args.overrides, report)
         show(plan)
         for name, text in preview.scripts.items():
             print(f"\n# ---- {name}\n{text}")
-        print(_submission(preview))
+        print(describe.submission(preview))
         submit.check_budget(plan, submit.without_record(plan))
         return 0
     _refuse_damaged(plan)
-    plan.only = set(args.only.split(",")) if args.only else set()
-    made, left = submit.launch(
-        plan, sweep, command, args.overrides, args.extend, not args.no_report, lambda line: print(line, file=sys.stderr)
-    )
-    others = set(left.queued) | set(left.held)
-    to_train = {family[0].family_id for family in left.families}
-    busy = {trial.trial_id for trial in plan.trials if trial.family_id not in to_train}
+    made, left = submit.launch(plan, sweep, command, args.overrides, args.extend, report, _say)
     done = plan.done()
-    if made is not None:
-        print(f"sweep {plan.name}: {price(plan, done | busy)}")
-    else:
-        print(f"sweep {plan.name}: {len(done)} of {len(plan.trials)} trials have a record; nothing was submitted")
-    for what, families in (("in the queue already", left.queued), ("being trained", left.held)):
-        for name, where in list(families.items())[:5]:
-            print(f"{what}, left alone: {name}, {where}")
-        if len(families) > 5:
-            print(f"{what}, left alone: {len(families) - 5} more families")
-    if left.given_up:
-        some = ", ".join(left.given_up[:3]) + (", …" if left.given_up[3:] else "")
-        print(
-            f"{len(left.given_up)} families were given up after attempts without progress ({some}); when the reason is "
-            f"corrected: python -m sweep retry {sweep.name}"
-        )
+    to_train = {family[0].family_id for family in left.families}
+    others = {trial.trial_id for trial in plan.trials if trial.family_id not in to_train}
+    nothing = f"{len(done)} of {len(plan.trials)} trials have a record; nothing was submitted"
+    print(f"sweep {plan.name}: {price(plan, done | others) if made else nothing}")
+    for line in describe.left_alone(left, plan):
+        print(line)
     if made is None:
-        if not others and not args.no_report:
+        if report and not left.queued and not left.held:
             _report(sweep)
         return 1 if left.given_up else 0
-    print(_submission(made))
+    print(describe.submission(made))
     print(f"how it goes: python -m sweep status {sweep.name}   end it: python -m sweep cancel {sweep.name}")
     return 0
 
 
-def _submission(made) -> str:
-    """A submission in a few lines: arrays and the jobs beside them, with their ids once they have some."""
-    submission, lines = made.submission, []
-    families = sum(len(element.families) for element in made.elements)
-    lines.append(f"submission {submission.folder.name}: {families} families in {len(made.elements)} array elements")
-
-    def of(job) -> str:
-        return f"job {job.job_id}" if job.job_id is not None else job.script
-
-    if submission.prepare is not None:
-        lines.append(f"  {of(submission.prepare)}: prepares the data, the arrays wait for it")
-    for chunk in submission.chunks:
-        first, last = chunk.tasks
-        inside = made.elements[first : last + 1]
-        workers = sorted({element.workers for element in inside})
-        workers_said = f"{workers[0]} to {workers[-1]} workers" if workers[1:] else f"{workers[0]} workers"
-        lines.append(f"  {of(chunk)}: {len(inside)} elements of {inside[0].bucket.name}, {workers_said} each")
-    if submission.collector is not None:
-        lines.append(f"  {of(submission.collector)}: collects, fits and reports when they have ended")
-    if made.left_out:
-        lines.append(
-            f"  {made.left_out} families do not fit cluster.slurm.max_submitted; launch again when these are done"
-        )
-    return "\n".join(lines)
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _end(args: argparse.Namespace, plan, sweep, command: list[str], outcome, console) -> int:

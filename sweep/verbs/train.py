@@ -2,6 +2,8 @@
 
   python -m sweep train model.params=1M budget.tokens=2M
   python -m sweep train model=gpt2 data=markov budget.flops=1e12 run.device=cpu
+  python -m sweep train -m model.params=1M,3M budget.tokens=2M       Hydra's multirun, one by one
+  python -m sweep train -m hydra/launcher=sweep_slurm model.params=1M,3M budget.tokens=2M
 
 Its run directory is runs/<trial_id>/. A trial that is already trained there is shown, not trained again.
 """
@@ -16,9 +18,20 @@ HELP = "train one trial here"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of conf/train.yaml: key=value")
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="Hydra's multirun: key=a,b,c, hydra/launcher=NAME"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.multirun:
+        from sweep.multirun import multirun
+
+        return multirun(args.overrides, _train_one)
+    return _train_one(args.overrides)
+
+
+def _train_one(overrides: list[str]) -> int:
     from sweep.environment import attention_backend, resolve_device
     from sweep.errors import UserError
     from sweep.quantity import duration
@@ -26,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
     from sweep.trial import describe
     from sweep.verbs.plan import plan_here
 
-    plan = plan_here(args.overrides)
+    plan = plan_here(overrides)
     if len(plan.trials) != 1:
-        grid = " ".join(args.overrides)
+        grid = " ".join(overrides)
         raise UserError(f"{len(plan.trials)} trials: train takes one; for a grid: python -m sweep launch {grid}")
     (trial,) = plan.trials
     attention_backend(plan.config.run.backend, resolve_device(plan.device))

@@ -1,0 +1,66 @@
+"""`hydra/launcher=sweep_slurm`: a multirun of `train` as one submission to Slurm, the same as `launch` makes.
+
+Hydra finds launchers in this namespace package only. The planner owns the grid, not Hydra's list of jobs: the overrides
+are planned as they were typed, so that a trial that is there already is not trained again and small trials share
+elements. Nothing is returned to a sweeper but that its jobs were handed over, so only Hydra's basic sweeper will do.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="sweep_slurm",
+    node={"_target_": "hydra_plugins.sweep_slurm.launcher.SweepSlurmLauncher"},
+    provider="sweep_slurm",
+)
+
+
+class SweepSlurmLauncher(Launcher):
+    """Submits all jobs of a multirun with its first batch."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.handed_over: dict[str, Any] | None = None
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        if self.handed_over is None:
+            self.handed_over = self._submit()
+        return [
+            JobReturn(overrides=overrides, status=JobStatus.COMPLETED, _return_value=self.handed_over)
+            for overrides in job_overrides
+        ]
+
+    def _submit(self) -> dict[str, Any]:
+        from slurm import describe, submit
+        from slurm.unprepared import tokens_or_stand_in
+        from sweep.errors import UserError
+        from sweep.plan import absolute_paths, additions, make_plan
+        from sweep.sweepdir import SweepDir
+
+        sweeper = self.config.hydra.sweeper["_target_"]
+        if not sweeper.endswith("BasicSweeper"):
+            raise UserError(f"hydra/sweeper: {sweeper} waits for results; hydra/launcher=sweep_slurm hands a grid over")
+        overrides = list(self.config.hydra.overrides.task)
+        if not any(text.startswith("cluster=") for text in overrides):
+            overrides.append("cluster=slurm")
+        plan = absolute_paths(make_plan(overrides, tokens_or_stand_in))
+        if plan.config.cluster.scheduler != "slurm":
+            raise UserError(
+                f"cluster.scheduler={plan.config.cluster.scheduler}: hydra/launcher=sweep_slurm needs slurm"
+            )
+        sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
+        additions(plan, sweep, extend=False)
+        command = ["python", "-m", "sweep", "launch", *overrides]
+        made, left = submit.launch(plan, sweep, command, overrides, extend=False, report=True, say=print)
+        for line in describe.left_alone(left, plan):
+            print(line)
+        print(describe.submission(made) if made else f"sweep {plan.name}: nothing was submitted")
+        return {"sweep": str(sweep.path), "submission": made.submission.folder.name if made else None}

@@ -1,0 +1,78 @@
+"""Hydra's way: `train -m`, one trial after the other here, or with `hydra/launcher=sweep_slurm` as one submission."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+from test_slurm_submit import HELD, families, launch, there  # noqa: F401, `launch` is a fixture
+
+from slurm import queue
+from sweep.cli import main
+from sweep.environment import ROOT
+
+
+@pytest.fixture
+def multirun(overrides, workspace, capsys, monkeypatch):
+    """`multirun(*overrides)` → (exit status, stdout, stderr) of `train -m`."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # so that it is undone
+
+    def typed(*more):
+        status = main(["train", "-m", *overrides, *more])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return typed
+
+
+def test_one_trial_after_the_other(multirun, workspace):
+    status, out, err = multirun("seed=0,1", tiny.steps(10))
+    assert status == 0, err
+    assert out.count("finished: ") == 2
+    assert len(list((workspace / "runs").glob("*/record.json"))) == 2
+    beside = {path.name for path in workspace.rglob("*") if path.is_file() and "runs" not in path.parts}
+    assert beside == {"multirun.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sed=0,1", "sed=0: unknown key"),
+        ("seed=0,-1", "seed=-1: must not be negative"),
+        ("hydra/launcher=nope", "Could not find 'hydra/launcher/nope' Available options in 'hydra/launcher': basic"),
+        ("hydra.sweeper.nope=3", "hydra.sweeper.nope"),
+    ],
+)
+def test_mistakes_are_one_line(multirun, override, said):
+    status, _, err = multirun(override, tiny.steps(10))
+    assert status == 2
+    assert said in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_multirun_by_slurm_is_one_submission_of_the_planned_grid(launch, multirun):  # noqa: F811
+    status, out, err = multirun(*HELD, "seed=0,1,2", "hydra/launcher=sweep_slurm", "hydra.sweeper.max_batch_size=2")
+    assert status == 0, err
+    (submission,) = there()
+    assert len(families(submission)) == 3
+    assert len(queue.queued([submission.chunks[0].name])) == 3
+    assert f"job {submission.chunks[0].job_id}: elements × time × workers: 3 × 30m × 1" in out
+    assert submission.command[:4] == ["python", "-m", "sweep", "launch"]
+    status, out, err = launch("seed=0,1,2")
+    assert (status, len(there())) == (0, 1)
+    assert out.count("in the queue already") == 3
+
+
+def test_what_the_launcher_cannot_do_is_one_line(multirun, launch):  # noqa: F811
+    status, _, err = multirun("cluster=local", "seed=0,1", tiny.steps(10), "hydra/launcher=sweep_slurm")
+    assert status == 2
+    assert "cluster.scheduler=local: hydra/launcher=sweep_slurm needs slurm" in err.splitlines()[-1]
+    assert not Path("sweeps").exists()
+
+
+def test_the_plugin_lies_where_hydra_looks():
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.launcher import Launcher
+
+    assert not (ROOT / "hydra_plugins" / "__init__.py").exists()
+    assert "SweepSlurmLauncher" in {plugin.__name__ for plugin in Plugins.instance().discover(Launcher)}
