@@ -23,6 +23,8 @@ VERBS = (
     "report",
     "predict",
     "next",
+    "sync",
+    "dashboard",
     "rerun",
     "clean",
 )

@@ -37,13 +37,14 @@ class Stored:
 
 @dataclass
 class Trouble:
-    """The next `times` requests of a kind ("graphql", "file_stream" or an operation's name) go wrong so."""
+    """The next `times` requests of a kind go wrong so: "graphql", an operation's name, "file_stream", or those with "history"."""
 
     kind: str
     status: int = 200
     times: int = 10**6
     message: str = "trouble"
     after_keeping: bool = False  # what was sent is kept, but the answer is lost
+    seconds: float = 0.0  # before anything is answered
 
 
 class Server(ThreadingHTTPServer):
@@ -174,9 +175,10 @@ class Server(ThreadingHTTPServer):
     # ---- the public API -------------------------------------------------------------------------------------------
 
     def described(self, run: Stored) -> dict[str, Any]:
-        known = {"group": run.about.get("groupName"), "jobType": run.about.get("jobType"), "state": run.state}
+        keys = {"historyKeys": {"lastStep": run.steps[-1] if run.steps else -1}}
+        known = keys | {"group": run.about.get("groupName"), "jobType": run.about.get("jobType"), "state": run.state}
         rest = dict.fromkeys(("commit", "description", "notes", "systemMetrics", "heartbeatAt"))
-        created = {"createdAt": "2026-01-01T00:00:00Z", "projectId": "1", "readOnly": False, "historyKeys": None}
+        created = {"createdAt": "2026-01-01T00:00:00Z", "projectId": "1", "readOnly": False}
         return self.bucket(run) | rest | created | known | {"user": {"name": ENTITY, "username": ENTITY}}
 
     def on_Runs(self, sent: dict[str, Any]) -> dict[str, Any]:
@@ -190,6 +192,8 @@ class Server(ThreadingHTTPServer):
     def on_Run(self, sent: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.get(sent["name"])
         return {"project": {"run": run and self.described(run)}}
+
+    on_RunHistoryKeys = on_Run
 
     def on_CreateCustomChart(self, sent: dict[str, Any]) -> dict[str, Any]:
         self.charts[sent["chartName"]] = sent["spec"]
@@ -219,7 +223,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.endswith("/graphql"):
             self.graphql(sent)
         elif self.path.endswith("/file_stream"):
-            trouble = self.server.trouble("file_stream")
+            rows = ["history"] if "wandb-history.jsonl" in (sent.get("files") or {}) else []
+            trouble = self.server.trouble("file_stream", *rows)
             if trouble is None or trouble.after_keeping:
                 self.server.keep(self.path.split("/")[-2], sent)
             if trouble is None:
@@ -245,6 +250,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply({"data": self.server.answer(operation, sent["query"], variables)})
 
     def fail(self, trouble: Trouble) -> None:
+        time.sleep(trouble.seconds)
         if trouble.status == 0:
             self.connection.close()
             return

@@ -1,0 +1,321 @@
+"""A sweep's dashboards as code: a W&B workspace and a report.
+
+Panels name what `sweep.tracking.content` and `sweep.tracking.frontier` put into the runs; the report's numbers are
+those of report.json. Building them needs no login (`export`); `save` changes those that were saved before.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+
+from sweep import files
+from sweep.errors import UserError
+from sweep.quantity import short
+from sweep.reporting.numbers import power, with_interval
+from sweep.sweepdir import SweepDir
+from sweep.tracking import account as accounts
+from sweep.tracking import frontier, settings
+from sweep.tracking.account import Account
+from sweep.tracking.section import WandbSection
+
+CHART = "scaling-frontier"  # the custom chart's name in W&B
+CHART_SPEC = Path(__file__).with_name("frontier_chart.json")  # Vega-Lite
+NOTES = "Notes"  # what people write below this heading of a report stays
+ANYBODY = "ENTITY"  # stands for the entity in an export without a login
+MOST_RUNS = 200  # drawn in a panel; W&B's own limit is 10
+LOSS, TRAIN = "loss/val_nats", "loss/train_nats"
+NATS = "loss (nats per token)"
+FAILED = "SummaryMetric('status') != 'finished' and Metric('JobType') = 'trial'"
+COLUMNS = ("summary:status", "config:size.value", "config:D.value", "config:C.value", "summary:loss_nats")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of the workspace, and of the report with `words` above it. `which` runs: trials, frontier or failed."""
+
+    title: str
+    words: str
+    panels: list[Any]
+    which: str = "trials"
+
+
+def parts(entity: str) -> list[Part]:
+    """What both dashboards show."""
+    return [
+        Part(
+            "Frontier",
+            "Final losses of all runs, the fitted frontier and its 90% interval, on log axes.",
+            [_chart(entity), _media("Loss against compute", "charts/headline")],
+            which="frontier",
+        ),
+        Part(
+            "Loss against compute",
+            "Left: every run's curve. Right: final losses, coloured by size, with their lower envelope.",
+            [
+                wr.LinePlot(title="Curves", x="flops", y=[LOSS], log_x=True, log_y=True, **_lines("FLOPs", NATS)),
+                _scatter("Final losses and their lower envelope", "C", "N", log_y=True, running_ymin=True),
+            ],
+        ),
+        Part(
+            "IsoFLOP",
+            "Final loss against size, coloured by compute: each budget's minimum is its best size.",
+            [_scatter("Loss against size, by budget", "N", "C"), _scatter("Loss against tokens, by size", "D", "N")],
+        ),
+        Part(
+            "Learning curves by size",
+            "Mean, least and largest of the runs of a size; the last stretch of a run is its decay.",
+            [
+                wr.LinePlot(title="Validation loss", x="tokens", y=[LOSS], log_x=True, **_by_size(NATS)),
+                wr.LinePlot(title="Training loss", x="tokens", y=[TRAIN], log_x=True, **_by_size(NATS)),
+                wr.LinePlot(
+                    title="Bits per byte", x="tokens", y=["loss/val_bits_per_byte"], log_x=True, **_by_size("bits")
+                ),
+                wr.LinePlot(
+                    title="N-gram lines",
+                    x="tokens",
+                    y=[LOSS, *(f"reference/{name}_nats" for name in ("unigram", "bigram", "trigram"))],
+                    log_x=True,
+                    **_lines("tokens", NATS),
+                ),
+            ],
+        ),
+        Part(
+            "Speed",
+            "Tokens per second, MFU where the device's peak is known, and what the device was busy with.",
+            [
+                wr.LinePlot(
+                    title="Tokens per second", x="tokens", y=["speed/tokens_per_second"], **_by_size("tokens/s")
+                ),
+                wr.LinePlot(title="MFU", x="tokens", y=["speed/mfu"], **_by_size("share of the peak")),
+                wr.ScatterPlot(
+                    title="Speed against size", x=wr.Config("N"), y=wr.SummaryMetric("tokens_per_second"), log_x=True
+                ),
+                wr.LinePlot(title="GPU use (%)", x="Relative Time (Process)", metric_regex=r"system/gpu\..*\.gpu$"),
+            ],
+        ),
+        Part(
+            "Failures",
+            "Runs that did not finish, and the signs before: the gradient's norm and the training loss.",
+            [
+                wr.LinePlot(
+                    title="Gradient norm", x="tokens", y=["optim/grad_norm"], log_y=True, **_lines("tokens", "norm")
+                ),
+                wr.LinePlot(title="Training loss", x="tokens", y=[TRAIN], log_y=True, **_lines("tokens", NATS)),
+                wr.RunComparer(diff_only=True),
+            ],
+            which="failed",
+        ),
+    ]
+
+
+def _chart(entity: str) -> wr.CustomChart:
+    fields = dict(zip(("kind", "series", "trial", "flops", "loss", "low", "high"), frontier.POINT_COLUMNS, strict=True))
+    chart = wr.CustomChart.from_table(frontier.POINTS, chart_fields=fields, chart_strings={})
+    chart.chart_name = f"{entity}/{CHART}"
+    return chart
+
+
+def _media(title: str, *keys: str) -> wr.MediaBrowser:
+    return wr.MediaBrowser(title=title, media_keys=list(keys), num_columns=1)
+
+
+def _lines(x: str, y: str) -> dict[str, Any]:
+    return {"title_x": x, "title_y": y, "max_runs_to_show": MOST_RUNS, "smoothing_type": "none"}
+
+
+def _by_size(y: str) -> dict[str, Any]:
+    grouped = {"groupby": wr.Config("size"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
+    return _lines("tokens", y) | grouped
+
+
+def _scatter(title: str, x: str, color: str, log_y: bool = False, **more: Any) -> wr.ScatterPlot:
+    axes = {"x": wr.Config(x), "y": wr.SummaryMetric("loss_nats"), "z": wr.Config(color)}
+    return wr.ScatterPlot(title=title, log_x=True, log_y=log_y, log_z=True, **axes, **more)
+
+
+def workspace(name: str, entity: str, project: str) -> ws.Workspace:
+    """The sweep's workspace: its runs are those with its tag."""
+    return ws.Workspace(
+        name=f"Sweep {name}",
+        entity=entity,
+        project=project,
+        sections=[
+            ws.Section(name=part.title, panels=part.panels, is_open=part.which != "failed") for part in parts(entity)
+        ],
+        settings=ws.WorkspaceSettings(x_axis="tokens", max_runs=MOST_RUNS),
+        runset_settings=ws.RunsetSettings(filters=_tagged(name), pinned_columns=list(COLUMNS)),
+    )
+
+
+def report(name: str, entity: str, project: str, numbers: dict[str, Any] | None, signed_in: bool = False) -> wr.Report:
+    """The sweep's report. `numbers`: report.json, None where there is none yet. The library asks the server for the
+    project of a run set that names one; without a login it is the report's own."""
+    runsets = {
+        "trials": f"{_tagged(name)} and Metric('JobType') = 'trial'",
+        "frontier": f"{_tagged(name)} and Metric('JobType') = '{frontier.JOB_TYPE}'",
+        "failed": f"{_tagged(name)} and {FAILED}",
+    }
+    blocks: list[Any] = [wr.MarkdownBlock(text) for text in (answers(numbers) if numbers else [])]
+    for part in parts(entity):
+        where = {"entity": entity, "project": project} if signed_in else {}
+        runset = wr.Runset(name=part.which, filters=runsets[part.which], **where)
+        blocks += [
+            wr.H2(part.title),
+            wr.P(part.words),
+            wr.PanelGrid(runsets=[runset], panels=_laid_out(part.panels)),
+        ]
+    blocks.append(wr.H1(NOTES))
+    return wr.Report(
+        project=project, entity=entity, title=f"Sweep {name}", description=_about(numbers), blocks=blocks, width="fluid"
+    )
+
+
+def _tagged(name: str) -> str:
+    return f"Tags() in {json.dumps([settings.tag(name)])}"
+
+
+def _about(numbers: dict[str, Any] | None) -> str:
+    return numbers["counts_text"] if numbers else "not collected yet"
+
+
+def _laid_out(panels: list[Any]) -> list[Any]:
+    """Two panels in a row of a report's 24 columns."""
+    for place, panel in enumerate(panels):
+        panel.layout = wr.Layout(x=12 * (place % 2), y=9 * (place // 2), w=12, h=9)
+    return panels
+
+
+def answers(numbers: dict[str, Any]) -> list[str]:
+    """The report's numbers as Markdown: warnings, the law, the roads, what to buy."""
+    texts = ["\n".join(f"- **{warning}**" for warning in numbers["warnings"])] if numbers["warnings"] else []
+    if fit := numbers["fit"]:
+        rows = [[row["name"], with_interval(row["value"], row["interval"]), row["meaning"]] for row in fit["rows"]]
+        texts.append(
+            f"`{fit['formula']}`, fitted to {fit['n_rows']} runs of {fit['n_families']} families\n\n"
+            + _table(["", "90% interval", ""], rows)
+        )
+        roads = [
+            [
+                road["label"],
+                *(with_interval(road[e], road[f"{e}_interval"]) if road[e] is not None else "–" for e in "ab"),
+                road["note"],
+            ]
+            for road in fit["roads"]
+        ]
+        texts.append(_table(["road to the frontier", "a (N ∝ C^a)", "b (D ∝ C^b)", ""], roads))
+    if numbers["budgets"]:
+        rows = [
+            [
+                power(row["flops"], 3),
+                f"{row['times_largest']}×",
+                *(_counted(row, name) for name in ("N", "D")),
+                with_interval(row["loss_nats"], row["loss_nats_interval"], 4),
+            ]
+            for row in numbers["budgets"]
+        ]
+        texts.append(_table(["C (FLOPs)", "× dearest run", "N", "D", NATS], rows))
+    return texts
+
+
+def _counted(row: dict[str, Any], name: str) -> str:
+    ends = row[f"{name}_interval"]
+    return short(row[name]) + (f" [{short(ends[0])}, {short(ends[1])}]" if ends else "")
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _numbers(sweep: SweepDir) -> dict[str, Any] | None:
+    path = sweep.path / "report/report.json"
+    return files.read_json(path) if path.is_file() else None
+
+
+def export(sweep: SweepDir, section: WandbSection, out: Path) -> list[Path]:
+    """Write workspace.json, report.json and the chart's chart.json: what `save` would send."""
+    entity = section.entity or ANYBODY
+    with frontier.of_this_version(sweep):
+        written = report(sweep.name, entity, section.project, _numbers(sweep))
+    models = {
+        "workspace": workspace(sweep.name, entity, section.project)._to_model().spec,
+        "report": written._to_model().spec,
+    }
+    contents = {name: model.model_dump_json(by_alias=True, exclude_none=True) for name, model in models.items()}
+    contents = {name: json.loads(text) for name, text in contents.items()} | {"chart": files.read_json(CHART_SPEC)}
+    for name, content in contents.items():
+        files.write_json(out / f"{name}.json", content)
+    return [out / f"{name}.json" for name in contents]
+
+
+def save(sweep: SweepDir, section: WandbSection, account: Account) -> list[str]:
+    """Make both, or change those that were made before; lines that say so. UserError where W&B refuses."""
+    remembered, numbers, lines = frontier.Remembered.of(sweep), _numbers(sweep), []
+    with frontier.of_this_version(sweep):
+        written = report(sweep.name, account.entity, section.project, numbers, signed_in=True)
+    laid_out = workspace(sweep.name, account.entity, section.project)
+    try:
+        lines += filter(None, [_keep_chart(account)])
+        for what, new, lay_over in (("workspace", laid_out, _over_workspace), ("report", written, _over_report)):
+            current, was_there = _current(new, remembered.content.get(what), lay_over)
+            current.save()
+            remembered.keep(**{what: current.url})
+            lines.append(f"{what} {'brought up to date' if was_there else 'made'}: {current.url}")
+    except _errors(account.wandb) as error:
+        raise UserError(f"W&B, {account.entity}/{section.project}: {accounts.explain(error)}") from error
+    if numbers is None:
+        lines.append(f"without numbers: run `python -m sweep collect {sweep.name}`, fit and report, then this again")
+    return lines
+
+
+def _keep_chart(account: Account) -> str:
+    """Make the custom chart, which W&B lets nobody change or look up; the line where there is no making it."""
+    try:
+        account.api.create_custom_chart(
+            account.entity, CHART, "Scaling frontier", "vega2", "private", CHART_SPEC.read_text()
+        )
+    except _errors(account.wandb) as error:
+        return f"custom chart {account.entity}/{CHART}: is there already, or cannot be made ({accounts.explain(error)})"
+    return ""
+
+
+def _current(new: Any, url: str | None, lay_over: Callable[[Any, Any], None]) -> tuple[Any, bool]:
+    """(what is there at `url` with the new content, True), or (the new one, False) where it is gone or never was."""
+    if not url:
+        return new, False
+    try:
+        old = type(new).from_url(url)
+    except (ValueError, TypeError):  # how the library says that there is nothing
+        return new, False
+    lay_over(old, new)
+    return old, True
+
+
+def _over_workspace(old: ws.Workspace, new: ws.Workspace) -> None:
+    ours = {section.name for section in new.sections}
+    old.sections = [*new.sections, *(section for section in old.sections if section.name not in ours)]
+    old.settings, old.runset_settings = new.settings, new.runset_settings
+
+
+def _over_report(old: wr.Report, new: wr.Report) -> None:
+    places = [place for place, block in enumerate(old.blocks) if _is_notes(block)]
+    notes = old.blocks[places[0] :] if places else []
+    ours = [block for block in new.blocks if not _is_notes(block)] if notes else new.blocks
+    old.blocks = [*ours, *notes]
+    old.title, old.description = new.title, new.description
+
+
+def _is_notes(block: Any) -> bool:
+    return isinstance(block, wr.H1) and block.text in (NOTES, [NOTES])
+
+
+def _errors(wandb: Any) -> tuple[type[Exception], ...]:
+    """What the libraries raise where the server refuses or is away."""
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    return wandb.Error, WandbApiFailedError, ValueError

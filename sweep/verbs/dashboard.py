@@ -1,0 +1,59 @@
+"""Make a sweep's W&B workspace and report, or bring those it has up to date: dashboards as code.
+
+  python -m sweep dashboard default
+  python -m sweep dashboard default --export dashboards      their JSON, without a login
+
+The workspace: loss against compute on log axes with the frontier, isoFLOP, learning curves by size, speed and MFU,
+failures. The report: the same with the fit's numbers, as the last `report` made them. Their addresses are kept in
+sweeps/<name>/wandb.json, so that a second call changes what the first one made; sections and blocks that people added
+in W&B stay.
+"""
+
+import argparse
+from pathlib import Path
+
+HELP = "a W&B workspace and a report of a sweep, made or brought up to date"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's name or folder")
+    parser.add_argument(
+        "--export",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="DIR",
+        help="only write their JSON (default: dashboard/ in the sweep's folder)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweep.sweepdir import SweepDir
+    from sweep.tracking import settings
+    from sweep.tracking.section import WandbSection
+
+    sweep = SweepDir.find(args.sweep)
+    section = WandbSection(**sweep.settings().get("wandb", {}))
+    settings.wandb_module()
+    dashboard = _dashboard()
+    if args.export is not None:
+        out = sweep.path / "dashboard" if args.export == Path() else args.export
+        for path in dashboard.export(sweep, section, out):
+            print(path)
+        return 0
+    from sweep.tracking.account import sign_in
+
+    for line in dashboard.save(sweep, section, sign_in(section)):
+        print(line)
+    return 0
+
+
+def _dashboard():
+    from sweep.errors import UserError
+
+    try:
+        from sweep.tracking import dashboard
+    except ImportError as error:
+        install = "python -m pip install -r requirements.txt"
+        raise UserError(f"wandb-workspaces cannot be imported ({error}); {install}") from error
+    return dashboard

@@ -1,0 +1,62 @@
+"""Upload a sweep's W&B files that are not up yet, write and upload the sweep's own run, and say what is up and what is not.
+
+  python -m sweep sync default
+  python -m sweep sync default --parallel 8
+
+Training without a key or a network leaves its W&B runs as files under runs/wandb/. This uploads them with `wandb
+sync`: each trial's attempts in order, several trials at a time; a server that is too busy is asked again later. Ctrl-C,
+or a lost network, is no harm: the same command goes on. After `collect`, `fit` and `report` the sweep itself is a run
+too (job_type frontier): its table, figures, fit, and the frontier as a chart.
+
+Exit status: 0 all is up, 1 something is not.
+"""
+
+import argparse
+import shlex
+
+HELP = "upload a sweep's offline W&B runs, and the sweep itself as a run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's name or folder")
+    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="runs to upload at a time (default: 4)")
+    parser.add_argument("--no-upload", action="store_true", help="only write the sweep's own run, offline")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sweep.errors import UserError
+    from sweep.sweepdir import SweepDir
+    from sweep.tracking.section import WandbSection
+
+    if args.parallel < 1:
+        raise UserError(f"--parallel {args.parallel}: must be at least 1")
+    sweep = SweepDir.find(args.sweep)
+    section = WandbSection(**sweep.settings().get("wandb", {}))
+    if args.no_upload:
+        print(_frontier(sweep, section))
+        return 0
+    from sweep.tracking.account import sign_in
+    from sweep.tracking.sync import sync
+
+    account = sign_in(section)
+    print(_frontier(sweep, section))
+    tally = sync(sweep, section, account, args.parallel, lambda line: print(line, flush=True))
+    print(f"up: {len(tally.up)} runs, in {account.entity}/{section.project}")
+    for name, why in tally.not_up.items():
+        print(f"not up: {name}: {why}")
+    for name in tally.without:
+        print(f"no W&B file: {name}")
+    if tally.not_up:
+        print(f"to go on: {shlex.join(['python', '-m', 'sweep', 'sync', args.sweep])}")
+    return 1 if tally.not_up else 0
+
+
+def _frontier(sweep, section) -> str:
+    """Write the sweep's own run; the line that says so, or why there is none."""
+    from sweep.errors import UserError
+    from sweep.tracking import frontier
+
+    try:
+        return frontier.refresh(sweep, section)
+    except UserError as error:  # the trials can be uploaded all the same
+        return f"no run of the sweep itself: {error}"
