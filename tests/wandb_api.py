@@ -168,6 +168,9 @@ class Server(ThreadingHTTPServer):
     def on_CommitArtifact(self, sent: dict[str, Any]) -> dict[str, Any]:
         return {"commitArtifact": {"artifact": {"id": sent["artifactID"], "digest": "d"}}}
 
+    def on_ArtifactType(self, sent: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"artifact": None}}
+
     def on_UseArtifact(self, sent: dict[str, Any]) -> dict[str, Any]:
         self.used.append(sent["input"]["artifactID"])
         return {"useArtifact": {"artifact": {"id": sent["input"]["artifactID"]}}}
