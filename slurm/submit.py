@@ -14,9 +14,10 @@ from slurm.draft import Draft, Limits, draft
 from slurm.folders import check_folders
 from slurm.missing import Missing, adopt, missing
 from slurm.submission import JobRef, Submission, exclusive, submissions
+from slurm.unprepared import up_to_date
 from sweep import files
 from sweep.errors import UserError
-from sweep.plan import Plan, save
+from sweep.plan import Plan, additions, save
 from sweep.sweepdir import SweepDir
 from sweep.training.claim import Claim
 from sweep.trial import Trial
@@ -40,10 +41,11 @@ def launch(
     extend: bool,
     report: bool,
     say: Callable[[str], None],
-) -> tuple[Draft | None, Missing]:
-    """Submit what is missing; None where nothing is. UserError where it cannot be done; then nothing is in the queue.
+) -> tuple[Draft | None, Missing, Plan]:
+    """Submit what is missing (None where nothing is), of the plan as it is by then. UserError where it cannot be done.
 
-    If Slurm takes some arrays and refuses another, those taken stay, and it is said how to go on.
+    Then nothing is in the queue; but if Slurm took some arrays and refused another, those taken stay, and it is said
+    how to go on.
     """
     if not queue.available():
         raise UserError(
@@ -55,17 +57,19 @@ def launch(
         earlier = submissions(sweep)
         for line in adopt(earlier):
             say(line)
+        plan = up_to_date(plan, overrides, earlier)
+        additions(plan, sweep, extend)
         left = missing(plan, earlier)
         check_budget(plan, left.families)
         if not left.families:
             save(plan, sweep, command, extend)
-            return None, left
+            return None, left, plan
         code = snapshot.take(sweep.path / "code")
         made = draft(plan, sweep, left.families, command, overrides, code, _limits(plan), report)
         save(plan, sweep, command, extend)
         _write(made, code)
         _submit(made.submission, plan, earlier, lock)
-    return made, left
+    return made, left, plan
 
 
 def without_record(plan: Plan) -> list[list[Trial]]:

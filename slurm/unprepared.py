@@ -23,6 +23,7 @@ from sweep.sweepdir import SweepDir
 from sweep.trial import Trial
 
 PREFIX = "unprepared"
+PREPARED = "prepared.json"  # in the folder of a submission: its ids are real
 BYTES_VOCABULARY = 257  # 256 bytes and the end of text
 LOCK_SECONDS = 300
 
@@ -52,13 +53,33 @@ def is_provisional(trial: Trial) -> bool:
 def finish(submission: Submission) -> Plan:
     """Prepare the data of a submission and write the real ids of its trials. Doing it twice does no harm."""
     plan = absolute_paths(make_plan(submission.overrides, prepare))
-    sweep = SweepDir(Path(submission.sweep))
-    with exclusive(sweep, patience_seconds=LOCK_SECONDS):
-        _write_plan(plan, sweep)
-        lines = "".join(json.dumps(task) + "\n" for task in real_tasks(submission.tasks(), plan)).encode()
-        files.write(submission.folder / "tasks.jsonl", lambda file: file.write(lines))
-        files.write_json(submission.folder / "prepared.json", {"time": time.time()})
+    with exclusive(SweepDir(Path(submission.sweep)), patience_seconds=LOCK_SECONDS):
+        _write_ids(submission, plan)
     return plan
+
+
+def up_to_date(plan: Plan, overrides: list[str], earlier: list[Submission]) -> Plan:
+    """The plan as it is now, for who has the right to submit: its data may have come since it was made.
+
+    Earlier submissions get their real ids too, where their data is there and its job has not written them (it waits
+    for us, or was killed between the two).
+    """
+    if any(map(is_provisional, plan.trials)):
+        only, plan = plan.only, absolute_paths(make_plan(overrides, tokens_or_stand_in))
+        plan.only = only
+    for submission in earlier:
+        if submission.unprepared and not (submission.folder / PREPARED).exists():
+            theirs = absolute_paths(make_plan(submission.overrides, tokens_or_stand_in))
+            if not any(map(is_provisional, theirs.trials)):
+                _write_ids(submission, theirs)
+    return plan
+
+
+def _write_ids(submission: Submission, plan: Plan) -> None:
+    _write_plan(plan, SweepDir(Path(submission.sweep)))
+    lines = "".join(json.dumps(task) + "\n" for task in real_tasks(submission.tasks(), plan)).encode()
+    files.write(submission.folder / "tasks.jsonl", lambda file: file.write(lines))
+    files.write_json(submission.folder / PREPARED, {"time": time.time()})
 
 
 def real_tasks(tasks: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ from slurm import snapshot
 from slurm.draft import Limits, draft
 from slurm.submission import Submission, exclusive
 from slurm.submit import _write
-from slurm.unprepared import finish, is_provisional, real_tasks, tokens_or_stand_in
+from slurm.unprepared import finish, is_provisional, real_tasks, tokens_or_stand_in, up_to_date
 from sweep.errors import UserError
-from sweep.plan import absolute_paths, make_plan, planned_trials, save
+from sweep.plan import absolute_paths, additions, make_plan, planned_trials, save
 from sweep.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here
 
@@ -79,6 +79,17 @@ def test_conditions_on_the_data_exclude_points_once_it_is_known(submitted):
     assert len(planned_trials(sweep)) == 2
     assert {excluded["condition"] for excluded in sweep.settings()["excluded"]} == {"epochs <= 1"}
     assert len(families_of(submission)) == 2
+
+
+def test_data_that_has_come_meanwhile_gives_real_ids_to_plan_and_submission(submitted):
+    """Its job was killed before it could write them, or waits for a launch to let it."""
+    submission, plan, typed = submitted("seed=0,1", tiny.steps(20))
+    assert up_to_date(plan, typed, [submission]).trials == plan.trials  # it is not there yet
+    plan_here(typed)  # prepares
+    now = up_to_date(plan, typed, [submission])
+    assert now.trials == plan_here(typed).trials
+    assert additions(now, SweepDir(Path(submission.sweep)), extend=False) == set()
+    assert sorted(families_of(submission)) == sorted(family[0].family_id for family in now.families())
 
 
 def test_two_data_sets_that_are_not_there_are_not_taken_for_one(submitted):

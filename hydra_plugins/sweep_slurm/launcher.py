@@ -42,7 +42,7 @@ class SweepSlurmLauncher(Launcher):
         from slurm import describe, submit
         from slurm.unprepared import tokens_or_stand_in
         from sweep.errors import UserError
-        from sweep.plan import absolute_paths, additions, make_plan
+        from sweep.plan import absolute_paths, make_plan
         from sweep.sweepdir import SweepDir
 
         sweeper = self.config.hydra.sweeper["_target_"]
@@ -57,9 +57,8 @@ class SweepSlurmLauncher(Launcher):
                 f"cluster.scheduler={plan.config.cluster.scheduler}: hydra/launcher=sweep_slurm needs slurm"
             )
         sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
-        additions(plan, sweep, extend=False)
         command = ["python", "-m", "sweep", "launch", *overrides]
-        made, left = submit.launch(plan, sweep, command, overrides, extend=False, report=True, say=print)
+        made, left, plan = submit.launch(plan, sweep, command, overrides, extend=False, report=True, say=print)
         for line in describe.left_alone(left, plan):
             print(line)
         print(describe.submission(made) if made else f"sweep {plan.name}: nothing was submitted")

@@ -84,10 +84,10 @@ def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
 
     plan = absolute_paths(make_plan(args.overrides, tokens_or_stand_in))
     sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
-    additions(plan, sweep, args.extend)
     plan.only = set(args.only.split(",")) if args.only else set()
     report = not args.no_report
     if args.dry_run:
+        additions(plan, sweep, args.extend)
         preview = submit.preview(plan, sweep, command, args.overrides, report)
         show(plan)
         for name, text in preview.scripts.items():
@@ -96,7 +96,7 @@ def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
         submit.check_budget(plan, submit.without_record(plan))
         return 0
     _refuse_damaged(plan)
-    made, left = submit.launch(plan, sweep, command, args.overrides, args.extend, report, _say)
+    made, left, plan = submit.launch(plan, sweep, command, args.overrides, args.extend, report, _say)
     done = plan.done()
     to_train = {family[0].family_id for family in left.families}
     others = {trial.trial_id for trial in plan.trials if trial.family_id not in to_train}
