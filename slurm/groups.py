@@ -146,10 +146,12 @@ def spread(together: list[Need], workers: int, capacity: float) -> list[list[lis
     """Elements of at most `workers` slots of families, no slot above `capacity` seconds unless by one family alone.
 
     As few elements as their sum allows, each family to the slot that is free first, longest first; where that overflows
-    a slot, one element more.
+    slots, some elements more.
     """
     ordered = sorted(together, key=_longest_first)
-    count = max(1, math.ceil(sum(need.seconds for need in ordered) / (workers * capacity)))
+    most = math.ceil(len(ordered) / workers)
+    seconds_in_all = sum(need.seconds for need in ordered)
+    count = min(most, max(1, math.ceil(seconds_in_all / (workers * capacity))))
     while True:
         slots: list[list[Need]] = [[] for _ in range(count * workers)]
         free = [(0.0, number) for number in range(len(slots))]
@@ -157,11 +159,12 @@ def spread(together: list[Need], workers: int, capacity: float) -> list[list[lis
             seconds, number = heapq.heappop(free)
             slots[number].append(need)
             heapq.heappush(free, (seconds + need.seconds, number))
-        fits = all(len(slot) <= 1 or sum(n.seconds for n in slot) <= capacity for slot in slots)
-        if fits or count * workers >= len(ordered):
+        over = sum(len(slot) > 1 and sum(need.seconds for need in slot) > capacity for slot in slots)
+        if not over or count == most:
             dealt = [[slot for slot in slots[number::count] if slot] for number in range(count)]
             return [element for element in dealt if element]
-        count += 1
+        surplus = over * seconds_in_all / len(ordered)  # of one family of each slot that is over
+        count = min(most, count + max(1, int(surplus / (workers * capacity))))
 
 
 def _capacity(bucket: Bucket, slurm: SlurmSection) -> float:
