@@ -4,6 +4,7 @@ It answers what wandb 0.31 asks when it uploads a run (GraphQL, file_stream, fil
 views and charts. It keeps what it was sent, and can be told to misbehave.
 """
 
+import base64
 import gzip
 import json
 import threading
@@ -37,7 +38,7 @@ class Stored:
 
 @dataclass
 class Trouble:
-    """The next `times` requests of a kind go wrong so: "graphql", an operation's name, "file_stream", or those with "history"."""
+    """The next `times` requests of a kind go wrong so: "graphql", an operation, "file_stream", those with "history"."""
 
     kind: str
     status: int = 200
@@ -59,6 +60,7 @@ class Server(ThreadingHTTPServer):
         self.views: dict[str, dict[str, Any]] = {}
         self.charts: dict[str, str] = {}
         self.troubles: list[Trouble] = []
+        self.project = "p"
         self.project_is_missing = False
 
     @property
@@ -201,6 +203,33 @@ class Server(ThreadingHTTPServer):
     def on_CreateCustomChart(self, sent: dict[str, Any]) -> dict[str, Any]:
         self.charts[sent["chartName"]] = sent["spec"]
         return {"createCustomChart": {"chart": {"id": f"{sent['entity']}/{sent['chartName']}"}}}
+
+    # ---- workspaces and reports -----------------------------------------------------------------------------------
+
+    def on_upsertView(self, sent: dict[str, Any]) -> dict[str, Any]:
+        place = sent.get("id") or base64.b64encode(f"View:{len(self.views) + 1}".encode()).decode()
+        project = {"id": "p", "name": sent["projectName"], "entityName": sent["entityName"]}
+        kept = {key: sent.get(key) for key in ("name", "displayName", "description", "spec", "type")}
+        self.views[place] = kept | {"id": place, "project": project, "createdAt": None, "updatedAt": None}
+        return {"upsertView": {"view": self.views[place], "inserted": not sent.get("id")}}
+
+    on_UpsertView2 = on_upsertView
+
+    def on_View(self, sent: dict[str, Any]) -> dict[str, Any]:
+        found = [view for view in self.views.values() if view["name"] == sent["viewName"]]
+        return {"project": {"allViews": {"edges": [{"node": view} for view in found]}}}
+
+    def on_SpecificReport(self, sent: dict[str, Any]) -> dict[str, Any]:
+        return {"view": self.views.get(sent["reportId"])}
+
+    def on_GetProjects(self, sent: dict[str, Any]) -> dict[str, Any]:
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        known = {"id": "p", "name": self.project, "entityName": ENTITY, "createdAt": "2026-01-01T00:00:00Z"}
+        node = known | {"__typename": "Project", "isBenchmark": False, "user": None}
+        return {"models": {"pageInfo": page, "edges": [{"node": node}]}}
+
+    def on_ProjectInternalId(self, sent: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"id": "p", "internalId": "1"}}
 
     # ---- file_stream ----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Anybody's table of runs in the columns of a sweep's own table, so that the report can show it."""
+"""Anybody's table of runs in the columns of a sweep's own table, and what W&B exports as a table of runs."""
 
 from typing import Any
 
@@ -46,6 +46,34 @@ NUMBER_COLUMNS = [
     "wall_seconds",
     "device_seconds",
 ]
+
+
+WANDB_EXPORT = {"Name", "State"}  # what W&B's CSV of a project has in any case
+OWN_STATUSES = ("finished", "diverged", "failed", "stopped")
+OWN_NAMES = {"N": "params_non_embedding", "D": "tokens", "C": "flops"}
+
+
+def from_wandb(table: pd.DataFrame) -> pd.DataFrame:
+    """An export of a W&B project with a status and a run for each row; any other table as it is.
+
+    A run that a sweep of ours logged says itself how its trial ended, whatever W&B saw of the process (State). Rows of
+    one trial are one run: by trial_id in our exports, else by the whole config where it is known, else by W&B's ID.
+    """
+    if not WANDB_EXPORT.issubset(table.columns):
+        return table
+    made = table.copy()
+    made.attrs = dict(table.attrs)
+    state = table["State"].astype(str).str.lower()
+    said = table["status"].astype(str).str.lower() if "status" in table else state
+    made["status"] = said.where(said.isin(OWN_STATUSES), state)
+    identity = next((name for name in ("trial_id", "config_sha256", "ID") if name in table), None)
+    if identity is not None:
+        fallback = table["ID"] if "ID" in table else pd.Series([f"row {i}" for i in range(len(table))], table.index)
+        made["trial_id"] = table[identity].where(table[identity].notna(), fallback)
+    if {"trial_id", *OWN_NAMES} <= set(table.columns):
+        for letter, column in OWN_NAMES.items():
+            made[column] = table[letter]
+    return made
 
 
 def as_sweep(table: pd.DataFrame, rows: Rows) -> pd.DataFrame:

@@ -34,6 +34,10 @@ ROLE_COLUMNS: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "phase": ("phase",),
 }
+UNFINISHED = (  # ours, then W&B's
+    *("failed", "running", "missing", "stopped"),
+    *("crashed", "killed", "pending", "preempting", "preempted"),
+)
 NUMERIC_ROLES = ("N", "D", "C", "loss", "unique_tokens", "steps", "lr", "weight")
 N_CONVENTIONS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 C_CONVENTIONS = ("exact", "6nd")
@@ -322,7 +326,7 @@ def _check_status(check: _Check, table: pd.DataFrame, names: Mapping[str, str], 
     if "status" in names:
         status = table[names["status"]].astype(str).str.lower()
         check.drop((status == "diverged").to_numpy(), "diverged")
-        unfinished = status.isin(["failed", "running", "missing", "crashed", "killed", "pending"]).to_numpy()
+        unfinished = status.isin(UNFINISHED).to_numpy()
         check.drop(unfinished, "unfinished", lambda row: f"status is {status.iloc[row]}")
     check.drop(np.isinf(values["loss"]), "diverged")
 

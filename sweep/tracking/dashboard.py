@@ -134,7 +134,7 @@ def _by_size(y: str) -> dict[str, Any]:
 
 
 def _scatter(title: str, x: str, color: str, log_y: bool = False, **more: Any) -> wr.ScatterPlot:
-    axes = {"x": wr.Config(x), "y": wr.SummaryMetric("loss_nats"), "z": wr.Config(color)}
+    axes: dict[str, Any] = {"x": wr.Config(x), "y": wr.SummaryMetric("loss_nats"), "z": wr.Config(color)}
     return wr.ScatterPlot(title=title, log_x=True, log_y=log_y, log_z=True, **axes, **more)
 
 
@@ -162,8 +162,9 @@ def report(name: str, entity: str, project: str, numbers: dict[str, Any] | None,
     }
     blocks: list[Any] = [wr.MarkdownBlock(text) for text in (answers(numbers) if numbers else [])]
     for part in parts(entity):
-        where = {"entity": entity, "project": project} if signed_in else {}
-        runset = wr.Runset(name=part.which, filters=runsets[part.which], **where)
+        runset = wr.Runset(name=part.which, filters=runsets[part.which])
+        if signed_in:
+            runset.entity, runset.project = entity, project
         blocks += [
             wr.H2(part.title),
             wr.P(part.words),
@@ -255,10 +256,11 @@ def export(sweep: SweepDir, section: WandbSection, out: Path) -> list[Path]:
 
 def save(sweep: SweepDir, section: WandbSection, account: Account) -> list[str]:
     """Make both, or change those that were made before; lines that say so. UserError where W&B refuses."""
-    remembered, numbers, lines = frontier.Remembered.of(sweep), _numbers(sweep), []
+    remembered, numbers = frontier.Remembered.of(sweep), _numbers(sweep)
     with frontier.of_this_version(sweep):
         written = report(sweep.name, account.entity, section.project, numbers, signed_in=True)
     laid_out = workspace(sweep.name, account.entity, section.project)
+    lines: list[str] = []
     try:
         lines += filter(None, [_keep_chart(account)])
         for what, new, lay_over in (("workspace", laid_out, _over_workspace), ("report", written, _over_report)):

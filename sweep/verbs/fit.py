@@ -2,6 +2,8 @@
 
   python -m sweep fit default                                           a sweep that was collected
   python -m sweep fit runs.csv --columns N=size,D=tokens,loss=val       any two of N, D, C, and a loss
+  python -m sweep fit export.csv                                        as W&B exports a project
+  python -m sweep fit wandb:ENTITY/PROJECT                              the same, fetched, and kept as a CSV
   python -m sweep fit default --where "tokens_per_param > 5" --form kaplan_joint
   python -m sweep fit default --budget 1e15 --target-loss 2.8           what to buy, and what a loss takes
 
@@ -21,7 +23,9 @@ HELP = "fit a scaling law to a sweep, or to any table with columns for N, D and 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", metavar="TABLE", help="a sweep's name, or a .csv, .parquet or .jsonl file")
+    parser.add_argument(
+        "table", metavar="TABLE", help="a sweep's name, a .csv, .parquet or .jsonl file, or wandb:ENTITY/PROJECT"
+    )
     parser.add_argument(
         "--columns",
         default="",
@@ -60,11 +64,13 @@ def run(args: argparse.Namespace) -> int:
 
     from sweep.errors import UserError
     from sweep.fitting import dimension, fit, table
-    from sweep.fitting.foreign import as_sweep
+    from sweep.fitting.foreign import as_sweep, from_wandb
 
     if not (args.bootstrap == 0 or 100 <= args.bootstrap <= 20_000):
         raise UserError(f"--bootstrap {args.bootstrap}: 0 for no intervals, or 100 to 20000 refits")
-    data, curves, home = table.read(args.table)
+    source = fetched(args.table) if args.table.startswith(("wandb:", "https://", "http://")) else args.table
+    data, curves, home = table.read(source)
+    data = from_wandb(data)
     home = replace(home, folder=args.out) if args.out else home
     options = {
         "columns": table.parse_columns(args.columns),
@@ -102,8 +108,20 @@ def run(args: argparse.Namespace) -> int:
     if home.is_sweep:
         print(f"its report: python -m sweep report {args.table}")
     elif not args.no_report:
-        print(report_of(as_sweep(data, rows), result.as_dict(), Path(args.table).stem, home.path("report")))
+        print(report_of(as_sweep(data, rows), result.as_dict(), Path(source).stem, home.path("report")))
     return 0
+
+
+def fetched(address: str) -> str:
+    """A W&B project's runs as a CSV file here: its name."""
+    from sweep import files
+    from sweep.tracking import download
+
+    path, runs = download.project_table(address)
+    target = Path(f"{path.replace('/', '-')}.csv")
+    files.write(target, lambda file: runs.to_csv(file, index=False))
+    print(f"{len(runs)} runs of {path} are in {target}", file=sys.stderr)
+    return str(target)
 
 
 def report_of(table, fit: dict[str, Any], name: str, out: Path) -> str:

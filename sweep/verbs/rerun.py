@@ -3,8 +3,10 @@
   python -m sweep rerun 12.3k-1x32-203ktok
   python -m sweep rerun /somewhere/trial.json run.threads=2
   python -m sweep rerun 12.3k-1x32-203ktok optim.lr_multiplier=2      with overrides it is a new trial, in runs/
+  python -m sweep rerun wandb:ENTITY/PROJECT/RUN                       compared with the run's summary in W&B
 
-RUN is an id, a unique prefix of one, a run directory, or a trial.json copied from another machine.
+RUN is an id, a unique prefix of one, a run directory, a trial.json copied from another machine, or a W&B run (so, or as
+the address of its page).
 Exit status: 0 equal (or within the measured rounding noise), 1 different.
 """
 
@@ -16,7 +18,9 @@ HELP = "train one recorded trial again and compare"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_name", metavar="RUN", help="an id, a unique prefix, a run directory or a trial.json")
+    parser.add_argument(
+        "run_name", metavar="RUN", help="an id, a unique prefix, a run directory, a trial.json or a W&B run"
+    )
     parser.add_argument("overrides", nargs="*", help="run.KEY=… is how it is executed; any other key makes a new trial")
     parser.add_argument("--runs", default="runs", help="where recorded runs lie (default: runs)")
     parser.add_argument("--tokens", default="tokens", help="where token shards lie (default: tokens)")
@@ -30,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
     from sweep.record import Record
     from sweep.trial import Trial, describe
 
+    if args.run_name.startswith(("wandb:", "https://", "http://")):
+        from sweep.tracking import download
+
+        args.run_name = str(download.run_directory(args.run_name, Path(args.out)))
     recorded = rerun.find_run(args.run_name, Path(args.runs))
     trial = Trial.read(Path(args.run_name) if args.run_name.endswith(".json") else recorded.trial)
     how = [override for override in args.overrides if override.startswith("run.")]
