@@ -35,7 +35,16 @@ NEWS = "W&B: "
 NICENESS = 19
 BUSY_SHARE = 0.05  # of the time, at most, spent on looking
 ELSEWHERE_SECONDS = 60.0  # until families that others train are looked at again
+PATIENCE = {  # of questions that wandb waits for an answer to; what it streams is tried again for long
+    "WANDB_X_GRAPHQL_RETRY_MAX": "3",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "4",
+}
 PAUSE_SECONDS = 60.0  # after wandb broke down
+
+
+class Again(Exception):
+    """A server would not have a run. wandb's service keeps its name in use, so that it takes a new one to go on."""
 
 
 @dataclass
@@ -170,8 +179,8 @@ class Follower:
         except Exception as error:
             if mode == "offline":
                 raise
-            self._go_offline(error)  # whatever an answer does to wandb, this still works
-            mirror.open("offline", device_use(trainer))
+            self._go_offline(error)
+            raise Again from error
         if not mirror.run.offline:
             self._say_once(f"online, {mirror.run.project_url}")
 
@@ -240,8 +249,9 @@ def follow(task: Task, over: threading.Event) -> int:
         return 0
     try:
         why = follower.choose_mode()
-    except UserError as error:
-        follower.say(f"{error}; what is trained can be mirrored later: {task.how_to_sync()}")
+    except Exception as error:  # noqa: BLE001 — a wandb that is missing, or not as we know it
+        traceback.print_exc()
+        follower.say(f"{explain(error)}; nothing is lost, later: {task.how_to_sync()}")
         return 1
     if follower.mode == "online":
         over.wait(random.uniform(0, min(2.0, follower.section.every_seconds)))  # many launches start at once
@@ -263,6 +273,9 @@ def attempt(follower: Follower, said: str, last: bool = False) -> str:
     """One look; what went wrong with wandb, which is said unless it was, and must not become training's trouble."""
     try:
         follower.look(last)
+    except Again:
+        follower.abandon()
+        return attempt(follower, said, last)
     except Exception as error:  # noqa: BLE001 — see above
         traceback.print_exc()
         trouble = explain(error)
@@ -274,6 +287,8 @@ def attempt(follower: Follower, said: str, last: bool = False) -> str:
 
 
 def explain(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, NotKept):
         return f"{error}: is the disk full?"
     return f"wandb broke down ({type(error).__name__}: {settings.first_line(error)})"
@@ -282,6 +297,8 @@ def explain(error: Exception) -> str:
 def main(task: Task) -> int:
     """Follow until the end of stdin, which comes when the parent closes it, or dies."""
     os.environ.pop("WANDB_SERVICE", None)  # of whoever launched from a process that uses wandb itself
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     over = threading.Event()
 
     def wait_for_the_end() -> None:

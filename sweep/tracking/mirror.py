@@ -6,6 +6,7 @@ requeued, resumed, or cut into offline pieces stays one run. While the family's 
 trial's branch are this trial's.
 """
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -150,10 +151,15 @@ class Mirror:
             self.step = row["step"]
         samples = read_json_lines(self.folder.samples)
         if len(samples) > self.samples_seen:
-            rows = [[sample[column] for column in content.SAMPLE_COLUMNS] for sample in samples]
-            table = settings.wandb_module().Table(columns=list(content.SAMPLE_COLUMNS), data=rows)
-            self.run.summary["samples"] = table
             self.samples_seen = len(samples)
+            self._log_samples(samples)
+
+    def _log_samples(self, samples: list[dict[str, Any]]) -> None:
+        """As a table. Online wandb asks the server about it at once; without an answer the table waits for the next."""
+        wandb = settings.wandb_module()
+        rows = [[sample[column] for column in content.SAMPLE_COLUMNS] for sample in samples]
+        with contextlib.suppress(wandb.Error, ValueError):
+            self.run.summary["samples"] = wandb.Table(columns=list(content.SAMPLE_COLUMNS), data=rows)
 
     def failure(self, since: float) -> str | None:
         """The last line of what the trial failed with after a time (seconds since the epoch), unless it was told."""
