@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from sweep import files
+from sweep.efficiency import device_seconds, efficiency
 from sweep.errors import UserError
 from sweep.record import Record
 from sweep.rundir import RunDir
@@ -27,6 +28,8 @@ RESULTS = {  # Record field → table column, where the names differ or the mean
     "intrinsic_dimension": "intrinsic_dimension",
     "dimension_points": "dimension_points",
     "tokens_per_second": "tokens_per_second",
+    "mfu": "mfu",
+    "flops_ceiling": "flops_ceiling",
     "wall_seconds": "wall_seconds",
     "own_seconds": "device_seconds",
     "shared_steps": "shared_steps",
@@ -50,7 +53,18 @@ CURVES = History(
     "curves",
     "metrics.jsonl",
     ("trial_id", "family_id", "params_non_embedding"),
-    ("phase", "step", "tokens", "flops", "lr", "train_loss_nats", "val_loss_nats", "grad_norm", "tokens_per_second"),
+    (
+        "phase",
+        "step",
+        "tokens",
+        "flops",
+        "lr",
+        "train_loss_nats",
+        "val_loss_nats",
+        "grad_norm",
+        "tokens_per_second",
+        "mfu",
+    ),
 )
 SAMPLES = History("samples", "samples.jsonl", ("trial_id",), ("step", "tokens", "prompt", "text"))
 
@@ -85,7 +99,8 @@ def collect(sweep: SweepDir) -> Collected:
     if fresh or not before:
         for name, frame in (("table", table), ("curves", curves), ("samples", samples)):
             _write(folder / f"{name}.parquet", frame)
-    files.write_json(folder / "meta.json", _meta(folder.name, settings, table))
+    seconds = _device_seconds(folder / "meta.json", runs, table, changed=bool(fresh))
+    files.write_json(folder / "meta.json", _meta(folder.name, settings, table, seconds))
     return Collected(table, curves, samples, read=len(fresh))
 
 
@@ -186,11 +201,18 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
     files.write(path, lambda file: frame.to_parquet(file, index=False))
 
 
-def _meta(name: str, settings: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+def _device_seconds(meta: Path, runs: Path, table: pd.DataFrame, changed: bool) -> float:
+    """The time of the sweep's devices, asked of every family's attempts only when a run has changed."""
+    known = files.read_json(meta).get("device_seconds") if meta.exists() and not changed else None
+    return device_seconds(runs, table["family_id"].unique()) if known is None else known
+
+
+def _meta(name: str, settings: dict[str, Any], table: pd.DataFrame, seconds: float) -> dict[str, Any]:
     """What the report says about the sweep beside its table."""
     finished = table[table["status"] == "finished"]
     shared_flops = finished["shared_steps"].fillna(0) * finished["batch_tokens"] * finished["flops_per_token"]
     trunks = shared_flops.groupby(finished["family_id"]).max()
+    useful = float(finished["flops"].sum() - shared_flops.sum() + trunks.sum())
     lines, bytes_per_token = _reference(Path(settings["paths"]["tokens"]), table)
     return {
         "name": name,
@@ -200,6 +222,8 @@ def _meta(name: str, settings: dict[str, Any], table: pd.DataFrame) -> dict[str,
         "dollars_per_device_hour": settings["cluster"]["dollars_per_device_hour"],
         "flops_total": float(finished["flops"].sum()),
         "flops_saved": float(shared_flops.sum() - trunks.sum()),
+        "device_seconds": seconds,
+        "efficiency": efficiency(useful, seconds, finished),
         "excluded": settings["excluded"],
         "reference_lines": lines,
         "bytes_per_token": bytes_per_token,

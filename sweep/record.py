@@ -15,7 +15,10 @@ class Record:
     """The result of a finished or diverged trial. Losses are nats per token; None where there is none.
 
     `wall_seconds` is what the trial took from its first step to its last, the trunk included; `own_seconds` leaves
-    out the `shared_steps` that it took over from the trunk. `intrinsic_dimension` is that of the final layer's
+    out the `shared_steps` that it took over from the trunk; in a stack they are its share of the stack's time.
+    `tokens_per_second` is the device's while training, all of a stack together; `mfu` is that in exact FLOPs over the
+    `flops_ceiling` per second that the device's matrix products were measured to reach. `device_bytes` is the most
+    GPU memory that tensors took, of the stack where it is one. `intrinsic_dimension` is that of the final layer's
     activations at `dimension_points` positions of the validation set. Fields with a default came later than the first
     records, which may lack them.
     """
@@ -46,6 +49,9 @@ class Record:
     finished_at: float
     intrinsic_dimension: float | None = None
     dimension_points: int | None = None
+    mfu: float | None = None
+    flops_ceiling: float | None = None
+    device_bytes: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     def publish(self, path: Path) -> bool:

@@ -10,7 +10,8 @@ from sweep.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here
 
 STEP_TOKENS = 128  # of seq_len=32 and batch.sequences=4
-CLOCK = ("seconds", "tokens_per_second", "wall_seconds", "own_seconds", "finished_at")  # never the same twice
+# Never the same twice.
+CLOCK = ("seconds", "tokens_per_second", "mfu", "flops_ceiling", "wall_seconds", "own_seconds", "finished_at")
 WAY = ("shared_steps", "execution_class", "execution_classes", "code_hash")  # how a result was come by
 
 OVERRIDES = [

@@ -54,6 +54,7 @@ TRIAL_COLUMNS = [  # key in the table, heading, how a cell is written
     ("seed", "seed", "text"),
     ("shape", "depth × width × heads", "text"),
     ("device_seconds", "device time", "duration"),
+    ("mfu", "MFU", "number"),
     ("device", "device", "text"),
     ("code_hash", "code", "text"),
     ("execution_class", "execution class", "text"),
@@ -159,6 +160,7 @@ def _compute(results: Results) -> dict[str, Any]:
         "share_saved": saved / alone if saved else None,
         "device_hours": hours or None,
         "dollars": hours * rate if hours and rate is not None else None,
+        "efficiency": results.meta.get("efficiency"),
     }
 
 

@@ -35,6 +35,8 @@ def _compute(compute: dict[str, Any]) -> Text:
         text += f", {dollars(compute['dollars'])}"
     if compute["share_saved"]:
         text += f"; shared trunks saved {100 * compute['share_saved']:.0f}% of the FLOPs of training each trial alone"
+    if compute["efficiency"] is not None:
+        text += f"; sweep efficiency {significant(100 * compute['efficiency'], 2)}% of the devices' matrix products"
     return Text(text)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sweep import files
-from sweep.estimate import record_speed
+from sweep.estimate import Way, record_speed
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, loop
@@ -46,6 +46,11 @@ class Family:
     @property
     def trunk(self) -> RunDir:
         return RunDir.of_trunk(self.runs, self.family_id)
+
+    @property
+    def way(self) -> Way:
+        """How its device is shared, which its speed is of."""
+        return Way(stack=self.env["class"]["stack"] or 0)
 
     def missing(self) -> list[Trial]:
         """Trials without a record, those that branch first first."""
@@ -219,6 +224,7 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
     rows = files.read_json_lines(run.metrics)
     finished = status == "finished"
     loss_nats = rows[-1]["val_loss_nats"] if finished else None
+    tokens_per_second = statistics.median(row["tokens_per_second"] for row in rows)
     dimension = dimension_of(setup) if finished else None
     record = Record(
         trial_id=trial.trial_id,
@@ -239,7 +245,7 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
         shared_steps=state.shared_steps,
         wall_seconds=state.seconds,
         own_seconds=state.seconds - state.shared_seconds,
-        tokens_per_second=statistics.median(row["tokens_per_second"] for row in rows),
+        tokens_per_second=tokens_per_second,
         device=family.env["class"]["device_model"],
         execution_class=setup.execution_class,
         execution_classes=state.classes,
@@ -247,10 +253,13 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
         finished_at=time.time(),
         intrinsic_dimension=dimension.d if dimension else None,
         dimension_points=dimension.points if dimension else None,
+        mfu=setup.mfu(tokens_per_second),
+        flops_ceiling=setup.flops_ceiling,
+        device_bytes=torch.cuda.max_memory_allocated() if setup.device == "cuda" else None,
     )
     if finished:
         rate = state.step * trial.config.batch_tokens / state.seconds
-        record_speed(family.runs, trial, setup.options, record.device, rate)
+        record_speed(family.runs, trial, setup.options, record.device, rate, way=family.way)
         if setup.options.keep_weights:
             files.write(run.weights, lambda file: torch.save(setup.model.state_dict(), file))
     record.publish(run.record)

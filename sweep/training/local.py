@@ -30,12 +30,8 @@ from sweep.tracking.sidecar import Sidecar
 from sweep.training import claim
 
 REFRESH_SECONDS = 1.0
-EXIT_AGAIN, FAILED, LOG, PEERS = (
-    75,
-    "failed: ",
-    "SWEEP_LOG",
-    "SWEEP_PEERS",
-)  # as sweep.training.worker's, which imports torch
+EXIT_AGAIN, FAILED = 75, "failed: "  # as sweep.training.worker's, which imports torch;
+LOG, PEERS, DEVICE_SHARE = "SWEEP_LOG", "SWEEP_PEERS", "SWEEP_DEVICE_SHARE"  # and what it is told
 
 
 @dataclass
@@ -110,6 +106,7 @@ def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(index) for index in range(_gpus())]
         environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
+        environment[DEVICE_SHARE] = str(min(1.0, len(names) / worker_count(plan)))
     only = ["--families", ",".join(sorted(plan.only))] if plan.only else []
     path = sweep.logs / f"worker-{number}.log"
     with open(path, "ab") as log:

@@ -53,6 +53,7 @@ class Setup:
     device: str
     backend: str
     execution_class: str
+    flops_ceiling: float | None = None  # FLOPs per second of the device's best matrix product, where it was measured
     shared_model: InitVar[GPT | None] = None  # one that several setups take turns with; otherwise each makes its own
     model: GPT = field(init=False)
     batches: Batches = field(init=False)
@@ -73,6 +74,12 @@ class Setup:
         unique = config.data.unique_sequences
         self.batches = Batches(self.tokens.train, model.seq_len, config.batch_sequences, unique, config.seed)
         self.validation_NT = windows(self.tokens.validation, model.seq_len)[: config.eval.sequences]
+
+    def mfu(self, tokens_per_second: float) -> float | None:
+        """Model FLOPs utilisation: exact training FLOPs per second over the device's measured ceiling."""
+        if self.flops_ceiling is None:
+            return None
+        return round(tokens_per_second * self.flops_per_token / self.flops_ceiling, 4)
 
     def autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "fp32":
@@ -304,6 +311,7 @@ def _write_row(curve: Curve, clock: Clock, lr: float, grad_norm: torch.Tensor, v
         "val_loss_nats": finite(val_loss),
         "seconds": round(state.seconds, 4),
         "tokens_per_second": round(speed, 1),
+        "mfu": setup.mfu(speed),
     }
     append_json(curve.metrics, row)
     curve.on_progress({"loss_nats": row["val_loss_nats"] or row["train_loss_nats"], **row})

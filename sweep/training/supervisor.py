@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
-EXIT_AGAIN, EXIT_FAILED, PEERS = 75, 1, "SWEEP_PEERS"  # as sweep.training.worker's, which imports torch
+EXIT_AGAIN, EXIT_FAILED = 75, 1  # as sweep.training.worker's, which imports torch;
+PEERS, DEVICE_SHARE = "SWEEP_PEERS", "SWEEP_DEVICE_SHARE"  # and what it is told
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 FORWARDED = (*STOP, signal.SIGCONT)
 POLL_SECONDS = 0.5
@@ -56,7 +57,10 @@ class Supervisor:
 
     def _start(self, number: int, devices: list[str]) -> None:
         """One worker, on its cores: it inherits them, so they are taken before and given back after."""
-        device = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices else {}
+        device = {}
+        if devices:
+            share = min(1.0, len(devices) / self.workers)
+            device = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)], DEVICE_SHARE: str(share)}
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, cores_of(number, self.workers, sorted(cores)))
         try:

@@ -22,6 +22,7 @@ from sweep.errors import UserError
 from sweep.estimate import Speeds
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, claim
+from sweep.training.ceiling import flops_ceiling
 from sweep.training.claim import Claim, JobIsGone
 from sweep.training.family import Family, train_trial
 from sweep.training.loop import Setup, Stopped
@@ -34,6 +35,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 FAILED = "failed: "  # how a worker's log says so; a launch passes such lines on
 LOG = "SWEEP_LOG"  # in a worker's environment: the file that its output goes to
 PEERS = "SWEEP_PEERS"  # there too: how many workers share the families
+DEVICE_SHARE = "SWEEP_DEVICE_SHARE"  # and how much of a device each of them has
 EXIT_DONE, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75  # 75 is EX_TEMPFAIL: saved, run me again
 
 
@@ -138,6 +140,7 @@ class Worker:
                 **dataclasses.asdict(held.holder),
                 standing=standing,
                 log=os.environ.get(LOG),
+                device_share=float(os.environ.get(DEVICE_SHARE, "1")),
             )
         except BaseException:
             held.release()
@@ -233,6 +236,7 @@ class Worker:
             device=self.device,
             backend=backend,
             execution_class=env["execution_class"],
+            flops_ceiling=flops_ceiling(self.runs, self.device, trial.config.precision),
             shared_model=None if stack is None else stack.desk,
         )
         return setup, env
