@@ -12,11 +12,11 @@ IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 OF_EACH_NODE = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # by convention, whatever lies below them
 
 
-def check_folders(paths: dict[str, str], are_shared: bool) -> None:
+def check_folders(paths: dict[str, str], are_shared: bool, only_read: tuple[str, ...] = ()) -> None:
     """UserError for a folder that cannot be written to, or that each node has its own of, as far as that can be seen.
 
-    `paths` are `paths.*` by their names, absolute; `are_shared` is a person's word that all nodes see them. Jobs look
-    again when they start.
+    `paths` are `paths.*` by their names, absolute; `are_shared` is a person's word that all nodes see them; to those
+    named by `only_read` nobody writes. Jobs look again when they start.
     """
     for key, folder in paths.items():
         if "%" in folder or "\n" in folder:
@@ -27,6 +27,8 @@ def check_folders(paths: dict[str, str], are_shared: bool) -> None:
                 "or say that it is on one: cluster.slurm.paths_are_shared=true"
             )
     for key, folder in paths.items():
+        if key in only_read:
+            continue
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):

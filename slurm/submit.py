@@ -14,7 +14,7 @@ from slurm.draft import Draft, Limits, draft
 from slurm.folders import check_folders
 from slurm.missing import Missing, adopt, missing
 from slurm.submission import JobRef, Submission, exclusive, submissions
-from slurm.unprepared import up_to_date
+from slurm.unprepared import is_provisional, up_to_date
 from sweep import files
 from sweep.errors import UserError
 from sweep.plan import Plan, additions, save
@@ -52,7 +52,12 @@ def launch(
             "sbatch is not on PATH: this is no machine to submit jobs from; log in to one of the cluster, or take "
             "cluster=local (--dry-run shows the scripts anywhere)"
         )
-    check_folders(vars(plan.config.paths), plan.config.cluster.slurm.paths_are_shared)
+    tokens_are_there = not any(map(is_provisional, plan.trials))
+    check_folders(
+        vars(plan.config.paths),
+        plan.config.cluster.slurm.paths_are_shared,
+        only_read=("tokens",) if tokens_are_there else (),
+    )
     with exclusive(sweep) as lock:
         earlier = submissions(sweep)
         for line in adopt(earlier):

@@ -48,3 +48,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 def test_a_name_that_slurm_would_change(tmp_path):
     with pytest.raises(UserError, match=r"paths.sweeps=.*100%: has a %"):
         check_folders({"sweeps": str(tmp_path / "100%")}, are_shared=True)
+
+
+def test_where_only_is_read_nothing_is_tried():
+    check_folders({"tokens": "/proc/tokens"}, are_shared=True, only_read=("tokens",))

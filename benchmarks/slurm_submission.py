@@ -1,0 +1,133 @@
+"""Seconds to hand 1,000 trials to Slurm, beside submitit's `map_array` of as many no-ops on the same cluster, in turns.
+
+  pip install submitit && python -m benchmarks.slurm_submission
+
+A real Slurm on this machine (slurm.devcluster), its jobs held so that none takes the processor from what is measured.
+Each trial is a family and an array element of its own: the most elements that so many trials can be. A launch is timed
+as a whole, and without what happens on any machine: planning, and the copy of the code. submitit is needed here only.
+"""
+
+import importlib.metadata
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import save
+from slurm import queue, snapshot, submit
+from slurm.devcluster.cluster import Cluster, Settings
+from sweep.data.tokens import Unprepared
+from sweep.plan import Plan, absolute_paths, make_plan
+from sweep.sweepdir import SweepDir
+
+TRIALS = 1000
+REPEATS = 5
+OVERRIDES = [
+    "model.params=3k,5k,7k,12k,19k,28k,55k,98k,187k,442k",
+    "budget.flops=1e12",
+    f"seed=range({TRIALS // 10})",
+    "data=markov",
+    "cluster=slurm",
+    "cluster.device_name=CPU",
+    "cluster.seconds_per_step=100",
+    "cluster.slurm.gpus=0",
+    "cluster.slurm.cpus=1",
+    "cluster.slurm.memory_gib=null",
+    "cluster.slurm.time_buckets=[10m]",
+    "cluster.slurm.paths_are_shared=true",
+    "cluster.slurm.sbatch_lines=[--hold]",
+    "cluster.slurm.long_families=requeue",  # all are, so that no element holds two
+]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)  # munge asks for that
+        cluster = Cluster(Path(folder) / "slurm")
+        cluster.up(Settings(max_array_size=TRIALS + 1))
+        try:
+            os.environ["SLURM_CONF"] = str(cluster.conf)
+            measured = measure(Path(folder), cluster)
+        finally:
+            cluster.down()
+    path = save("slurm_submission", ["hydra-core", "submitit"], measured)
+    sys.stdout.write(path.read_text())
+
+
+def measure(folder: Path, cluster: Cluster) -> dict[str, Any]:
+    ours: list[dict[str, float]] = []
+    theirs = []
+    for repeat in range(REPEATS):
+        ours.append(one_launch(folder / f"sweep-{repeat}"))
+        clear(cluster)
+        theirs.append(one_map_array(folder / f"submitit-{repeat}"))
+        clear(cluster)
+    return {
+        "command": "python -m benchmarks.slurm_submission",
+        "slurm": cluster.ask("sbatch", "--version").strip(),
+        "trials": TRIALS,
+        "array_elements": TRIALS,
+        "launch_seconds": {phase: spread([one[phase] for one in ours]) for phase in ours[0]},
+        "submitit_map_array_seconds": spread(theirs),
+        "target_seconds": {"beyond_planning_and_copy": 1.0},
+    }
+
+
+def one_launch(folder: Path) -> dict[str, float]:
+    """Seconds of a launch's parts, in an empty folder."""
+    began = time.perf_counter()
+    plan = planned(folder)
+    planning = time.perf_counter() - began
+    sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
+    began = time.perf_counter()
+    snapshot.take(sweep.path / "code")
+    copying = time.perf_counter() - began
+    began = time.perf_counter()
+    made, _, _ = submit.launch(plan, sweep, ["launch"], OVERRIDES, extend=False, report=True, say=print)
+    rest = time.perf_counter() - began  # with the code's hash once more
+    assert made is not None
+    assert len(made.elements) == TRIALS == len(queue.queued(chunk.name for chunk in made.submission.chunks))
+    return {"planning": planning, "code_copy": copying, "beyond_planning_and_copy": rest}
+
+
+def planned(folder: Path) -> Plan:
+    paths = [f"paths.{name}={folder / name}" for name in ("runs", "sweeps", "tokens")]
+    data = Unprepared(64)
+    data.fingerprint = "0123456789abcdef"  # for the launch it is there
+    return absolute_paths(make_plan([*OVERRIDES, *paths], lambda config, root: data))  # type: ignore[arg-type, return-value]
+
+
+def one_map_array(folder: Path) -> float:
+    """Seconds that submitit takes for as many elements that do nothing."""
+    import submitit
+
+    executor = submitit.SlurmExecutor(folder=folder)
+    executor.update_parameters(time=10, cpus_per_task=1, additional_parameters={"hold": True})
+    began = time.perf_counter()
+    jobs = executor.map_array(nothing, range(TRIALS))
+    seconds = time.perf_counter() - began
+    assert len(jobs) == TRIALS
+    return seconds
+
+
+def nothing(number: int) -> int:
+    return number
+
+
+def clear(cluster: Cluster) -> None:
+    """End all jobs and wait until the queue is empty."""
+    cluster.ask("scancel", "--user=root")
+    while cluster.ask("squeue", "--noheader"):
+        time.sleep(0.5)
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    return {"min": min(seconds), "median": statistics.median(seconds), "max": max(seconds)}
+
+
+if __name__ == "__main__":
+    importlib.metadata.version("submitit")  # before a cluster is brought up for nothing
+    main()
