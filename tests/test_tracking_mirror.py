@@ -394,7 +394,7 @@ def test_a_disk_that_fills_loses_nothing_and_the_next_launch_goes_on(again):
 def test_mfu_is_given_where_the_peak_is_of_this_very_device(trained):
     plan, runs = trained
     trial = plan.trials[0]
-    row = tiny.lines(RunDir.of_trial(runs, trial.trial_id).metrics)[0] | {"tokens_per_second": 1000.0}
+    row = tiny.lines(RunDir.of_trial(runs, trial.trial_id).metrics)[0] | {"tokens_per_second": 1000.0, "mfu": None}
     h100 = {"device": "cuda", "class": {"device_model": "NVIDIA H100 80GB HBM3"}}
     cluster = {"device_name": "NVIDIA H100 80GB HBM3", "peak_tflops": 989.0}
 
