@@ -64,6 +64,19 @@ def test_a_refit_is_a_fit_of_its_weights():
     assert refitted["alpha"] == pytest.approx(fresh.params["alpha"], rel=2e-3)
 
 
+@pytest.mark.parametrize("families", [6, 20])
+def test_drawn_deviations_are_as_large_as_the_noise(families):
+    """Residuals alone are smaller, deviations from the law fitted without the family larger."""
+    seen = []
+    for seed in range(30):
+        replicates = simulated(seed, families, count=1)[-1]
+        drawn, _ = uncertainty.draw_deviations(replicates, 50, seed)
+        seen.append([np.mean(values**2) for values in (replicates.residual_n, drawn, replicates.deviation_n)])
+    small, right, large = np.mean(seen, axis=0) / (2 * 0.005**2)
+    assert small < right < large
+    assert 0.75 < right < 1.35
+
+
 def test_widening_shrinks_with_families():
     widths = [uncertainty.widening(f) for f in (5, 8, 20, 100)]
     assert widths == sorted(widths, reverse=True)

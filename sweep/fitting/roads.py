@@ -80,14 +80,14 @@ def _isoflop(
         return road, {}
     accepted = {o["C"] for o in road["optima"]}
     groups = [group for group in groups if group.C in accepted]
-    smooth_n = log_loss_n - replicates.deviation_n
+    smooth_n = log_loss_n - replicates.residual_n
     deviation_Bn, _ = draw_deviations(replicates, DRAWS, seed)
     drawn = frontier.isoflop_draws(method, groups, smooth_n + deviation_Bn)
     return road, _recentred(road, drawn, frontier.isoflop_draws(method, groups, smooth_n[None]))
 
 
 def _envelope(rows: Rows, curves: pd.DataFrame | None, replicates: Replicates | None, seed: int) -> tuple[Road, Draws]:
-    """Draws: each family's whole curve without its mean deviation from the law, moved by one drawn again."""
+    """Draws: each family's whole curve without its mean residual, moved by a deviation drawn again."""
     try:
         stable = frontier.stable_curves(curves, dict(zip(rows.family, rows.N, strict=True)))
     except UserError as refusal:
@@ -98,9 +98,9 @@ def _envelope(rows: Rows, curves: pd.DataFrame | None, replicates: Replicates | 
     labels = np.unique(rows.family.astype(str)).tolist()
     own_F = np.array([labels.index(str(family)) for family in stable.family_F])
     counts = np.bincount(replicates.family_n)
-    deviation_F = (np.bincount(replicates.family_n, replicates.deviation_n) / counts)[own_F]
+    residual_F = (np.bincount(replicates.family_n, replicates.residual_n) / counts)[own_F]
     _, shared_BF = draw_deviations(replicates, DRAWS, seed)
-    smooth_FG = stable.log_loss_FG - deviation_F[:, None]
+    smooth_FG = stable.log_loss_FG - residual_F[:, None]
     drawn = frontier.envelope_draws(stable, smooth_FG + shared_BF[:, own_F, None])
     return road, _recentred(road, drawn, frontier.envelope_draws(stable, smooth_FG[None]))
 

@@ -8,7 +8,10 @@ sqrt(F / (F - 1)) t / z, t with F - 3 degrees of freedom for F families (three p
 decided between families). `benchmarks/fit_calibration.py` simulates what that covers.
 
 The isoFLOP and envelope roads interpolate, and weights do not move an interpolation. Their intervals come from
-losses that are drawn again: the law's, plus deviations like those of each family from the law fitted without it.
+losses that are drawn again: the law's, plus deviations as they might have been. A law follows its rows, so residuals
+are too small (variance 1 - h times the truth, h the leverage); deviations from the law fitted without the row's family
+are too large (1 / (1 - h) times), with few families by far. Their geometric mean is neither (MacKinnon & White 1985,
+"HC2").
 
 Shape suffixes: B replicates, F families, P parameters, n rows.
 """
@@ -33,10 +36,11 @@ CHUNK_ROWS = 50_000  # rows times replicates refitted together: what stays in ca
 
 @dataclass(frozen=True)
 class Replicates:
-    """B refits: theta_BP, and the deviation of each row from the law fitted without its family (log loss)."""
+    """B refits: theta_BP; how each row's log loss deviates from the law, and from the law fitted without its family."""
 
     theta_BP: np.ndarray
     params: Params
+    residual_n: np.ndarray
     deviation_n: np.ndarray
     family_n: np.ndarray  # 0 … F-1
     widening: float
@@ -74,9 +78,10 @@ def bootstrap(solution: Any, loss_n: np.ndarray, family_n: np.ndarray, count: in
         weight_BF /= weight_BF.mean(axis=1, keepdims=True)
         parts.append(refit(solution, log_loss_n, weight_BF[:, family_n]))
     theta_BP = np.concatenate(parts)
+    residual_n = log_loss_n - solution.bound.evaluate(solution.theta_P[None]).y_Bn[0]
     deviation_n = deviations(solution, log_loss_n, family_n, rng)
     params = solution.bound.to_params(theta_BP)
-    return Replicates(theta_BP, params, deviation_n, family_n, widening(families))
+    return Replicates(theta_BP, params, residual_n, deviation_n, family_n, widening(families))
 
 
 def deviations(solution: Any, log_loss_n: np.ndarray, family_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -145,9 +150,10 @@ def draw_deviations(replicates: Replicates, count: int, seed: int) -> tuple[np.n
     share, (count, F). Both parts are drawn from those seen, over all families, with random signs: the few families
     around a minimum are too few to say by themselves how far it could have moved."""
     rng = np.random.default_rng(seed + 2)
-    family_n, deviation_n = replicates.family_n, replicates.deviation_n
-    shared_F = np.bincount(family_n, deviation_n) / np.bincount(family_n)
-    own_n = deviation_n - shared_F[family_n]
+    family_n = replicates.family_n
+    seen_n = np.sign(replicates.residual_n) * np.sqrt(np.abs(replicates.residual_n * replicates.deviation_n))
+    shared_F = np.bincount(family_n, seen_n) / np.bincount(family_n)
+    own_n = seen_n - shared_F[family_n]
 
     def draw(seen: np.ndarray) -> np.ndarray:
         return rng.choice(seen, size=(count, len(seen))) * rng.choice([-1.0, 1.0], size=(count, len(seen)))
