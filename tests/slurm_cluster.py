@@ -1,6 +1,7 @@
 """A real Slurm for tests (slurm/devcluster), brought up once and taken down however the tests end."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from slurm.devcluster.cluster import Cluster
+from sweep.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = os.environ.get("SWEEP_REQUIRE_SLURM") == "1"  # set by .ci/run
@@ -37,6 +39,7 @@ def running_cluster(*options: str) -> Iterator[Cluster]:
     ) as up:
         if not up.stdout.readline():
             reason = up.stderr.read().decode().strip()
+            shutil.rmtree(folder)
             pytest.fail(reason) if REQUIRED else pytest.skip(reason)
         yield Cluster(folder)
         up.stdin.close()
@@ -66,9 +69,16 @@ def ended(cluster: Cluster, job: int) -> bool:
 
 def release(cluster: Cluster, element: str) -> None:
     """A requeued element may start now, instead of after its waiting time."""
-    wait_until(lambda: elements(cluster, int(element.partition("_")[0]))[element] == "PENDING", cluster=cluster)
+
+    def pending() -> bool:
+        return elements(cluster, int(element.partition("_")[0]))[element] == "PENDING"
+
+    wait_until(pending, cluster=cluster)
     time.sleep(2)  # what is left of its last start is being removed; on the same node a new one would be hit by that
-    cluster.ask("scontrol", "update", f"JobId={element}", "StartTime=now")
+    try:
+        cluster.ask("scontrol", "update", f"JobId={element}", "StartTime=now")
+    except UserError:
+        assert not pending()  # its waiting time was over
 
 
 def wait_until(true: Callable[[], object], seconds: float = 60, cluster: Cluster | None = None) -> None:

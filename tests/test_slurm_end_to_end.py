@@ -5,6 +5,7 @@ run here. To meet a worker at work whatever the machine's speed, tests freeze it
 Slurm wakes it by itself (SIGCONT) where it tells it to end.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -30,16 +31,16 @@ from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here
 
-HERE = ["sweep.name=storm", "model.width=8,16,24,32", tiny.steps(200, 600, 1500), "run.checkpoint_seconds=0.3"]
+HERE = ["sweep.name=storm", "model.width=8,16,24,32", tiny.steps(100, 300, 1000), "run.checkpoint_seconds=0.3"]
 THERE = [
     "cluster=slurm",
     "cluster.device_name=null",
     "cluster.device_memory_gib=null",
-    "cluster.seconds_per_step=0.6",  # so that an element of half an hour holds one family
+    "cluster.seconds_per_step=1",  # so that an element of half an hour holds one family
     "cluster.slurm.cpus=1",
     "cluster.slurm.memory_gib=null",
     "cluster.slurm.time_buckets=[30m]",
-    "cluster.slurm.signal_seconds=20",
+    "cluster.slurm.signal_seconds=40",  # Slurm looks at time limits every 30 s
     "cluster.slurm.max_array_size=3",
     "cluster.slurm.prepare.cpus=1",
     "cluster.slurm.collector.cpus=1",
@@ -131,9 +132,12 @@ class Story:
         assert collector is not None
         wait_until(lambda: ended(self.cluster, collector.job_id), 180, self.cluster)
 
-    def signal_waits(self, pid: int, number: signal.Signals) -> bool:
-        """Whether a frozen process has been sent a signal that it has yet to see."""
-        status = Path(f"/proc/{pid}/status").read_text()
+    def is_told(self, pid: int, number: signal.Signals) -> bool:
+        """Whether a frozen process has a signal waiting for it, or was ended since."""
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except FileNotFoundError:
+            return True
         waiting = next(line.split()[1] for line in status.splitlines() if line.startswith("ShdPnd"))
         return bool(int(waiting, 16) >> (number - 1) & 1)
 
@@ -188,11 +192,10 @@ def storm(cluster, overrides, tmp_path_factory):
     story.roles = first, second, third, cancelled
 
     cluster.ask("scancel", story.element_of(cancelled))
-    cluster.ask("scontrol", "update", f"JobId={story.element_of(third)}", "EndTime=now+40")
     cluster.stop(CONTROLLER)
     cluster.start(CONTROLLER)
 
-    submit(cluster, "true", "--partition=high", "--gpus=2", "--nodelist=n1")
+    submit(cluster, "true", "--partition=high", "--nodes=1", "--gpus=2", "--nodelist=n1")
     for family in (first, second):
         element = story.element_of(family)
         wait_until(lambda family=family: story.state(family) == "PENDING", cluster=cluster)
@@ -200,6 +203,7 @@ def storm(cluster, overrides, tmp_path_factory):
         release(cluster, element)
     assert story.state(cancelled) == "CANCELLED"
 
+    cluster.ask("scontrol", "update", f"JobId={story.element_of(third)}", "EndTime=now+45")  # told 40 s before
     at_work |= {family: story.freeze(family, 2) for family in (first, second)}
     cluster.stop("n1", signal.SIGKILL)
     cluster.ask("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
@@ -209,11 +213,10 @@ def storm(cluster, overrides, tmp_path_factory):
     cluster.crash("n1")
     story.crashed = time.time()
     cluster.start("n1")
-    for family in (first, second):
-        release(cluster, story.element_of(family))
 
-    wait_until(lambda: story.signal_waits(at_work[third], signal.SIGUSR2), 90, cluster)
-    os.kill(at_work[third], signal.SIGCONT)
+    wait_until(lambda: story.is_told(at_work[third], signal.SIGUSR2), 90, cluster)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(at_work[third], signal.SIGCONT)
     release(cluster, story.element_of(third))
     story.said = story.launch()
     story.end()
