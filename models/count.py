@@ -110,6 +110,13 @@ def memory_bytes(cfg: ModelConfig, micro_batch_sequences: int, precision: str) -
     return {**groups, "total": sum(groups.values())}
 
 
+def largest_micro_batch(cfg: ModelConfig, batch_sequences: int, precision: str, available_bytes: float) -> int:
+    """The most sequences at a time that divide the batch and fit into memory; 1 where not even one fits."""
+    divisors = [size for size in range(batch_sequences, 0, -1) if batch_sequences % size == 0]
+    fitting = (size for size in divisors if memory_bytes(cfg, size, precision)["total"] <= available_bytes)
+    return next(fitting, 1)
+
+
 def _block_activation_bytes(cfg: ModelConfig, element: int) -> int:
     """Per token: what one block's operations keep for the backward, in the order in which they run."""
     H, K, D = cfg.heads, cfg.kv_heads, cfg.head_dim

@@ -10,7 +10,7 @@ import os
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 
-from models.count import memory_bytes
+from models.count import largest_micro_batch, memory_bytes
 from sweep.config import RunOptions
 from sweep.estimate import ALONE, Speeds, Way
 from sweep.quantity import counted
@@ -63,8 +63,8 @@ def shape_key(trial: Trial) -> str:
 
 def candidates(trial: Trial, curves: int, options: RunOptions, device: str, device_bytes: float) -> list[Way]:
     """What a calibration tries beside training alone: stacks, and on a GPU several processes too."""
-    micro_batch = options.micro_batch_sequences or trial.config.batch_sequences
-    needed = memory_bytes(trial.config.model, micro_batch, trial.config.precision)["total"]
+    size = micro_batch(trial, options, device, device_bytes)
+    needed = memory_bytes(trial.config.model, size, trial.config.precision)["total"]
     fit = max(1, int(MEMORY_SHARE * device_bytes // needed))
     ways = [Way(stack=1)] if options.graph and device == "cuda" else []
     most = 2 ** int(math.log2(min(curves, fit, MOST_SLOTS)))
@@ -100,6 +100,20 @@ def _choose(
     if ratio < CLEARLY:
         return alone, f"calibrated: {best} is {ratio:.2f} times as fast"
     return best, f"calibrated: {ratio:.2f} times as fast as alone"
+
+
+def micro_batch(trial: Trial, options: RunOptions, device: str, device_bytes: float, slots: int = 1) -> int:
+    """Sequences at a time: as asked; on the CPU the whole batch, and on a GPU the most that the memory model fits.
+
+    `device_bytes` is what the process has of the device, `slots` how many trials it trains at once.
+    """
+    config = trial.config
+    if options.micro_batch_sequences is not None:
+        return options.micro_batch_sequences
+    if device == "cpu":
+        return config.batch_sequences
+    available = MEMORY_SHARE * device_bytes / slots
+    return largest_micro_batch(config.model, config.batch_sequences, config.precision, available)
 
 
 def processes_per_device(chosen: list[Execution]) -> int:

@@ -7,6 +7,7 @@ take seconds. `where:` conditions on derived quantities exclude points, each wit
 
 import itertools
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +28,7 @@ from sweep.data.tokens import Tokens
 from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Estimate, Speeds
-from sweep.execution import Execution, executions, peers
+from sweep.execution import Execution, executions, micro_batch, peers
 from sweep.quantity import size
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
@@ -68,6 +69,7 @@ class Plan:
     estimates: dict[str, Estimate] = field(default_factory=dict)
     points: dict[str, list[str]] = field(default_factory=dict)  # the overrides of each trial's point, by its id
     executions: list[Execution] = field(default_factory=list)  # how its families are trained, by shape
+    device_bytes: float = math.inf  # of one device
     only: set[str] = field(default_factory=set)  # the families that this launch is about; all if none is named
 
     @property
@@ -104,8 +106,8 @@ class Plan:
 
     def memory_bytes(self, trial: Trial) -> int:
         """Of one device, while the trial trains."""
-        micro_batch = self.config.run.micro_batch_sequences or trial.config.batch_sequences
-        return memory_bytes(trial.config.model, micro_batch, trial.config.precision)["total"]
+        size = micro_batch(trial, self.config.run, self.device, self.device_bytes)
+        return memory_bytes(trial.config.model, size, trial.config.precision)["total"]
 
     def disk_bytes(self) -> int:
         """An upper bound on what the sweep leaves on disk and needs while it runs."""
@@ -137,6 +139,7 @@ def make_plan(
     cluster = first.cluster
     device_name = cluster.device_name or _asked(device, device_model, "cluster.device_name")
     memory_gib = cluster.device_memory_gib or _asked(device, device_memory_bytes, "cluster.device_memory_gib") / 2**30
+    plan.device_bytes = memory_gib * 2**30
     speeds = Speeds.read(plan.runs)
     seen: set[str] = set()
     for point in points:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny
 
+from models.count import memory_bytes
 from sweep import execution
 from sweep.config import RunOptions
 from sweep.estimate import ALONE, Speeds, Way, record_speed
@@ -124,3 +125,14 @@ def test_an_estimate_is_of_a_trials_share(plan, tmp_path):
         speeds.estimate(trial, OPTIONS, "CPU", plan.config.cluster, way).seconds for way in (ALONE, Way(stack=4))
     )
     assert share == pytest.approx(alone / 4)
+
+
+def test_the_micro_batch_of_a_gpu_is_what_its_memory_fits(plan):
+    trial = plan.trials[0]
+    config = trial.config
+    two = memory_bytes(config.model, 2, config.precision)["total"] / execution.MEMORY_SHARE
+    assert execution.micro_batch(trial, OPTIONS, "cpu", two) == 4
+    assert execution.micro_batch(trial, OPTIONS, "cuda", 1.01 * two) == 2
+    assert execution.micro_batch(trial, OPTIONS, "cuda", 1.01 * two, slots=4) == 1
+    assert execution.micro_batch(trial, OPTIONS, "cuda", 2**40) == 4
+    assert execution.micro_batch(trial, replace(OPTIONS, micro_batch_sequences=1), "cuda", 2**40) == 1

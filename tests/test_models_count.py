@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.config import ModelConfig
 from models.count import (
     flops_per_token,
+    largest_micro_batch,
     mean_visible_keys,
     memory_bytes,
     params_by_group,
@@ -131,3 +132,14 @@ def test_memory_of_state_and_total(cfg):
 def test_memory_refuses_an_unknown_precision():
     with pytest.raises(ValueError, match="precision=fp8: must be one of fp32, bf16"):
         memory_bytes(config(), 1, "fp8")
+
+
+def test_the_largest_micro_batch_that_fits_divides_the_batch():
+    cfg = config()
+    needed = {size: memory_bytes(cfg, size, "bf16")["total"] for size in (1, 2, 3, 4, 6, 12)}
+    for size, total in needed.items():
+        assert largest_micro_batch(cfg, 12, "bf16", total) == size
+        assert largest_micro_batch(cfg, 12, "bf16", total + 1) == size
+    assert largest_micro_batch(cfg, 12, "bf16", float("inf")) == 12
+    assert largest_micro_batch(cfg, 12, "bf16", 0) == 1
+    assert largest_micro_batch(cfg, 7, "bf16", needed[6]) == 1

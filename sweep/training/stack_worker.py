@@ -43,7 +43,7 @@ def train_stack(worker: "Worker", families: list[list[Trial]], slots: int) -> di
 def _stack(worker: "Worker", trials: list[Trial], slots: int) -> Stack | None:
     """None where there cannot be one; then each family alone meets what is in the way, and tells of it as its own."""
     try:
-        setup, _ = worker.setup(trials)
+        setup, _ = worker.setup(trials, slots=slots)
         return Stack(setup, slots, graph=worker.options.graph and worker.device == "cuda")
     except (UserError, RuntimeError) as error:
         worker.log(f"no stack of {slots}, each trial alone: {str(error).splitlines()[0]}")
@@ -64,6 +64,7 @@ class _Company:
         together = Together(self.stack, self._next)
         try:
             together.train()
+            self.worker.check_memory(self.stack.setup, self.stack.slots)
         except torch.OutOfMemoryError:
             together.let_go()
             return False

@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
+from models.count import memory_bytes
 from sweep import attempts, environment, execution
 from sweep.attempts import GIVEN_UP, Attempt
 from sweep.config import RunOptions
 from sweep.data.tokens import Tokens
 from sweep.errors import UserError
 from sweep.estimate import Speeds
+from sweep.quantity import size as size_of
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, claim
 from sweep.training.ceiling import flops_ceiling
@@ -140,7 +142,7 @@ class Worker:
                 **dataclasses.asdict(held.holder),
                 standing=standing,
                 log=os.environ.get(LOG),
-                device_share=float(os.environ.get(DEVICE_SHARE, "1")),
+                device_share=device_share(),
             )
         except BaseException:
             held.release()
@@ -195,6 +197,7 @@ class Worker:
                 return ("lost" if held.lost else "stopped"), None
             except Exception as error:  # noqa: BLE001 — as above, of one trial
                 failures.append(self.failed(trial, error))
+        self.check_memory(family.setup)
         return ("failed", failures[0]) if failures else ("done", None)
 
     def family(self, trials: list[Trial], held: Claim, stack: Stack | None = None) -> Family:
@@ -219,15 +222,15 @@ class Worker:
             on_progress=on_progress,
         )
 
-    def setup(self, trials: list[Trial], stack: Stack | None = None) -> tuple[Setup, dict[str, Any]]:
-        """What a family's curves share, and its `env.json`."""
+    def setup(self, trials: list[Trial], stack: Stack | None = None, slots: int = 1) -> tuple[Setup, dict[str, Any]]:
+        """What a family's curves share, and its `env.json`. `slots` are of the stack that is to be made of it."""
         trial = trials[0]
         backend = environment.attention_backend(self.options.backend, self.device, trial.config.model.head_dim)
         if self.device == "cuda":
             self.log(f"{trial.family_id}: attention by {backend} (run.backend={self.options.backend})")
-        options = self._options_that_fit(trials) if stack is None else stack.setup.options
-        slots = None if stack is None else stack.slots
-        env = environment.describe(self.device, backend, dataclasses.asdict(options), slots)
+        options = self._options_that_fit(trials, slots) if stack is None else stack.setup.options
+        stacked = None if stack is None else stack.slots
+        env = environment.describe(self.device, backend, dataclasses.asdict(options), stacked)
         setup = Setup(
             config=trial.config,
             flops_per_token=float(trial.flops_per_token.exact),
@@ -241,10 +244,24 @@ class Worker:
         )
         return setup, env
 
-    def _options_that_fit(self, trials: list[Trial]) -> RunOptions:
-        """The options, with the micro-batch that an earlier attempt on such a device found to fit."""
+    def _options_that_fit(self, trials: list[Trial], slots: int) -> RunOptions:
+        """The options, with the micro-batch that an earlier attempt on such a device found to fit, or that should."""
         size = attempts.micro_batch_that_fits(self.trunk(trials), environment.device_model(self.device))
+        if size is None and self.device == "cuda":
+            device_bytes = environment.device_memory_bytes(self.device) * device_share()
+            size = execution.micro_batch(trials[0], self.options, self.device, device_bytes, slots)
         return self.options if size is None else dataclasses.replace(self.options, micro_batch_sequences=size)
+
+    def check_memory(self, setup: Setup, slots: int = 1) -> None:
+        """Say so where tensors took more of a GPU than the memory model, which chose the micro-batch, thinks."""
+        if self.device != "cuda":
+            return
+        config = setup.config
+        expected = slots * memory_bytes(config.model, setup.micro_batch, config.precision)["total"]
+        used = torch.cuda.max_memory_allocated()
+        if used > expected:
+            self.log(f"memory: {size_of(used)} used where {size_of(expected)} were expected")
+        torch.cuda.reset_peak_memory_stats()
 
     def _take_smaller_micro_batch(self, family: Family, held: Claim) -> None:
         """Go on with the next smaller divisor of the batch, recorded: it is part of the execution class."""
@@ -282,6 +299,11 @@ class Worker:
         except OSError as full:
             self.log(f"{path}: cannot be written ({full.strerror}); it would say:\n{text}")
         return line
+
+
+def device_share() -> float:
+    """How much of its device this process was given by who started it."""
+    return float(os.environ.get(DEVICE_SHARE, "1"))
 
 
 def _fits_in_memory(family: Family, trial: Trial) -> bool:
