@@ -66,10 +66,17 @@ class Submission:
 
     @classmethod
     def read(cls, folder: Path) -> "Submission":
-        value = read_json(folder / "submission.json")
-        chunks = [Chunk(**{**chunk, "tasks": tuple(chunk["tasks"])}) for chunk in value.pop("chunks")]
-        beside = {key: JobRef(**value[key]) if value[key] else None for key in ("prepare", "collector")}
-        return cls(folder=folder, **{**value, **beside}, chunks=chunks)
+        path = folder / "submission.json"
+        value = read_json(path)
+        try:
+            chunks = [Chunk(**{**chunk, "tasks": tuple(chunk["tasks"])}) for chunk in value.pop("chunks")]
+            beside = {key: JobRef(**value[key]) if value[key] else None for key in ("prepare", "collector")}
+            return cls(folder=folder, **{**value, **beside}, chunks=chunks)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: damaged, or of another version ({type(error).__name__}: {error}); restore it, or move its "
+                "folder away: what it submitted is then not found again"
+            ) from error
 
     def write(self) -> None:
         value = asdict(self)

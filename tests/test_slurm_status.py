@@ -302,11 +302,12 @@ def test_with_the_controller_down_the_run_folders_are_shown_and_one_line_says_so
     assert got[family_of(plan, 1)[0].trial_id] == ("queued", "submitted; Slurm does not answer")
 
 
-def test_a_damaged_submission_is_one_line_and_the_others_count(small, slurm):
+@pytest.mark.parametrize("damage", ["{", "[]", '{"chunks": []}', '{"chunks": [{"name": "x"}]}'])
+def test_a_damaged_submission_is_one_line_and_the_others_count(small, slurm, damage):
     plan, sweep = small
     submission(plan, sweep)
     damaged = submission(plan, sweep, number=2, job_id=11)
-    (damaged.folder / "submission.json").write_text("{")
+    (damaged.folder / "submission.json").write_text(damage)
     slurm(element())
     status = look(sweep)
     (problem,) = status.asked.problems
@@ -546,3 +547,37 @@ def test_retry_forgets_failures_and_launches_only_these(small, slurm, capsys, mo
         record(plan, trial)
     assert main(["retry", "small"]) == 0
     assert "nothing to retry" in capsys.readouterr().out
+
+
+def test_retry_trains_here_what_was_given_up_and_nothing_else(small, capsys):
+    """A sweep without Slurm, trained by a worker of its own."""
+    plan, sweep = small
+    short, long, trunk = family_of(plan)
+    settings = sweep.settings()
+    command = [*settings["command"], "sweep.name=small"]
+    files.write_json(sweep.path / "sweep.json", {**settings, "command": command})
+    start(trunk, number=0, standing={})
+    end(trunk, "given up", number=0, error="given up after 3 attempts")
+    assert main(["retry", "small", short.trial_id]) == 0
+    assert {path.parent.name for path in plan.runs.glob("*/record.json")} == {short.trial_id, long.trial_id}
+    told = [one.outcome for one in attempts.read(trunk)]
+    assert told == ["given up", "done"]
+    assert "2 of 2 trials have a record" in capsys.readouterr().err
+    log = Path(attempts.read(trunk)[-1].log)
+    assert log == (sweep.logs / "worker-0.log").resolve()
+    assert f"{short.trial_id}: begins" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--submission", "002", "--task", "0"], "--submission=002: no such submission in sweeps/small/slurm"),
+        (["--submission", "001", "--task", "3"], "--task=3: sweeps/small/slurm/001/tasks.jsonl has tasks 0 to 0"),
+        (["--submission", "001"], "--task=None: "),
+    ],
+)
+def test_an_element_that_is_not_there_is_one_line(small, capsys, arguments, said):
+    plan, sweep = small
+    submission(plan, sweep)
+    assert main(["work", str(sweep.path), *arguments]) == 2
+    assert said in capsys.readouterr().err

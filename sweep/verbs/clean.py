@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if args.claims:
         stuck = stuck_claims(runs)
         for trunk in stuck:
-            print(f"{trunk.name}: {claim.holder_of(trunk)}")
+            print(f"{trunk.name}: {claim.holder_of(trunk)}{_slurm_says(claim.current_holder(trunk))}")
         if stuck and _agreed(args, f"release {len(stuck)} claims?"):
             for trunk in stuck:
                 claim.force_release(trunk)
@@ -50,6 +50,17 @@ def run(args: argparse.Namespace) -> int:
             item.path.unlink(missing_ok=True)
         print("removed")
     return 0
+
+
+def _slurm_says(holder) -> str:
+    """What Slurm knows of the job that a silent claim belongs to."""
+    from slurm.alive import job_is_gone
+
+    if holder is None or holder.job is None:
+        return ""
+    gone = job_is_gone(holder.job)
+    known = "does not answer" if gone is None else "has no such job any more" if gone else "has that job still"
+    return f"; Slurm {known}"
 
 
 def _agreed(args: argparse.Namespace, question: str) -> bool:

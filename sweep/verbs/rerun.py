@@ -79,4 +79,4 @@ def _new_trial(args: argparse.Namespace, trial, overrides: list[str], options, d
     worker = Worker(Path(args.runs), Path(args.tokens), options, device)
     worker.stop.listen()
     status = worker.run([[new]])
-    return show_record(Path(args.runs), new.trial_id) if status == EXIT_DONE else status
+    return show_record(Path(args.runs), new.trial_id, new.family_id) if status == EXIT_DONE else status

@@ -53,7 +53,7 @@ def _train_one(overrides: list[str]) -> int:
     worker.stop.listen()
     status = worker.run([[trial]])
     if status == EXIT_DONE:
-        return show_record(Path(paths.runs), trial.trial_id)
+        return show_record(Path(paths.runs), trial.trial_id, trial.family_id)
     print(f"not finished; the same command goes on from {paths.runs}/{trial.trial_id}", file=sys.stderr)
     return status
 
@@ -67,15 +67,17 @@ def _print_row(row: dict[str, Any]) -> None:
         )
 
 
-def show_record(runs: Path, trial_id: str) -> int:
-    """Print how a trial ended; 1 where it is not known."""
+def show_record(runs: Path, trial_id: str, family_id: str) -> int:
+    """Print how a trial ended; 1, and who holds its family, where it has not."""
     from sweep.quantity import duration
     from sweep.record import Record
     from sweep.rundir import RunDir
+    from sweep.training import claim
 
     run = RunDir.of_trial(runs, trial_id)
     if not run.record.exists():
-        print(f"{run.path}: held by another worker, not trained here", file=sys.stderr)
+        trunk = RunDir.of_trunk(runs, family_id)
+        print(f"{run.path}: not trained here, it is being trained by {claim.holder_of(trunk.path)}", file=sys.stderr)
         return 1
     record = Record.read(run.record)
     loss = f"{record.loss_nats:.4f} nats per token" if record.loss_nats is not None else "no loss"
