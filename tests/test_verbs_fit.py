@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -157,3 +158,17 @@ def test_a_file_gets_a_report_too(csv, capsys, monkeypatch):
     assert written["out"] == csv.parent / "runs.report"
     assert len(written["results"].finished) == 100
     assert "report.html" in capsys.readouterr().out
+
+
+def test_anybodys_activations_put_alpha_beside_four_over_d(csv, tmp_path, capsys):
+    np.save(tmp_path / "activations.npy", np.random.default_rng(0).uniform(size=(800, 3)))
+    words = [csv, COLUMNS, "--activations", tmp_path / "activations.npy"]
+    assert run(*words) == 0
+    assert "beside 4/d = 1." in capsys.readouterr().out
+    found = json.loads((csv.parent / "runs.fit.json").read_text())["dimension"]
+    assert found["d"] == pytest.approx(3, rel=0.15)
+    assert (found["N"], found["points"], found["compatible"]) == (None, 800, False)
+    with pytest.raises(UserError, match="--activations: per_ratio has no exponent of N"):
+        run(*words, "--form", "per_ratio")
+    with pytest.raises(UserError, match=r"not a readable \.npy file"):
+        run(csv, COLUMNS, "--activations", csv)
