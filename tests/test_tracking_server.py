@@ -12,13 +12,24 @@ from sweep.rundir import RunDir
 from sweep.tracking import fragments
 from sweep.tracking.sidecar import Sidecar
 
+# A client that gives up soon.
+HURRY = {
+    "WANDB_X_GRAPHQL_RETRY_MAX": "1",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "0.2",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "0.2",
+}
+
+
+def point_to(server: Server, monkeypatch) -> None:
+    for name, value in (server.environment | HURRY).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_MODE")
+
 
 @pytest.fixture
 def server(monkeypatch):
     with serving() as one:
-        for name, value in one.environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("WANDB_MODE")
+        point_to(one, monkeypatch)
         yield one
 
 
@@ -66,7 +77,7 @@ def test_online_the_server_has_every_step_once_though_the_mirror_was_killed(serv
     with again.training():
         sidecar = again.sidecar("online")
         again.write(30)
-        wait_for(lambda: again.trial.trial_id in server.runs and server.runs[again.trial.trial_id].steps)
+        wait_for(lambda: again.trial.trial_id in server.runs and again.has_row())
         again.write(50)
         sidecar.process.kill()
         sidecar.close()
@@ -123,9 +134,7 @@ def test_a_server_that_never_works(server, trained, again, trouble):
 def test_a_slow_server(monkeypatch, trained, again):
     monkeypatch.setattr("wandb_api.Server", Slow)
     with serving() as slow:
-        for name, value in slow.environment.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("WANDB_MODE")
+        point_to(slow, monkeypatch)
         train_beside(again, trained[0], patience_seconds=20)
         assert slow.runs[again.trial.trial_id].steps == again.steps
     assert_trained_alike(again)
@@ -136,12 +145,12 @@ def test_a_server_that_breaks_in_the_middle_and_works_again_later(server, again,
     with again.training():
         sidecar = again.sidecar("online", patience_seconds=2)
         again.write(30)
-        wait_for(lambda: again.trial.trial_id in server.runs and server.runs[again.trial.trial_id].steps)
+        wait_for(lambda: again.trial.trial_id in server.runs and again.has_row())
         server.troubles += [Trouble("graphql", trouble), Trouble("file_stream", trouble)]
         again.end()
     began = time.monotonic()
     said = sidecar.close()
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     assert "W&B: offline from here on" in "\n".join(said)
     assert Merged(again.runs, again.trial.trial_id).steps == again.steps  # the file has what the server lacks
     server.troubles.clear()

@@ -36,9 +36,9 @@ NICENESS = 19
 BUSY_SHARE = 0.05  # of the time, at most, spent on looking
 ELSEWHERE_SECONDS = 60.0  # until families that others train are looked at again
 PATIENCE = {  # of questions that wandb waits for an answer to; what it streams is tried again for long
-    "WANDB_X_GRAPHQL_RETRY_MAX": "3",
+    "WANDB_X_GRAPHQL_RETRY_MAX": "5",
     "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
-    "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "4",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "8",
 }
 PAUSE_SECONDS = 60.0  # after wandb broke down
 

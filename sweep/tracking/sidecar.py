@@ -14,7 +14,7 @@ from sweep.tracking import settings
 from sweep.tracking.follow import NEWS, Task
 from sweep.tracking.section import WandbSection
 
-GRACE_SECONDS = 15.0  # beyond what the section allows for uploads
+GRACE_SECONDS = 30.0  # beyond what the section allows for uploads
 
 
 class Sidecar:
