@@ -1,9 +1,11 @@
 """What a launch on Slurm says to the person who typed it."""
 
 from slurm.draft import Draft
+from slurm.groups import Element
 from slurm.missing import Missing
 from slurm.submission import JobRef
 from sweep.plan import Plan
+from sweep.quantity import counted
 
 SHOWN = 5  # families of a kind, before it is only how many
 
@@ -12,14 +14,14 @@ def submission(made: Draft) -> str:
     """Arrays and the jobs beside them, with their ids once they have some."""
     this = made.submission
     families = sum(len(element.families) for element in made.elements)
-    lines = [f"submission {this.folder.name}: {families} families in {len(made.elements)} array elements"]
+    lines = [
+        f"submission {this.folder.name}: {counted(families, 'family', 'families')} in "
+        + counted(len(made.elements), "array element", "array elements")
+    ]
     if this.prepare is not None:
         lines.append(f"  {_job(this.prepare)}: prepares the data, the arrays wait for it")
     for chunk in this.chunks:
-        inside = made.elements[chunk.tasks[0] : chunk.tasks[1] + 1]
-        fewest, most = (pick(element.workers for element in inside) for pick in (min, max))
-        workers = f"{fewest} to {most}" if fewest < most else f"{most}"
-        lines.append(f"  {_job(chunk)}: elements × time × workers: {len(inside)} × {inside[0].bucket.name} × {workers}")
+        lines.append(f"  {_job(chunk)}: {_array(made.elements[chunk.tasks[0] : chunk.tasks[1] + 1])}")
     if this.collector is not None:
         lines.append(f"  {_job(this.collector)}: collects, fits and reports when they have ended")
     if made.left_out:
@@ -43,6 +45,14 @@ def left_alone(left: Missing, plan: Plan) -> list[str]:
             f"corrected: python -m sweep retry {plan.name}"
         )
     return lines
+
+
+def _array(elements: list[Element]) -> str:
+    """What the elements of an array are given."""
+    fewest, most = (pick(element.workers for element in elements) for pick in (min, max))
+    memory = f", {elements[0].memory_gib:g} GiB" if elements[0].memory_gib else ""
+    workers = f"{fewest} to {most} workers" if fewest < most else counted(most, "worker", "workers")
+    return f"{counted(len(elements), 'element', 'elements')} of {elements[0].bucket.name}{memory}, {workers} each"
 
 
 def _job(job: JobRef) -> str:

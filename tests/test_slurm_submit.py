@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,8 @@ def families(submission):
 
 
 def test_everything_is_in_the_queue_and_written_down(launch, monkeypatch, cluster):
-    monkeypatch.setenv("WANDB_API_KEY", "do-not-write-me")
+    key = uuid.uuid4().hex
+    monkeypatch.setenv("WANDB_API_KEY", key)
     status, out, _ = launch("seed=range(25)", "cluster.slurm.max_running=5")
     assert status == 0
     (submission,) = there()
@@ -85,9 +87,9 @@ def test_everything_is_in_the_queue_and_written_down(launch, monkeypatch, cluste
     (collector,) = queue.queued([submission.collector.name])
     assert (collector.job_id, collector.reason) == (submission.collector.job_id, "Dependency")
     assert Path(submission.code, "sweep", "cli.py").exists()
-    assert f"job {ids[0]}: elements × time × workers: 11 × 30m × 1" in out
+    assert f"job {ids[0]}: 11 elements of 30m, 1 worker each" in out
     written = [path.read_text() for path in submission.folder.parent.rglob("*") if path.is_file()]
-    assert not any("do-not-write-me" in text for text in written)
+    assert not any(key in text for text in written)
 
 
 def test_again_submits_only_what_is_neither_done_nor_in_the_queue(launch):
@@ -296,15 +298,15 @@ def test_without_slurm_it_is_one_line(launch, monkeypatch):
     assert "sbatch is not on PATH" in err
 
 
-def test_the_collector_waits_for_arrays_of_earlier_submissions_too(launch):
+def test_the_collector_waits_for_arrays_and_collectors_of_earlier_submissions_too(launch):
     launch("seed=0")
     launch("seed=0,1", options=["--extend"])
     first, second = there()
     show = subprocess.run(
         ["squeue", "-h", "-j", str(second.collector.job_id), "-o", "%E"], capture_output=True, text=True, check=True
     )
-    for chunk in (*first.chunks, *second.chunks):
-        assert f"afterany:{chunk.job_id}" in show.stdout
+    for job in (*first.chunks, first.collector, *second.chunks):
+        assert f"afterany:{job.job_id}" in show.stdout
 
 
 def test_settings_hold_absolute_paths(launch, workspace):
