@@ -10,7 +10,9 @@ runs/<trial_id>/            one trial, enough by itself to train it again
   env.json                  the machine, the versions, the execution class
   error.txt                 the traceback of the last attempt that failed
   record.json               how it ended for good; published once
+  wandb/                    who mirrors it to W&B, and the mark that W&B has all of it
 runs/trunks/<family_id>/    what the budgets of a family share: claims, the stable phase's metrics and checkpoints
+runs/wandb/                 what wandb writes, of all runs; `wandb leet runs/wandb` shows it
 runs/speeds.jsonl           measured tokens per second by device and shape, for the next plan's estimate
 """
 

@@ -189,7 +189,7 @@ def test_a_key_that_cannot_be_one(monkeypatch, server, again):
     with again.training():
         again.end()
     (said,) = again.sidecar("auto").close()
-    assert "1 runs, offline in" in said
+    assert "1 run, offline in" in said
     assert "API key must have 40+ characters, has 6." in said
     assert "secret" not in again.log()
     assert_on_disk(again)

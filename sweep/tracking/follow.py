@@ -25,7 +25,7 @@ import psutil
 from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.tracking import content, fragments, settings
+from sweep.tracking import account, content, fragments, settings
 from sweep.tracking.mirror import Mirror, NotKept
 from sweep.tracking.section import WandbSection
 from sweep.training import claim
@@ -198,7 +198,7 @@ class Follower:
     def _go_offline(self, error: Exception) -> None:
         if self.mode == "online":
             self.mode = "offline"
-            self.say(f"offline from here on: {settings.first_line(error)}; upload later: {self.task.how_to_sync()}")
+            self.say(f"offline from here on: {account.explain(error)}; upload later: {self.task.how_to_sync()}")
 
     def _say_once(self, line: str) -> None:
         if line not in self.said:
@@ -265,7 +265,9 @@ def follow(task: Task, over: threading.Event) -> int:
         trouble = attempt(follower, said=trouble, last=True)  # with a new service
     if follower.mode == "offline" and follower.finished:
         where = fragments.folder(follower.runs)
-        follower.say(f"{follower.finished} runs, offline in {where} ({why}); upload: {task.how_to_sync()}")
+        runs = f"{follower.finished} run{'s' if follower.finished > 1 else ''}"
+        because = f" ({why})" if why else ""
+        follower.say(f"{runs}, offline in {where}{because}; upload: {task.how_to_sync()}")
     return 1 if trouble else 0
 
 

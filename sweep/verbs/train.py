@@ -32,9 +32,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train_one(overrides: list[str]) -> int:
+    from dataclasses import asdict
+
     from sweep.environment import attention_backend, resolve_device
     from sweep.errors import UserError
     from sweep.quantity import duration
+    from sweep.rundir import RunDir
+    from sweep.tracking.sidecar import Sidecar, of_one
     from sweep.training.worker import EXIT_DONE, Worker
     from sweep.trial import describe
     from sweep.verbs.plan import plan_here
@@ -51,7 +55,11 @@ def _train_one(overrides: list[str]) -> int:
     paths, options = plan.config.paths, plan.config.run
     worker = Worker(Path(paths.runs), Path(paths.tokens), options, plan.device, on_row=_print_row)
     worker.stop.listen()
+    task = of_one(trial.to_json(), *(asdict(section) for section in (paths, plan.config.cluster, plan.config.wandb)))
+    sidecar = Sidecar(task, RunDir.of_trial(worker.runs, trial.trial_id).path / "wandb" / "log.txt")
     status = worker.run([[trial]])
+    for line in sidecar.close():
+        print(line, file=sys.stderr)
     if status == EXIT_DONE:
         return show_record(Path(paths.runs), trial.trial_id, trial.family_id)
     print(f"not finished; the same command goes on from {paths.runs}/{trial.trial_id}", file=sys.stderr)
