@@ -147,9 +147,11 @@ def _submit(submission: Submission, plan: Plan, earlier: list[Submission], lock:
     except UserError as error:
         raise _half_way(submission, error) from error
     if submission.collector is not None:
-        still = {str(job.job_id) for job in queue.queued(chunk.name for older in earlier for chunk in older.chunks)}
-        arrays = sorted(still | {str(chunk.job_id) for chunk in submission.chunks})
-        hand_in(submission.collector, f"--dependency=afterany:{':'.join(arrays)}")
+        # Earlier arrays, for all of the sweep; earlier collectors, or one could end after us with an older report.
+        names = [job.name for older in earlier for job in (*older.chunks, older.collector) if job is not None]
+        still = {str(job.job_id) for job in queue.queued(names)}
+        before_it = sorted(still | {str(chunk.job_id) for chunk in submission.chunks})
+        hand_in(submission.collector, f"--dependency=afterany:{':'.join(before_it)}")
 
 
 def _half_way(submission: Submission, error: UserError) -> UserError:
