@@ -18,6 +18,7 @@ from typing import Any
 
 from slurm import queue
 from slurm.asked import Asked, ask
+from slurm.submission import PREPARED
 from sweep import attempts
 from sweep.attempts import GIVEN_UP, Attempt
 from sweep.errors import UserError
@@ -197,12 +198,25 @@ def _never_began(trial: TrialStatus, element: str, asked: Asked) -> None:
         trial.state, trial.note = "queued", "submitted; Slurm does not answer"
         return
     how, log = asked.ended(element), asked.log(element)
+    if (failed := _preparing_failed(asked, element)) is not None:
+        trial.state, trial.note = "failed", failed
+        return
     if how is not None and how.state == "CANCELLED":
         trial.note = "its job was cancelled"
         return
     trial.state = "lost"
     said = _last_line(log) if log.exists() else "it left no log"
     trial.note = f"its job ended{f' ({how.state})' if how else ''} before training began: {said}"
+
+
+def _preparing_failed(asked: Asked, element: str) -> str | None:
+    """Why an element's data was not prepared, if its submission has a job for that, which ended without doing it."""
+    submission = asked.submission_of[element]
+    job = submission.prepare
+    if job is None or str(job.job_id) in asked.in_queue or (submission.folder / PREPARED).exists():
+        return None
+    log = submission.folder / "logs" / f"prepare-{job.job_id}.log"
+    return f"its data was not prepared: {_last_line(log) if log.exists() else 'the job left no log'}"
 
 
 def _has_failed(last: Attempt) -> bool:

@@ -23,6 +23,8 @@ from sweep.files import read_json, read_json_lines, write_json
 from sweep.sweepdir import SweepDir
 from sweep.training import claim
 
+PREPARED = "prepared.json"
+
 
 @dataclass
 class JobRef:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from slurm.submission import Submission, exclusive
+from slurm.submission import PREPARED, Submission, exclusive
 from sweep import files
 from sweep.data.prepare import DataConfig, find, prepare
 from sweep.data.sources import TextConfig
@@ -23,7 +23,6 @@ from sweep.sweepdir import SweepDir
 from sweep.trial import Trial
 
 PREFIX = "unprepared"
-PREPARED = "prepared.json"  # in the folder of a submission: its ids are real
 BYTES_VOCABULARY = 257  # 256 bytes and the end of text
 LOCK_SECONDS = 300
 

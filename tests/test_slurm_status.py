@@ -243,6 +243,24 @@ def test_a_job_that_ended_before_training_is_lost_with_the_end_of_its_log(small,
     assert set(states(sweep).values()) == {("missing", "its job was cancelled")}
 
 
+def test_data_that_could_not_be_prepared_is_what_failed(small, slurm):
+    """Slurm ends the arrays that wait for it: CANCELLED would be the wrong word."""
+    plan, sweep = small
+    made = submission(plan, sweep)
+    made.prepare = JobRef("small.001.prepare-ab", "prepare.sbatch", 6)
+    made.write()
+    ended = {(7, 0): queue.Ended("CANCELLED", 0, 0, ""), (6, None): queue.Ended("FAILED", 2, 3, "n1")}
+    slurm(queue.Job(6, None, "small.001.prepare-ab", "RUNNING", "None", "n1", 1, None), element(reason="Dependency"))
+    assert set(states(sweep).values()) == {("queued", "Dependency")}
+    (made.folder / "logs" / "prepare-6.log").write_text("python -m sweep prepare: corpus.jsonl: no such file\n")
+    slurm(ended=ended)
+    assert set(states(sweep).values()) == {
+        ("failed", "its data was not prepared: python -m sweep prepare: corpus.jsonl: no such file")
+    }
+    files.write_json(made.folder / "prepared.json", {})
+    assert set(states(sweep).values()) == {("missing", "its job was cancelled")}
+
+
 def test_an_attempt_of_before_the_submission_does_not_stand_for_it(small, slurm):
     plan, sweep = small
     short, _, trunk = family_of(plan)

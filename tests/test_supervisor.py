@@ -21,9 +21,9 @@ os.write(1, json.dumps(told).encode() + b"\\n")
 ELEMENT = """
 import sys
 from sweep.training.supervisor import Supervisor
-element = Supervisor([sys.executable, "-c", sys.argv[1]], workers=int(sys.argv[2]), threads=1)
+element = Supervisor([sys.executable, "-c", sys.argv[1]])
 element.listen()
-sys.exit(element.run())
+sys.exit(element.run(workers=int(sys.argv[2]), threads=1))
 """
 
 
@@ -99,9 +99,9 @@ def test_signals_reach_every_worker(number):
 
 
 def test_told_to_stop_before_its_workers_it_starts_none(tmp_path):
-    element = Supervisor([sys.executable, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"], workers=2, threads=1)
+    element = Supervisor([sys.executable, "-c", f"open({str(tmp_path / 'started')!r}, 'w')"])
     element._forward(signal.SIGTERM)
-    assert element.run() == 75
+    assert element.run(workers=2, threads=1) == 75
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,8 +26,6 @@ class Supervisor:
     """Workers of one command, and the signals that they are told."""
 
     command: list[str]
-    workers: int
-    threads: int
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     told_to_stop: bool = False
 
@@ -36,12 +34,12 @@ class Supervisor:
         for number in FORWARDED:
             signal.signal(number, self._forward)
 
-    def run(self, meanwhile: Callable[[], None] = lambda: None) -> int:
+    def run(self, workers: int, threads: int, meanwhile: Callable[[], None] = lambda: None) -> int:
         """Start the workers and wait: 75 where one was stopped by a signal, else 1 where one failed, else 0."""
         devices = visible_devices()
-        for number in range(self.workers):
+        for number in range(workers):
             if not self.told_to_stop:
-                self._start(number, devices)
+                self._start(number, workers, threads, devices)
         if self.told_to_stop:  # perhaps while one was being started
             self._forward(signal.SIGTERM)
         while any(process.poll() is None for process in self.processes):
@@ -51,22 +49,22 @@ class Supervisor:
         for process, status in zip(self.processes, statuses, strict=True):
             if status < 0 and status not in AGAIN:
                 say(f"worker {process.pid} was killed by {signal.Signals(-status).name}")
-        if len(statuses) < self.workers or set(statuses) & set(AGAIN):
+        if len(statuses) < workers or set(statuses) & set(AGAIN):
             return EXIT_AGAIN
         return EXIT_FAILED if any(statuses) else 0
 
-    def _start(self, number: int, devices: list[str]) -> None:
+    def _start(self, number: int, workers: int, threads: int, devices: list[str]) -> None:
         """One worker, on its cores: it inherits them, so they are taken before and given back after."""
         device = {}
         if devices:
-            share = min(1.0, len(devices) / self.workers)
+            share = min(1.0, len(devices) / workers)
             device = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)], DEVICE_SHARE: str(share)}
         cores = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, cores_of(number, self.workers, sorted(cores)))
+        os.sched_setaffinity(0, cores_of(number, workers, sorted(cores)))
         try:
             process = subprocess.Popen(
                 self.command,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), PEERS: str(self.workers), **device},
+                env={**os.environ, "OMP_NUM_THREADS": str(threads), PEERS: str(workers), **device},
                 stdin=subprocess.DEVNULL,
             )
         finally:

@@ -28,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from sweep.sweepdir import SweepDir
 
+    if args.submission is not None and not args.worker:
+        return _supervise(args)
     sweep = SweepDir(Path(args.sweep))
     if args.submission is None:
         named = set(args.families.split(",")) if args.families else None
         return _train(sweep, named, attempts_in_vain(sweep.settings()["cluster"].get("slurm")))
     task, slurm = _task(sweep, args.submission, args.task)
-    if args.worker:
-        return _train(sweep, set(task["families"]), attempts_in_vain(slurm))
-    return _supervise(sweep, args, task)
+    return _train(sweep, set(task["families"]), attempts_in_vain(slurm))
 
 
 def attempts_in_vain(slurm: dict[str, Any] | None) -> int:
@@ -70,19 +70,23 @@ def _train(sweep, families: set[str] | None, max_attempts: int) -> int:
     return worker.run(by_family(trials))
 
 
-def _supervise(sweep, args: argparse.Namespace, task: dict[str, Any]) -> int:
-    """Start the element's workers, and what mirrors them to W&B, and wait."""
+def _supervise(args: argparse.Namespace) -> int:
+    """Start the element's workers, and what mirrors them to W&B, and wait. It listens to signals before all else."""
+    from sweep.training.supervisor import Supervisor, say
+
+    command = [sys.executable, "-m", "sweep", "work", args.sweep, "--submission", args.submission]
+    supervisor = Supervisor([*command, "--task", str(args.task), "--worker"])
+    supervisor.listen()
+
+    from sweep.sweepdir import SweepDir
     from sweep.tracking.follow import Task
     from sweep.tracking.sidecar import Sidecar
     from sweep.training.claim import Job
     from sweep.training.local import LOG
-    from sweep.training.supervisor import Supervisor, say
 
+    sweep = SweepDir(Path(args.sweep))
+    task, _ = _task(sweep, args.submission, args.task)
     families, workers = task["families"], task["workers"]
-    command = [sys.executable, "-m", "sweep", "work", args.sweep, "--submission", args.submission]
-    command += ["--task", str(args.task), "--worker"]
-    supervisor = Supervisor(command, workers, sweep.settings()["run"]["threads"])
-    supervisor.listen()
     logs = sweep.path.resolve() / "slurm" / args.submission / "logs"
     job = Job.here()
     if job is not None:
@@ -94,7 +98,7 @@ def _supervise(sweep, args: argparse.Namespace, task: dict[str, Any]) -> int:
         for line in sidecar.news():
             say(line)
 
-    status = supervisor.run(meanwhile=tell_news)
+    status = supervisor.run(workers, sweep.settings()["run"]["threads"], meanwhile=tell_news)
     for line in sidecar.close(SECONDS_TO_STOP if supervisor.told_to_stop else None):
         say(line)
     for line in _trained_elsewhere(sweep, families):
