@@ -1,0 +1,311 @@
+"""How fast a sweep of small models goes on one device: one model, a stack of them, and a ladder from grid to records.
+
+  python -m benchmarks.sweep_throughput single [--cpu]   tokens/s and MFU of one model, beside a plain PyTorch loop
+  python -m benchmarks.sweep_throughput stack  [--cpu]   4 learning rates × 4 seeds in a stack, and one at a time
+  python -m benchmarks.sweep_throughput ladder [--cpu]   5 sizes × 5 isoFLOP budgets, end to end
+
+On a GPU each command is meant to take at most 8 minutes, compiling included, and goes on where it was stopped: sizes
+that are measured are kept in `--state`. Numbers are checked before anything is timed, and contenders take turns.
+`--cpu` does the same with models a hundred times smaller, to show that it works.
+
+The plain loop is one in nanoGPT's manner: the same architecture through torch.compile, fused AdamW, SDPA, bf16 where
+there is CUDA, random batches from the mapped shard. Ours is the step that training runs: on CUDA a stack's, captured.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.provenance import save
+from models.gpt import GPT, parameter_groups
+from sweep.config import compose
+from sweep.data.prepare import prepare
+from sweep.data.tokens import Tokens
+from sweep.environment import ROOT, resolve_device
+from sweep.files import append_json, read_json, read_json_lines
+from sweep.training import loop
+from sweep.training.ceiling import flops_ceiling
+from sweep.training.loop import Curve, Setup, State
+from sweep.training.stack import Stack
+from sweep.training.worker import prepare_torch
+from sweep.trial import Trial, resolve
+
+ROUNDS, SECONDS_PER_ROUND, WARM_UP_STEPS = 5, 1.0, 3
+LR_MULTIPLIERS, SEEDS = (0.5, 1.0, 2.0, 4.0), (0, 1, 2, 3)
+GPU = {
+    "single": ("1M", "3M", "10M", "30M", "125M"),
+    "stack": ("1M", "3M", "10M"),
+    "shape": ["seq_len=512", "batch.sequences=32", "data.tokenizer.vocab_size=4096"],
+    "ladder": ["model.params=1M,3M,7M,16M,29M", "budget.flops=3e14,7e14,1.7e15,4e15,1e16"],
+    "run": ["run.device=cuda", "run.compile=true", "run.graph=true"],
+}
+CPU = {
+    "single": ("12k", "98k"),
+    "stack": ("3k", "7k", "28k", "98k"),
+    "shape": ["seq_len=128", "batch.sequences=8"],
+    "ladder": ["model.params=3k,7k", "budget.flops=2e9,4e9", "schedule.warmup_tokens=2k"],
+    "run": ["run.device=cpu"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("single", "stack", "ladder"))
+    parser.add_argument("--cpu", action="store_true", help="models a hundred times smaller, on the CPU")
+    parser.add_argument("--state", type=Path, default=Path("sweep_throughput"), help="where measurements are kept")
+    args = parser.parse_args()
+    device, scale = ("cpu", CPU) if args.cpu else (resolve_device("cuda"), GPU)
+    args.state.mkdir(parents=True, exist_ok=True)
+    measured: dict[str, Any] = {
+        "command": f"python -m benchmarks.sweep_throughput {args.part}{' --cpu' if args.cpu else ''}"
+    }
+    if args.part == "ladder":
+        measured |= ladder(args.state / f"ladder-{device}", scale)
+    else:
+        measured["rows"] = rows(args.state / f"{args.part}-{device}.jsonl", args.part, scale, device)
+    path = save(f"sweep_throughput_{args.part}_{device}", ["torch", "numpy"], measured, device)
+    sys.stdout.write(path.read_text())
+
+
+def rows(kept: Path, part: str, scale: dict[str, Any], device: str) -> list[dict[str, Any]]:
+    """A row for each size; those that were measured before are read."""
+    done = {row["size"]: row for row in read_json_lines(kept)}
+    for size in scale[part]:
+        if size not in done:
+            append_json(kept, {"size": size, **(single if part == "single" else stack)(size, scale, device)})
+            print(f"{size}: measured", file=sys.stderr, flush=True)
+    return [row for row in read_json_lines(kept) if row["size"] in scale[part]]
+
+
+# ---- one model, and a stack of them ----
+
+
+def single(size: str, scale: dict[str, Any], device: str) -> dict[str, Any]:
+    """One model by the product's way, and by a plain loop."""
+    trial, tokens, options = a_trial(size, scale, device)
+    check_numbers(trial, tokens, options, device)
+    contenders = {"plain": Plain(trial, tokens, device).step}
+    if device == "cuda":
+        contenders["ours"] = stacked_step([trial], tokens, options, device)
+    else:
+        contenders["ours"] = alone_step(trial, tokens, options, device)
+    speeds = in_turns(contenders, trial.config.batch_tokens)
+    ceiling = flops_ceiling(Path("runs"), device, trial.config.precision)
+    flops = float(trial.flops_per_token.exact)
+    return {
+        "params_non_embedding": trial.params_non_embedding,
+        "batch_tokens": trial.config.batch_tokens,
+        "tokens_per_second": speeds,
+        "ours_over_plain": round(speeds["ours"] / speeds["plain"], 3),
+        "mfu": {name: round(speed * flops / ceiling, 4) for name, speed in speeds.items()},
+        "ceiling_tflops": round(ceiling / 1e12, 3),
+    }
+
+
+def stack(size: str, scale: dict[str, Any], device: str) -> dict[str, Any]:
+    """All learning rates and seeds at once, a quarter of them, and one at a time in two ways."""
+    base, tokens, options = a_trial(size, scale, device)
+    check_numbers(base, tokens, options, device)
+    trials = [
+        Trial(replace(base.config, seed=seed, optim=replace(base.config.optim, lr=base.config.optim.lr * multiplier)))
+        for multiplier in LR_MULTIPLIERS
+        for seed in SEEDS
+    ]
+    tokens_of_step = base.config.batch_tokens
+    contenders = {
+        "alone": alone_step(base, tokens, options, device),
+        "alone_as_stack_of_1": stacked_step(trials[:1], tokens, options, device),
+        f"stack_of_{len(SEEDS)}": stacked_step(trials[: len(SEEDS)], tokens, options, device),
+        f"stack_of_{len(trials)}": stacked_step(trials, tokens, options, device),
+    }
+    at_once = {name: int(name.rpartition("_")[2]) if "stack" in name else 1 for name in contenders}
+    speeds = in_turns(contenders, tokens_of_step, at_once)
+    best_alone = max(speeds["alone"], speeds["alone_as_stack_of_1"])
+    return {
+        "params_non_embedding": base.params_non_embedding,
+        "batch_tokens": tokens_of_step,
+        "tokens_per_second": speeds,
+        "over_alone": {name: round(speed / speeds["alone"], 3) for name, speed in speeds.items()},
+        "over_best_alone": {name: round(speed / best_alone, 3) for name, speed in speeds.items()},
+    }
+
+
+def a_trial(size: str, scale: dict[str, Any], device: str) -> tuple[Trial, Tokens, Any]:
+    config = compose(
+        [f"model.params={size}", "budget.tokens=1G", "schedule.warmup_tokens=16k", *scale["shape"], *scale["run"]]
+    )
+    prepare_torch(config.run, device)
+    tokens = prepare(config.data, Path(config.paths.tokens))
+    return resolve(config, tokens, device), tokens, config.run
+
+
+def setup_of(trial: Trial, tokens: Tokens, options: Any, device: str, model: GPT | None = None) -> Setup:
+    return Setup(
+        config=trial.config,
+        flops_per_token=float(trial.flops_per_token.exact),
+        tokens=tokens,
+        options=options,
+        device=device,
+        backend="sdpa",
+        execution_class="benchmark",
+        shared_model=model,
+    )
+
+
+def alone_step(trial: Trial, tokens: Tokens, options: Any, device: str) -> Callable[[], Any]:
+    """The step of `loop.train`: compiled where the options say so, its batches from the host."""
+    setup = setup_of(trial, tokens, options, device)
+    state = State.fresh(setup)
+
+    def step() -> torch.Tensor:
+        loop.update(setup, state, trial.config.optim.lr)
+        state.step += 1
+        return state.loss_sum
+
+    return step
+
+
+def stacked_step(trials: list[Trial], tokens: Tokens, options: Any, device: str) -> Callable[[], Any]:
+    """A stack's step, on CUDA captured as one graph, its data on the device."""
+    made, _ = make_stack(trials, tokens, options, device)
+
+    def step() -> torch.Tensor:
+        made.update()
+        return made.loss_sum_K
+
+    return step
+
+
+def make_stack(trials: list[Trial], tokens: Tokens, options: Any, device: str) -> tuple[Stack, list[Curve]]:
+    made = Stack(setup_of(trials[0], tokens, options, device), len(trials), graph=device == "cuda")
+    curves = []
+    for trial in trials:
+        setup = setup_of(trial, tokens, options, device, made.desk)
+        curves.append(
+            Curve(
+                setup=setup,
+                state=State.fresh(setup),
+                length=None,
+                metrics=Path(),
+                samples=Path(),
+                save=lambda curve: None,
+                should_stop=lambda: False,
+                on_progress=lambda news: None,
+            )
+        )
+        made.seat(curves[-1])
+    return made, curves
+
+
+class Plain:
+    """What one would write in twenty lines, in nanoGPT's manner."""
+
+    def __init__(self, trial: Trial, tokens: Tokens, device: str):
+        self.config, self.device, self.data = trial.config, device, tokens.train
+        model = GPT(trial.config.model).to(device).init_weights(0)
+        self.parameters = [*model.parameters()]
+        self.loss = torch.compile(model.loss) if device == "cuda" else model.loss
+        groups = parameter_groups(model, trial.config.optim.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=trial.config.optim.lr, betas=(0.9, 0.95), fused=True)
+        self.rng = np.random.default_rng(0)
+
+    def step(self) -> torch.Tensor:
+        batch, seq_len = self.config.batch_sequences, self.config.model.seq_len
+        starts = self.rng.integers(0, len(self.data) - seq_len - 1, batch)
+        rows = torch.from_numpy(np.stack([self.data[s : s + seq_len + 1] for s in starts]).astype(np.int64))
+        rows_BT = rows.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else rows
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            loss = self.loss(rows_BT[:, :-1], rows_BT[:, 1:])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+
+def check_numbers(trial: Trial, tokens: Tokens, options: Any, device: str) -> None:
+    """Ten steps in a stack of two, and alone without compiling: the same losses, up to the precision's rounding."""
+    steps, bound = 10, 2e-2 if trial.config.precision == "bf16" else 1e-4
+    made, curves = make_stack([trial, trial], tokens, options, device)
+    setup = setup_of(trial, tokens, replace(options, compile=False), device)
+    state = State.fresh(setup)
+    for _ in range(steps):
+        made.update()
+        loop.update(setup, state, curves[0].lr(state.step))
+        state.step += 1
+    expected = state.loss_sum.item() / steps
+    for curve in curves:
+        found = curve.state.loss_sum.item() / steps
+        if not abs(found - expected) <= bound * expected:
+            raise SystemExit(f"{trial.trial_id}: mean loss {found} in a stack and {expected} alone; nothing was timed")
+
+
+def in_turns(
+    contenders: dict[str, Callable[[], Any]], tokens_of_step: int, at_once: dict[str, int] | None = None
+) -> dict[str, int]:
+    """Tokens per second of each, the median of rounds in which all take their turn.
+
+    Seconds are of the process's CPU where there is no GPU, so that what else a machine does counts for less.
+    """
+    now = time.perf_counter if torch.cuda.is_available() else time.process_time
+    steps = {}
+    for name, step in contenders.items():
+        for _ in range(WARM_UP_STEPS):
+            step().sum().item()
+        start = now()
+        step().sum().item()
+        steps[name] = max(3, round(SECONDS_PER_ROUND / (now() - start)))
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(ROUNDS):
+        for name, step in contenders.items():
+            start = now()
+            for _ in range(steps[name]):
+                last = step()
+            last.sum().item()  # waits for the device
+            seconds[name].append((now() - start) / steps[name])
+    return {
+        name: round((at_once or {}).get(name, 1) * tokens_of_step / statistics.median(values))
+        for name, values in seconds.items()
+    }
+
+
+# ---- a ladder, end to end ----
+
+
+def ladder(folder: Path, scale: dict[str, Any]) -> dict[str, Any]:
+    """Launch it, or go on with it. Its seconds are of all launches together."""
+    folder.mkdir(parents=True, exist_ok=True)
+    overrides = [
+        "sweep.name=ladder", *scale["ladder"], *scale["shape"], *scale["run"], "eval.sample_tokens=0",
+        "run.checkpoint_seconds=30", f"paths.runs={folder.resolve() / 'runs'}", f"paths.sweeps={folder.resolve()}",
+    ]  # fmt: skip
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "sweep", "launch", *overrides]
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    append_json(folder / "launches.jsonl", {"seconds": time.perf_counter() - start, "status": status})
+    launches = read_json_lines(folder / "launches.jsonl")
+    if status:
+        raise SystemExit(f"the launch ended with {status}; the same command goes on")
+    meta = read_json(folder / "ladder" / "meta.json")
+    return {
+        "overrides": [text for text in overrides if not text.startswith("paths.")],
+        "wall_seconds": round(sum(row["seconds"] for row in launches), 1),
+        "launches": len(launches),
+        "flops_useful": meta["flops_total"] - meta["flops_saved"],
+        "device_seconds": round(meta["device_seconds"], 1),
+        "sweep_efficiency": meta["efficiency"],
+        "trials": len(read_json_lines(folder / "ladder" / "plan.jsonl")),
+    }
+
+
+if __name__ == "__main__":
+    main()
