@@ -261,8 +261,7 @@ def follow(task: Task, over: threading.Event) -> int:
         if began >= wait_until and (trouble := attempt(follower, said=trouble)):
             wait_until = began + PAUSE_SECONDS
         over.wait(max(follower.section.every_seconds, (time.monotonic() - began) / BUSY_SHARE))
-    if trouble := attempt(follower, said=trouble, last=True):
-        trouble = attempt(follower, said=trouble, last=True)  # with a new service
+    trouble = attempt(follower, said=trouble, last=True)
     if follower.mode == "offline" and follower.finished:
         where = fragments.folder(follower.runs)
         runs = f"{follower.finished} run{'s' if follower.finished > 1 else ''}"
@@ -271,19 +270,19 @@ def follow(task: Task, over: threading.Event) -> int:
     return 1 if trouble else 0
 
 
-def attempt(follower: Follower, said: str, last: bool = False) -> str:
+def attempt(follower: Follower, said: str, last: bool = False, with_new_service: bool = False) -> str:
     """One look; what went wrong with wandb, which is said unless it was, and must not become training's trouble."""
     try:
         follower.look(last)
-    except Again:
-        follower.abandon()
-        return attempt(follower, said, last)
     except Exception as error:  # noqa: BLE001 — see above
-        traceback.print_exc()
+        follower.abandon()
+        # Slurm's signals reach wandb's service too, and end it; then a new one goes on.
+        if isinstance(error, Again | ConnectionError) and not with_new_service:
+            return attempt(follower, said, last, with_new_service=True)
+        traceback.print_exception(error)
         trouble = explain(error)
         if trouble != said:
             follower.say(f"{trouble}; nothing is lost, later: {follower.task.how_to_sync()}")
-        follower.abandon()
         return trouble
     return ""
 
