@@ -66,7 +66,7 @@ def launch(
         additions(plan, sweep, extend)
         left = missing(plan, earlier)
         check_budget(plan, left.families)
-        if not left.families:
+        if not left.families and not (report and left.queued and not _collector_waits(earlier)):
             save(plan, sweep, command, extend)
             return None, left, plan
         code = snapshot.take(sweep.path / "code")
@@ -103,7 +103,7 @@ def _limits(plan: Plan) -> Limits:
     if slurm.max_submitted is None:
         return Limits(array_size)
     room = slurm.max_submitted - queue.count_of_user()
-    if room < 2:
+    if room < 3:  # data, an element, the report
         raise UserError(
             f"cluster.slurm.max_submitted={slurm.max_submitted}: {slurm.max_submitted - room} jobs of yours are in the "
             "queue; launch again when there is room for more"
@@ -151,7 +151,18 @@ def _submit(submission: Submission, plan: Plan, earlier: list[Submission], lock:
         names = [job.name for older in earlier for job in (*older.chunks, older.collector) if job is not None]
         still = {str(job.job_id) for job in queue.queued(names)}
         before_it = sorted(still | {str(chunk.job_id) for chunk in submission.chunks})
-        hand_in(submission.collector, f"--dependency=afterany:{':'.join(before_it)}")
+        try:
+            hand_in(submission.collector, *([f"--dependency=afterany:{':'.join(before_it)}"] if before_it else []))
+        except queue.Refused as error:
+            raise UserError(
+                f"{error}; the arrays are in the queue and go on, only the job that collects, fits and reports is not: "
+                "launch again for it"
+            ) from error
+
+
+def _collector_waits(earlier: list[Submission]) -> bool:
+    """Whether the queue holds a job that will report; a launch that was killed may have left arrays without one."""
+    return bool(queue.queued(older.collector.name for older in earlier if older.collector is not None))
 
 
 def _half_way(submission: Submission, error: UserError) -> UserError:

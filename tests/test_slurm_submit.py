@@ -309,6 +309,24 @@ def test_the_collector_waits_for_arrays_and_collectors_of_earlier_submissions_to
         assert f"afterany:{job.job_id}" in show.stdout
 
 
+def test_a_collector_that_was_never_submitted_is_by_the_next_launch(launch, workspace, monkeypatch):
+    refusing = (
+        'case "$*" in *collector.sbatch*) echo "sbatch: error: QOSMaxSubmit" >&2; exit 1;; esac\nexec "$REAL" "$@"\n'
+    )
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", program(workspace, "sbatch", refusing)["PATH"])
+        status, _, err = launch("seed=0,1")
+    assert status == 2
+    assert "QOSMaxSubmit; the arrays are in the queue and go on" in err
+    assert launch("seed=0,1")[0] == 0
+    first, second = there()
+    assert (second.chunks, len(elements(first))) == ([], 2)
+    (collector,) = queue.queued([second.collector.name])
+    assert collector.reason == "Dependency"
+    launch("seed=0,1")
+    assert len(there()) == 2
+
+
 def test_settings_hold_absolute_paths(launch, workspace):
     launch("seed=0")
     settings = json.loads((workspace / "sweeps" / "held" / "sweep.json").read_text())
