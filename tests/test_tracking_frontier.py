@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
         Image.new("RGB", (3, 2)).save(sweep / "report" / "figures" / f"{figure.key}.png")
     (sweep / "plan.jsonl").write_text("")
     paths = {"runs": str(root / "runs"), "sweeps": str(root), "tokens": "tokens"}
-    (sweep / "sweep.json").write_text(json.dumps({"paths": paths, "wandb": {"mode": "offline", "project": "p"}}))
+    (sweep / "sweep.json").write_text(json.dumps({"paths": paths, "cluster": {}, "wandb": vars(SECTION)}))
     return sweep
 
 

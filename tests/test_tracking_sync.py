@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import tiny
 from wandb_api import ENTITY, KEY, Stored, Trouble, serving
 
 from sweep.cli import main
@@ -48,16 +49,18 @@ def written(server, tmp_path_factory):
             run.finish()
     sweep = folder / "sweeps" / "small"
     sweep.mkdir(parents=True)
-    (sweep / "plan.jsonl").write_text("".join(json.dumps({"trial_id": run_id}) + "\n" for run_id in ROWS))
+    (sweep / "plan.jsonl").write_text(
+        "".join(json.dumps({"trial_id": run_id, "family_id": "f"}) + "\n" for run_id in ROWS)
+    )
     paths = {"runs": "runs", "sweeps": "sweeps", "tokens": "tokens"}
-    (sweep / "sweep.json").write_text(json.dumps({"paths": paths, "wandb": {"mode": "offline", "project": "p"}}))
+    (sweep / "sweep.json").write_text(json.dumps({"paths": paths, "cluster": {}, "wandb": vars(SECTION)}))
     return folder
 
 
 @pytest.fixture
 def sweep(written, workspace, server, monkeypatch):
     shutil.copytree(written, workspace, dirs_exist_ok=True)
-    monkeypatch.setattr(sync, "WAITS_SECONDS", (0.1, 0.1))
+    monkeypatch.setattr(sync, "WAITS_SECONDS", (0.1,))
     server.runs.clear()
     server.asked.clear()
     server.troubles.clear()
@@ -98,6 +101,18 @@ def test_every_attempt_is_up_in_order_once(sweep, server, capsys):
     assert "3 of 4 runs are up already, 0 to upload" in capsys.readouterr().out
     assert "UpsertBucket" not in server.operations()
     assert steps_up(server) == ALL
+
+
+def test_what_was_trained_without_wandb_is_written_first(overrides, workspace, server, capsys):
+    server.runs.clear()
+    plan, _ = tiny.make_sweep([*overrides, tiny.steps(10), "wandb.mode=off", "wandb.project=p"])
+    assert tiny.train(plan) == 0
+    assert main(["sync", "small"]) == 0
+    (trial,) = plan.trials
+    run = server.runs[trial.trial_id]
+    assert run.steps == [row["step"] for row in tiny.curve("runs", trial.trial_id)]
+    assert run.summary["loss_nats"] == tiny.record("runs", trial.trial_id)["loss_nats"]
+    assert run.about["tags"] == ["small"]
 
 
 def test_too_many_requests_are_waited_for(sweep, server):
@@ -184,7 +199,7 @@ def test_what_is_being_trained_waits(sweep, server):
     tally, _ = upload(sweep)
     assert tally.not_up == {"two": "is being trained; sync again when it has ended"}
     claimed.release()
-    assert not upload(sweep)[0].not_up
+    assert not server.runs
 
 
 @pytest.mark.parametrize(
@@ -222,9 +237,6 @@ def test_no_key_no_network_no_wandb(sweep, server):
     assert (status, len(err.splitlines())) == (2, 1)
     assert "no key for http://127.0.0.1" in err
     assert "run `wandb login`, or set WANDB_API_KEY" in err
-    status, err = elsewhere(WANDB_API_KEY="short")
-    assert (status, len(err.splitlines())) == (2, 1)
-    assert "API key must have 40+ characters" in err
     status, err = elsewhere(WANDB_BASE_URL="http://127.0.0.1:9")
     assert (status, len(err.splitlines())) == (2, 1)
     assert "cannot be reached" in err

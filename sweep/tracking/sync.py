@@ -28,6 +28,7 @@ from sweep.sweepdir import SweepDir
 from sweep.tracking import account as accounts
 from sweep.tracking import fragments, frontier, settings
 from sweep.tracking.account import Account
+from sweep.tracking.follow import Follower, Task
 from sweep.tracking.section import WandbSection
 from sweep.training import claim
 
@@ -79,6 +80,12 @@ def sync(
             tally.up.append(outcome.run_id)
         say(f"  {len(tally.up)}/{total} {outcome.run_id}: {outcome.why or 'up'}")
     return tally
+
+
+def catch_up(sweep: SweepDir, say: Callable[[str], None] = print) -> None:
+    """Write, as offline files, the trials with a record that W&B has nothing of, or not all: those trained with
+    wandb.mode=off, or whose mirror was killed."""
+    Follower(Task.of_sweep(sweep), say=say).look(last=True)
 
 
 def rounds(

@@ -1,12 +1,13 @@
-"""Upload a sweep's W&B files that are not up yet, write and upload the sweep's own run, and say what is up and what is not.
+"""Upload a sweep's W&B files, and the sweep itself as a run, and say what is up and what is not.
 
   python -m sweep sync default
   python -m sweep sync default --parallel 8
 
-Training without a key or a network leaves its W&B runs as files under runs/wandb/. This uploads them with `wandb
-sync`: each trial's attempts in order, several trials at a time; a server that is too busy is asked again later. Ctrl-C,
-or a lost network, is no harm: the same command goes on. After `collect`, `fit` and `report` the sweep itself is a run
-too (job_type frontier): its table, figures, fit, and the frontier as a chart.
+Training without a key or a network leaves its W&B runs as files under runs/wandb/, and what was trained with
+wandb.mode=off is written there first. They are uploaded with `wandb sync`: each trial's attempts in order, several
+trials at a time; a server that is too busy is asked again later. Ctrl-C, or a lost network, is no harm: the same command
+goes on. After `collect`, `fit` and `report` the sweep itself is a run too (job_type frontier): its table, figures, fit,
+and the frontier as a chart.
 
 Exit status: 0 all is up, 1 something is not.
 """
@@ -36,9 +37,10 @@ def run(args: argparse.Namespace) -> int:
         print(_frontier(sweep, section))
         return 0
     from sweep.tracking.account import sign_in
-    from sweep.tracking.sync import sync
+    from sweep.tracking.sync import catch_up, sync
 
     account = sign_in(section)
+    catch_up(sweep)
     print(_frontier(sweep, section))
     tally = sync(sweep, section, account, args.parallel, lambda line: print(line, flush=True))
     print(f"up: {len(tally.up)} runs, in {account.entity}/{section.project}")
