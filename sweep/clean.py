@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweep import attempts
 from sweep.files import read_json
 from sweep.rundir import RunDir
 from sweep.training import claim
@@ -27,8 +28,7 @@ def removable(runs: Path, trunks: bool, weights: bool) -> list[Removable]:
             trained.add(trunk.name)
             continue
         states = RunDir(trunk).stable_steps()
-        last = RunDir(trunk).last_attempt() or {}
-        finished = last.get("outcome") == "done"
+        finished = [attempt.outcome for attempt in attempts.read(RunDir(trunk))][-1:] == ["done"]
         kept = [] if trunks and finished else states  # an unfinished family goes on from its last one
         for step in states:
             if step not in kept[-1:]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from sweep import files
+from sweep import attempts, files
 from sweep.efficiency import device_seconds, efficiency
 from sweep.errors import UserError
 from sweep.record import Record
@@ -160,13 +160,17 @@ def _unfinished(planned: dict[str, Any], run: RunDir, trunk: RunDir) -> tuple[st
         return "failed", lines[-1] if lines else "failed without a message"
     if beat is not None:
         return "missing", "its family is being trained"
-    last = trunk.last_attempt()
-    if last is None:
+    tried = attempts.read(trunk)
+    if not tried:
         return "missing", "never started"
-    if last["event"] == "start":
-        return "missing", "its worker ended without a word; launch again to go on"
-    outcome = {"stopped": "stopped; launch again to go on", "failed": f"its family failed: {last.get('error')}"}
-    return "missing", outcome.get(last["outcome"], "not reached; launch again to go on")
+    last = tried[-1]
+    reasons = {
+        None: "its worker ended without a word; launch again to go on",
+        "stopped": "stopped; launch again to go on",
+        "failed": f"its family failed: {last.error}",
+        attempts.GIVEN_UP: f"its family was {last.error}",
+    }
+    return "missing", reasons.get(last.outcome, "not reached; launch again to go on")
 
 
 def _history(history: History, folder: Path, kept: set[str], fresh: list[dict[str, Any]], runs: Path) -> pd.DataFrame:
