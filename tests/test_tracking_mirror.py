@@ -324,6 +324,8 @@ def test_a_family_that_others_train_is_left_to_them(again):
         path = again.trunk.path / "claim.000001.json"
         write_json(path, json.loads(path.read_text()) | {"host": "elsewhere"})
         look(again, last=False)
+        again.end()
+        look(again)
         assert not merged(again).files
 
 

@@ -33,7 +33,8 @@ from sweep.training.claim import Holder
 
 NEWS = "W&B: "
 NICENESS = 19
-BUSY_SHARE = 0.05  # of the time, at most, spent on looking
+BUSY_SHARE = 0.05  # of the time, at most, spent on looking,
+LONGEST_REST_SECONDS = 60.0  # unless a look takes very long
 ELSEWHERE_SECONDS = 60.0  # until families that others train are looked at again
 PATIENCE = {  # of questions that wandb waits for an answer to; what it streams is tried again for long
     "WANDB_X_GRAPHQL_RETRY_MAX": "5",
@@ -87,7 +88,7 @@ class Follower:
     families: dict[str, list[Mirror]] = field(init=False)  # those that W&B does not have to their end
     not_before: dict[str, float] = field(default_factory=dict)  # when to look at a family again
     broken: set[str] = field(default_factory=set)  # trials whose files cannot be read
-    finished: int = 0  # attempts that were ended in order
+    offline: int = 0  # runs that were ended so
     said: set[str] = field(default_factory=set)
     since: float = field(default_factory=time.time)
 
@@ -131,17 +132,19 @@ class Follower:
 
     def _look_at(self, family_id: str, last: bool) -> None:
         trunk = RunDir.of_trunk(self.runs, family_id).path
+        if not last and not trunk.exists():
+            return  # nobody has begun with it
+        mirrors = self.families[family_id]
         holder = claim.current_holder(trunk) if trunk.exists() else None
         if holder is not None and holder.is_gone():
             holder = None
-        if holder is not None and (last or not is_sibling(holder)):
+        trainer = holder if holder is not None and not last and is_sibling(holder) else None
+        if holder is not None and trainer is None:  # others train it, and mirror it too; what we had open ends
             self.not_before[family_id] = time.monotonic() + ELSEWHERE_SECONDS
-            trained_here, begin = None, False
-        else:
-            trained_here, begin = holder, holder is not None or last
-        for mirror in self.families[family_id]:
+            mirrors = [mirror for mirror in mirrors if mirror.run is not None]
+        for mirror in mirrors:
             try:
-                self._bring_up(mirror, trained_here, begin)
+                self._bring_up(mirror, trainer, begin=trainer is not None or last)
             except UserError as error:  # of this trial's files: not the end of the others
                 mirror.release()
                 self.broken.add(mirror.trial_id)
@@ -185,12 +188,11 @@ class Follower:
             self._say_once(f"online, {mirror.run.project_url}")
 
     def _close(self, mirror: Mirror, error: str | None) -> None:
+        offline = mirror.run.offline
         try:
             mirror.close(error)
-            self.finished += 1
-        except (
-            TimeoutError
-        ) as late:  # cut off; its file has everything and is not marked as up, so sync goes on with it
+            self.offline += offline
+        except TimeoutError as late:  # its file has everything and is not marked as up, so that sync goes on with it
             self._go_offline(late)
         finally:
             mirror.release()
@@ -221,10 +223,12 @@ def device_use(trainer: Holder | None) -> dict[str, Any]:
     if trainer is None:
         return {"x_disable_stats": True, "x_disable_machine_info": True}
     try:
-        visible = psutil.Process(trainer.pid).environ().get("CUDA_VISIBLE_DEVICES", "")
+        environment = psutil.Process(trainer.pid).environ()
     except psutil.Error:
-        visible = ""
-    ids = [int(name) for name in visible.split(",") if name.isdecimal()]
+        environment = {}
+    if "CUDA_MPS_PIPE_DIRECTORY" in environment:  # there devices have numbers of their own
+        environment = dict(os.environ)
+    ids = [int(name) for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.isdecimal()]
     return {"x_stats_pid": trainer.pid, "x_stats_gpu_device_ids": ids or None}
 
 
@@ -244,14 +248,14 @@ def follow(task: Task, over: threading.Event) -> int:
     os.nice(NICENESS)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # Slurm signals every process of a job; we end when our parent says so
-    follower = Follower(task)
-    if not follower.families:
-        return 0
     try:
+        follower = Follower(task)
+        if not follower.families:
+            return 0
         why = follower.choose_mode()
     except Exception as error:  # noqa: BLE001 — a wandb that is missing, or not as we know it
         traceback.print_exc()
-        follower.say(f"{explain(error)}; nothing is lost, later: {task.how_to_sync()}")
+        print(f"{NEWS}{explain(error)}; nothing is lost, later: {task.how_to_sync()}", flush=True)
         return 1
     if follower.mode == "online":
         over.wait(random.uniform(0, min(2.0, follower.section.every_seconds)))  # many launches start at once
@@ -260,13 +264,13 @@ def follow(task: Task, over: threading.Event) -> int:
         began = time.monotonic()
         if began >= wait_until and (trouble := attempt(follower, said=trouble)):
             wait_until = began + PAUSE_SECONDS
-        over.wait(max(follower.section.every_seconds, (time.monotonic() - began) / BUSY_SHARE))
+        resting = min((time.monotonic() - began) / BUSY_SHARE, LONGEST_REST_SECONDS)
+        over.wait(max(follower.section.every_seconds, resting))
     trouble = attempt(follower, said=trouble, last=True)
-    if follower.mode == "offline" and follower.finished:
-        where = fragments.folder(follower.runs)
-        runs = f"{follower.finished} run{'s' if follower.finished > 1 else ''}"
+    if follower.offline:
+        runs = f"{follower.offline} run{'s' if follower.offline > 1 else ''}"
         because = f" ({why})" if why else ""
-        follower.say(f"{runs}, offline in {where}{because}; upload: {task.how_to_sync()}")
+        follower.say(f"{runs}, offline in {fragments.folder(follower.runs)}{because}; upload: {task.how_to_sync()}")
     return 1 if trouble else 0
 
 
