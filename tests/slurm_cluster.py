@@ -34,9 +34,8 @@ def running_cluster(*options: str) -> Iterator[Cluster]:
     """A cluster that goes down when our end of its standard input closes, which a kill of the tests does too."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short, and open to munge, unlike pytest's own
     command = [sys.executable, "-m", "slurm.devcluster", "up", "--hold", "--folder", str(folder), *options]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as up:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as up:
         if not up.stdout.readline():
             reason = up.stderr.read().decode().strip()
             shutil.rmtree(folder)

@@ -89,6 +89,16 @@ def test_one_command_brings_a_cluster_up_and_one_takes_it_down(cluster, folder):
     assert cluster.running() == cluster.daemons
 
 
+def test_a_held_cluster_goes_down_with_who_started_it_even_while_it_comes_up(folder):
+    words = [sys.executable, "-m", "slurm.devcluster", "up", "--hold", "--no-accounting", "--folder", str(folder)]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as up:
+        wait_until(lambda: (folder / "pid" / "munged").exists())
+        up.stdin.close()
+        up.stdout.close()
+    assert not folder.exists()
+    assert processes(Cluster(folder)) == []
+
+
 def test_what_stands_in_the_way_is_said_in_one_line(cluster, folder, monkeypatch):
     (folder / "thesis.tex").touch()
     assert "not a cluster's folder" in command("up", "--folder", folder).stderr
@@ -194,4 +204,5 @@ def test_a_crashed_node_loses_its_jobs_and_they_are_requeued(slurm):
     slurm.ask("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=crash")  # rather than wait for SlurmdTimeout
     wait_until(lambda: sorted(elements(slurm, job).values()) == ["PENDING", "RUNNING"], cluster=slurm)
     assert command("slurmd", "n2", "start", *at).returncode == 0
+    release(slurm, next(element for element, state in elements(slurm, job).items() if state == "PENDING"))
     wait_until(lambda: set(elements(slurm, job).values()) == {"RUNNING"}, cluster=slurm)

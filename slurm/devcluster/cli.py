@@ -11,6 +11,8 @@ To see what failures do: `slurmd n1 stop` (its jobs go on), `slurmd n1 crash` (t
 """
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -34,12 +36,15 @@ def up(args: argparse.Namespace, cluster: Cluster) -> int:
     cluster.up(
         Settings(nodes=args.nodes, gpus=args.gpus, accounting=args.accounting, max_array_size=args.max_array_size)
     )
-    print(f"export SLURM_CONF={cluster.conf}", flush=True)
+    line = f"export SLURM_CONF={cluster.conf}\n"
     if not args.hold:
+        sys.stdout.write(line)
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        os.write(sys.stdout.fileno(), line.encode())  # unbuffered: nothing is left to flush where nobody reads any more
         sys.stdin.read()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         pass
     finally:
         cluster.down()
