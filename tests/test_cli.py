@@ -45,7 +45,7 @@ def test_help_lists_every_verb_with_what_it_does(capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     for verb in VERBS:
-        assert re.search(rf"^    {verb}  +\w", shown, re.MULTILINE), verb
+        assert re.search(rf"^    {verb}\s+\w", shown, re.MULTILINE), verb
     assert not re.search(r"^    work ", shown, re.MULTILINE)
     assert "python -m sweep launch sweep=default" in shown
 

@@ -121,14 +121,15 @@ def test_points_are_the_headlines(sweep):
     assert (points.loc["interval", "low"] <= points.loc["interval", "high"]).all()
 
 
-def test_it_is_written_again_only_after_a_change(sweep, monkeypatch):
+def test_it_is_written_again_only_after_a_change(sweep, monkeypatch, capsys):
     steps = []
     monkeypatch.setattr(frontier, "write", lambda made, section, step: steps.append(step))
     for _ in range(2):
         frontier.refresh(sweep, SECTION)
     path = sweep.path / "report/report.json"
     path.write_text(path.read_text().replace('"priced": true', '"priced": false'))
-    assert "written from" in frontier.refresh(sweep, SECTION)
+    assert main(["sync", str(sweep.path), "--no-upload"]) == 0
+    assert "normal-frontier: written from" in capsys.readouterr().out
     assert "as they were" in frontier.refresh(sweep, SECTION)
     assert steps == [0, 1]
 

@@ -220,7 +220,8 @@ def test_refusals_are_one_line(sweep, server, capsys, trouble, said):
     assert status in (1, 2)
     assert lines
     assert all(len(line) < 300 for line in lines)
-    assert KEY not in out + err
+    log = sweep.logs / "wandb-sync.log"
+    assert KEY not in out + err + (log.read_text() if log.exists() else "")
 
 
 def elsewhere(**environ):

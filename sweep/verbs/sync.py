@@ -5,9 +5,9 @@
 
 Training without a key or a network leaves its W&B runs as files under runs/wandb/, and what was trained with
 wandb.mode=off is written there first. They are uploaded with `wandb sync`: each trial's attempts in order, several
-trials at a time; a server that is too busy is asked again later. Ctrl-C, or a lost network, is no harm: the same command
-goes on. After `collect`, `fit` and `report` the sweep itself is a run too (job_type frontier): its table, figures, fit,
-and the frontier as a chart.
+trials at a time; a server that is too busy is asked again later. Ctrl-C, or a lost network, is no harm: the same
+command goes on. After `collect`, `fit` and `report` the sweep itself is a run too (job_type frontier): its table,
+figures, fit, and the frontier as a chart.
 
 Exit status: 0 all is up, 1 something is not.
 """
