@@ -120,6 +120,16 @@ def test_variables_that_change_what_programs_do_are_not_passed_to_them(slurm, sc
     assert [(job.element, job.state) for job in queue.queued(["q.4-abc"])] == [(str(job_id), "PENDING")]
 
 
+def test_a_job_sees_what_it_is_passed_and_no_other_secret(slurm, script, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "kept")
+    monkeypatch.setenv("MY_TOKEN", "passed")
+    path = script("q.6-abc")
+    path.write_text(path.read_text().replace("sleep 60", f"echo $MY_TOKEN.$WANDB_API_KEY.$HOME > {tmp_path}/seen"))
+    queue.submit(path, "q.6-abc", passed_on=["MY_TOKEN"])
+    wait_until(lambda: (tmp_path / "seen").exists() and (tmp_path / "seen").read_text())
+    assert (tmp_path / "seen").read_text() == f"passed..{os.environ['HOME']}\n"
+
+
 def test_a_controller_that_is_away(cluster_without_accounting, script, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_CONF", str(cluster_without_accounting.conf))
     monkeypatch.setattr(queue, "CALL_SECONDS", 2)  # Slurm's programs would try for 20
