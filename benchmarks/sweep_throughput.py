@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("single", "stack", "ladder"))
     parser.add_argument("--cpu", action="store_true", help="models a hundred times smaller, on the CPU")
-    parser.add_argument("--state", type=Path, default=Path("sweep_throughput"), help="where measurements are kept")
+    parser.add_argument("--state", type=Path, default=Path("runs/sweep_throughput"), help="where measurements are kept")
     args = parser.parse_args()
     device, scale = ("cpu", CPU) if args.cpu else (resolve_device("cuda"), GPU)
     args.state.mkdir(parents=True, exist_ok=True)
@@ -285,7 +285,7 @@ def ladder(folder: Path, scale: dict[str, Any]) -> dict[str, Any]:
     """Launch it, or go on with it. Its seconds are of all launches together."""
     folder.mkdir(parents=True, exist_ok=True)
     overrides = [
-        "sweep.name=ladder", *scale["ladder"], *scale["shape"], *scale["run"], "eval.sample_tokens=0",
+        "sweep.name=ladder", *scale["ladder"], *scale["shape"], *scale["run"], "eval.sample_tokens=0", "wandb.mode=off",
         "run.checkpoint_seconds=30", f"paths.runs={folder.resolve() / 'runs'}", f"paths.sweeps={folder.resolve()}",
     ]  # fmt: skip
     start = time.perf_counter()

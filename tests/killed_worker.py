@@ -4,8 +4,8 @@
   killed_worker.py SWEEP together N       N workers at once, each for as long as there is something to train
 
 A moment is [where, length, step]: in which part of the program, of which curve (a trial's number of steps, or null for
-the trunk), from which step on. Torch is imported once and the workers are forked from it. Prints JSON lines: where each
-worker was killed and which step its curve went on from, and how it ended.
+the trunk), from which step on; of a stack, after which of its updates. Torch is imported once and the workers are
+forked from it. Prints JSON lines: where each worker was killed and which step its curve went on from, and how it ended.
 """
 
 import io
@@ -22,7 +22,7 @@ import torch
 from sweep import __main__ as entry
 from sweep import files
 from sweep import plan as planning
-from sweep.training import family, loop
+from sweep.training import family, loop, stack
 
 CALLS_PER_SECOND = 4  # of the training loop's clock, which a step asks once, and more often where it writes
 
@@ -34,6 +34,7 @@ class Killer:
         self.where, self.length, self.step = where, length, step
         self.curve: loop.Curve | None = None
         self.resumed: list[int] = []
+        self.stacked = 0  # updates of a stack
 
     def now(self, where: str) -> bool:
         if self.curve is None or where != self.where:
@@ -48,6 +49,7 @@ class Killer:
 
     def install(self) -> None:
         """Around the product's own functions, which know nothing of it."""
+        stacked = stack.Stack.update
         train, update, evaluate, append = loop.train, loop.update, loop.evaluate, loop.append_json
         save, write, keep = torch.save, files.write, family.record_speed
 
@@ -61,6 +63,14 @@ class Killer:
             self.kill("update")
             self.kill("SIGTERM")
             return result
+
+        def stack_or_die(whole):
+            rates = stacked(whole)
+            self.stacked += 1
+            if self.where == "stack" and self.stacked == self.step:
+                print(json.dumps({"killed": "stack", "step": self.step}), flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rates
 
         def evaluate_or_die(setup, windows_NT):
             if self.now("validation"):
@@ -90,10 +100,11 @@ class Killer:
             if path.suffix == ".pt":
                 self.kill("checkpoint written")
 
-        def keep_or_die(*args):
-            keep(*args)
+        def keep_or_die(*args, **named):
+            keep(*args, **named)
             self.kill("before record")
 
+        stack.Stack.update = stack_or_die
         loop.train, loop.update, loop.evaluate, loop.append_json = (
             train_this,
             update_or_die,

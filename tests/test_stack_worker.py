@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from test_kill import start
 
 from sweep.rundir import RunDir
 from sweep.training import claim
@@ -109,6 +110,21 @@ def test_a_signal_saves_every_curve_and_asks_to_be_run_again(plan, uninterrupted
 
 def attempts_of_if_any(runs, trial):
     return attempts_of(runs, trial) if RunDir.of_trunk(runs, trial.family_id).attempts.exists() else []
+
+
+def test_killed_processes_leave_what_others_go_on_with(overrides, uninterrupted, workspace):
+    """By SIGKILL, twice, with a checkpoint of every curve now and then; a third worker finishes."""
+    killed, sweep = tiny.make_sweep(
+        [*overrides, tiny.steps(20, 40), "seed=0,1,2,3", "run.stack=4", "run.workers=1", "run.checkpoint_seconds=3"]
+    )
+    moments = workspace / "moments.json"
+    moments.write_text(json.dumps([["stack", None, 14], ["stack", None, 25], ["none", None, 0]]))
+    said, err = start(sweep.path, moments)
+    assert [line["ended"] for line in said if "ended" in line] == [-9, -9, 0], err
+    assert_equal(killed, killed.runs, uninterrupted)
+    for trial in killed.trials:
+        assert attempts_of(killed.runs, trial)[-1] == "done"
+        assert stack_of(killed.runs, trial) == 4
 
 
 def test_a_family_that_another_worker_holds_is_left_to_it(plan, workspace):
