@@ -5,8 +5,9 @@
   python -m sweep launch sweep=default --dry-run
   python -m sweep launch sweep=ladder_cluster cluster=slurm      on a Slurm cluster: submits arrays and returns
 
-The same command again trains only what is missing. Ctrl-C stops with everything saved. Exit status: 0 all trials have a
-record (on a cluster: what is missing is in the queue), 1 some failed, 75 stopped, launch again.
+The same command again trains only what is missing; what failed is tried again, until it is given up (see `retry`).
+Ctrl-C stops with everything saved. Exit status: 0 all trials have a record (on a cluster: what is missing is in the
+queue), 1 some failed, 75 stopped, launch again.
 """
 
 import argparse
