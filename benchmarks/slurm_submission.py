@@ -4,7 +4,8 @@
 
 A real Slurm on this machine (slurm.devcluster), its jobs held so that none takes the processor from what is measured.
 Each trial is a family and an array element of its own: the most elements that so many trials can be. A launch is timed
-as a whole, and without what happens on any machine: planning, and the copy of the code. submitit is needed here only.
+in parts: planning, the copy of the code, and the rest, which is what Slurm costs; of the rest also this process's own
+processor time, which does not depend on what else the machine does. submitit is needed here only.
 """
 
 import importlib.metadata
@@ -72,6 +73,7 @@ def measure(folder: Path, cluster: Cluster) -> dict[str, Any]:
         "array_elements": TRIALS,
         "launch_seconds": {phase: spread([one[phase] for one in ours]) for phase in ours[0]},
         "submitit_map_array_seconds": spread(theirs),
+        "load_of_the_machine": os.getloadavg()[0],
         "target_seconds": {"beyond_planning_and_copy": 1.0},
     }
 
@@ -85,12 +87,18 @@ def one_launch(folder: Path) -> dict[str, float]:
     began = time.perf_counter()
     snapshot.take(sweep.path / "code")
     copying = time.perf_counter() - began
-    began = time.perf_counter()
+    began, began_processor = time.perf_counter(), time.process_time()
     made, _, _ = submit.launch(plan, sweep, ["launch"], OVERRIDES, extend=False, report=True, say=print)
     rest = time.perf_counter() - began  # with the code's hash once more
+    processor = time.process_time() - began_processor
     assert made is not None
     assert len(made.elements) == TRIALS == len(queue.queued(chunk.name for chunk in made.submission.chunks))
-    return {"planning": planning, "code_copy": copying, "beyond_planning_and_copy": rest}
+    return {
+        "planning": planning,
+        "code_copy": copying,
+        "beyond_planning_and_copy": rest,
+        "processor_beyond_planning_and_copy": processor,
+    }
 
 
 def planned(folder: Path) -> Plan:
