@@ -31,20 +31,16 @@ from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here
 
+pytestmark = pytest.mark.timeout(540)  # the sweeps run in the set-up of the first tests
 HERE = ["sweep.name=storm", "model.width=8,16,24,32", tiny.steps(100, 300, 1000), "run.checkpoint_seconds=0.3"]
 THERE = [
-    "cluster=slurm",
-    "cluster.device_name=null",
-    "cluster.device_memory_gib=null",
+    "cluster=devcluster",
     "cluster.seconds_per_step=1",  # so that an element of half an hour holds one family
+    "cluster.slurm.gpus=1",
     "cluster.slurm.cpus=1",
-    "cluster.slurm.memory_gib=null",
     "cluster.slurm.time_buckets=[30m]",
     "cluster.slurm.signal_seconds=40",  # Slurm looks at time limits every 30 s
     "cluster.slurm.max_array_size=3",
-    "cluster.slurm.prepare.cpus=1",
-    "cluster.slurm.collector.cpus=1",
-    "cluster.slurm.paths_are_shared=true",
     "wandb.mode=off",
 ]
 

@@ -1,7 +1,7 @@
 """A real Slurm on this one Debian machine, for tests and for trying the tool out. Needs root, no systemd, no GPU.
 
   eval "$(python -m slurm.devcluster up)"        two nodes with two GPUs each (stand-ins), partitions `low` and `high`
-  python -m sweep launch sweep=lr cluster=slurm
+  python -m sweep launch sweep=lr cluster=devcluster
   python -m slurm.devcluster down                ends its jobs and daemons, removes its folder
 
 `low` is the default partition; jobs in `high` preempt those in `low`, which are requeued. With accounting (slurmdbd)
@@ -107,9 +107,17 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("action", choices=("start", "stop", "restart"))
         verb.add_argument("--folder", type=Path, default=FOLDER, help="one folder is one cluster")
         if run is up:
-            verb.add_argument("--nodes", type=int, default=Settings.nodes)
-            verb.add_argument("--gpus", type=int, default=Settings.gpus, help="of each node")
+            verb.add_argument("--nodes", type=_positive, default=Settings.nodes)
+            verb.add_argument("--gpus", type=_positive, default=Settings.gpus, help="of each node")
             verb.add_argument("--accounting", action=argparse.BooleanOptionalAction, default=True)
-            verb.add_argument("--max-array-size", type=int, default=Settings.max_array_size, help="as in slurm.conf")
+            verb.add_argument(
+                "--max-array-size", type=_positive, default=Settings.max_array_size, help="as in slurm.conf"
+            )
             verb.add_argument("--hold", action="store_true", help="stay until standard input closes, then go down")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be a positive number")
+    return int(text)

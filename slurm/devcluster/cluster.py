@@ -163,7 +163,8 @@ class Cluster:
         except (FileNotFoundError, ValueError):
             return None
         program = Path(_read(pid, "cmdline").partition("\0")[0]).name
-        return pid if program == ("slurmd" if daemon in self.nodes else daemon) else None
+        is_it = program == ("slurmd" if daemon in self.nodes else daemon)
+        return pid if is_it and _working_folder(pid).startswith(f"{self.folder}/") else None  # pids are used again
 
     def running(self) -> list[str]:
         return [daemon for daemon in self.daemons if self.pid(daemon)]
@@ -182,7 +183,8 @@ class Cluster:
         """Standard output of a Slurm command; UserError with what it said where it fails."""
         ended = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
         if ended.returncode:
-            raise UserError(f"{' '.join(command)}: {ended.stderr.strip() or f'exit status {ended.returncode}'}")
+            said = " / ".join(ended.stderr.split("\n")).strip(" /")
+            raise UserError(f"{' '.join(command)}: {said or f'exit status {ended.returncode}'}")
         return ended.stdout
 
     def _command(self, daemon: str) -> list[str]:
