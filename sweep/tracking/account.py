@@ -34,6 +34,11 @@ class Account:
     api: Any  # wandb.Api
     entity: str  # the configured one, or the key's own
 
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What wandb and wandb-workspaces raise where the server refuses, or is away."""
+        return _errors(self.wandb)
+
 
 def sign_in(section: WandbSection) -> Account:
     """UserError where wandb is not there, there is no key, the key is wrong, or the server does not answer."""
@@ -47,7 +52,7 @@ def sign_in(section: WandbSection) -> Account:
     try:
         api = wandb.Api(timeout=TIMEOUT_SECONDS)
         entity = section.entity or api.default_entity
-    except wandb.Error as error:
+    except _errors(wandb) as error:
         raise UserError(f"W&B at {address}: {explain(error)}") from error
     if not entity:
         raise UserError("wandb.entity: this key has no default entity; name one, wandb.entity=TEAM")
@@ -65,3 +70,9 @@ def explain(error: Exception | str) -> str:
     if re.search(r"\b401\b|credential|api.?key|unauthorized", text, re.IGNORECASE):
         return f"refused the key ({reason}); run `wandb login --relogin`"
     return reason
+
+
+def _errors(wandb: Any) -> tuple[type[Exception], ...]:
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    return wandb.Error, WandbApiFailedError, ValueError

@@ -268,7 +268,7 @@ def save(sweep: SweepDir, section: WandbSection, account: Account) -> list[str]:
             current.save()
             remembered.keep(**{what: current.url})
             lines.append(f"{what} {'brought up to date' if was_there else 'made'}: {current.url}")
-    except _errors(account.wandb) as error:
+    except account.errors as error:
         raise UserError(f"W&B, {account.entity}/{section.project}: {accounts.explain(error)}") from error
     if numbers is None:
         lines.append(f"without numbers: run `python -m sweep collect {sweep.name}`, fit and report, then this again")
@@ -281,7 +281,7 @@ def _keep_chart(account: Account) -> str:
         account.api.create_custom_chart(
             account.entity, CHART, "Scaling frontier", "vega2", "private", CHART_SPEC.read_text()
         )
-    except _errors(account.wandb) as error:
+    except account.errors as error:
         return f"custom chart {account.entity}/{CHART}: is there already, or cannot be made ({accounts.explain(error)})"
     return ""
 
@@ -314,10 +314,3 @@ def _over_report(old: wr.Report, new: wr.Report) -> None:
 
 def _is_notes(block: Any) -> bool:
     return isinstance(block, wr.H1) and block.text in (NOTES, [NOTES])
-
-
-def _errors(wandb: Any) -> tuple[type[Exception], ...]:
-    """What the libraries raise where the server refuses or is away."""
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-
-    return wandb.Error, WandbApiFailedError, ValueError

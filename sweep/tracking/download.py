@@ -34,7 +34,7 @@ def project_table(text: str) -> tuple[str, pd.DataFrame]:
     path = f"{entity}/{project}"
     try:
         runs = [run for run in account.api.runs(path, lazy=False) if run.job_type != JOB_TYPE]
-    except (account.wandb.Error, ValueError) as error:
+    except account.errors as error:
         raise UserError(f"{text}: {accounts.explain(error)}") from error
     if not runs:
         raise UserError(f"{text}: the project has no runs")
@@ -68,7 +68,7 @@ def run_directory(text: str, root: Path) -> Path:
     entity, project, run_id = _parts(text, account, "ENTITY/PROJECT/RUN")
     try:
         run = account.api.run(f"{entity}/{project}/{run_id}")
-    except (account.wandb.Error, ValueError) as error:
+    except account.errors as error:
         raise UserError(f"{text}: {accounts.explain(error)}") from error
     if not isinstance(run.config.get("trial"), str):
         raise UserError(f"{text}: its config holds no `trial`, so it is not a run of a sweep of ours")

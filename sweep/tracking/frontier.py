@@ -23,6 +23,7 @@ from sweep.reporting import render
 from sweep.reporting.picture import Axis, Figure, Panel, Series
 from sweep.sweepdir import SweepDir
 from sweep.tracking import settings
+from sweep.tracking.mirror import NotKept, await_end
 from sweep.tracking.section import WandbSection
 
 JOB_TYPE = "frontier"
@@ -123,7 +124,16 @@ def write(made: Made, section: WandbSection, step: int) -> None:
     _artifacts(wandb, run, sweep)
     run.log(logged, step=step)
     run.summary.update(answers)
-    run.finish()
+    finish(run)
+
+
+def finish(run: Any, exit_code: int = 0) -> None:
+    """End an offline run. wandb says nothing of a full disk: UserError where its file lacks the end."""
+    run.finish(exit_code=exit_code)
+    try:
+        await_end(settings.file_of(run))
+    except NotKept as error:
+        raise UserError(f"{error}; free some space, and run the same again") from error
 
 
 def _artifacts(wandb: Any, run: Any, sweep: SweepDir) -> None:

@@ -186,7 +186,7 @@ class Mirror:
         run, self.run = self.run, None
         file, online = settings.file_of(run), not run.offline
         run.finish(exit_code=0 if record is not None else 1 if error is not None else STOPPED_EXIT_CODE)
-        _await_end(file)
+        await_end(file)
         if online:
             fragments.mark_up(file)
         if record is not None:
@@ -203,7 +203,7 @@ class Mirror:
             self.claim = None
 
 
-def _await_end(file: Path) -> None:
+def await_end(file: Path) -> None:
     """wandb says that a run has ended a moment before its file does."""
     give_up = time.monotonic() + KEPT_SECONDS
     while not fragments.content(file).ended:

@@ -29,6 +29,7 @@ from sweep.tracking import account as accounts
 from sweep.tracking import fragments, frontier, settings
 from sweep.tracking.account import Account
 from sweep.tracking.follow import Follower, Task
+from sweep.tracking.mirror import NotKept
 from sweep.tracking.section import WandbSection
 from sweep.training import claim
 
@@ -85,7 +86,10 @@ def sync(
 def catch_up(sweep: SweepDir, say: Callable[[str], None] = print) -> None:
     """Write, as offline files, the trials with a record that W&B has nothing of, or not all: those trained with
     wandb.mode=off, or whose mirror was killed."""
-    Follower(Task.of_sweep(sweep), say=say).look(last=True)
+    try:
+        Follower(Task.of_sweep(sweep), say=say).look(last=True)
+    except NotKept as error:
+        raise UserError(f"{error}; free some space, and run the same again") from error
 
 
 def rounds(
@@ -174,7 +178,7 @@ class Upload:
         if why:
             file.with_name(f"{file.name}.synced").unlink(missing_ok=True)  # wandb's own mark, which says otherwise
         elif not fragments.is_up(file):
-            why = f"wandb sync did not say why; see {self.log}"
+            why = f"wandb sync did not upload it, and did not say why; see {self.log}"
         return Outcome(run_id, why, again=bool(why) and is_passing(why))
 
     def _rows_there(self, run_id: str, file: Path) -> int:
@@ -184,7 +188,7 @@ class Upload:
         steps = [row["_step"] for row in _rows(file)]
         try:
             last = self.account.api.run(path).lastHistoryStep
-        except self.account.wandb.Error as error:
+        except self.account.errors as error:
             if "not find" in str(error):
                 return -1
             raise UserError(accounts.explain(error)) from error
@@ -221,7 +225,7 @@ def supplement(section: WandbSection, runs: Path, run_id: str, file: Path, last:
         elif record["type"] == "exit":
             code = record["exit"].get("exit_code", 0)
     path = settings.file_of(run)
-    run.finish(exit_code=code)
+    frontier.finish(run, code)
     return path
 
 
