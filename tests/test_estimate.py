@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -83,3 +84,11 @@ def test_calibrate_measures_each_shape_once(overrides, workspace, monkeypatch, c
     assert {e.source for e in plan.estimates.values()} == {"calibration"}
     short, long = plan.estimates[plan.trials[0].trial_id], plan.estimates[plan.trials[2].trial_id]
     assert 0 < short.seconds < long.seconds
+
+
+def test_processes_on_one_device_are_timed_at_the_same_time(overrides, workspace):
+    from sweep.training import calibrate
+
+    plan = plan_here([*overrides, tiny.steps(20)])
+    speed = calibrate._processes(plan.trials[0], plan.config.run, Path(plan.config.paths.tokens), "cpu", 2)
+    assert speed > 1000
