@@ -7,27 +7,18 @@ import example_sweeps
 import pytest
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
-from wandb_api import ENTITY, KEY, Trouble, serving
+from wandb_api import ENTITY, KEY, Trouble, signed_in
 
 from sweep.cli import main
 from sweep.reporting import report, results
 from sweep.sweepdir import SweepDir
-from sweep.tracking import account, content, dashboard, frontier
-
-SHORT = {name: "1" for name in account.PATIENCE if name.endswith(("RETRY_MAX", "WAIT_MAX_SECONDS"))}
+from sweep.tracking import content, dashboard, frontier
 
 
 @pytest.fixture(scope="module")
 def server():
-    import wandb
-
-    with serving() as standing, pytest.MonkeyPatch.context() as patch:
-        settings = account.PATIENCE | SHORT | standing.environment
-        for name, value in (settings | {"WANDB_MODE": "online", "WANDB_SILENT": "true"}).items():
-            patch.setenv(name, value)
-        wandb.teardown()  # it remembers the server before
+    with signed_in() as standing:
         yield standing
-        wandb.teardown()
 
 
 @pytest.fixture(scope="module")

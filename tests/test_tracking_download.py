@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from wandb_api import ENTITY, Stored, serving
+from wandb_api import ENTITY, Stored, signed_in
 
 from benchmarks.fit_simulation import HOFFMANN, table
 from sweep import files
@@ -15,17 +15,12 @@ from sweep.cli import main
 from sweep.fitting.foreign import from_wandb
 from sweep.fitting.table import prepare
 from sweep.rundir import RunDir
-from sweep.tracking import account, content, download
-
-SHORT = {name: "1" for name in account.PATIENCE if name.endswith(("RETRY_MAX", "WAIT_MAX_SECONDS"))}
+from sweep.tracking import content, download
 
 
 @pytest.fixture(scope="module")
 def server():
-    with serving() as standing, pytest.MonkeyPatch.context() as patch:
-        settings = account.PATIENCE | SHORT | standing.environment
-        for name, value in (settings | {"WANDB_MODE": "online", "WANDB_SILENT": "true"}).items():
-            patch.setenv(name, value)
+    with signed_in() as standing:
         yield standing
 
 

@@ -6,13 +6,13 @@ import example_sweeps
 import pandas as pd
 import pytest
 from PIL import Image
-from wandb_api import ENTITY, serving
+from wandb_api import ENTITY, signed_in
 
 from sweep.cli import main
 from sweep.errors import UserError
 from sweep.reporting import render, report, results
 from sweep.sweepdir import SweepDir
-from sweep.tracking import account, fragments, frontier
+from sweep.tracking import fragments, frontier
 from sweep.tracking.section import WandbSection
 
 SECTION = WandbSection(mode="offline", project="p")
@@ -134,22 +134,16 @@ def test_it_is_written_again_only_after_a_change(sweep, monkeypatch, capsys):
     assert steps == [0, 1]
 
 
-def test_sync_uploads_it_with_its_lineage(written, sweep, monkeypatch, capsys):
+def test_sync_uploads_it_with_its_lineage(written, sweep, capsys):
     fragments.mark_up(written[0])  # one is enough
-    with serving() as server:
-        for name, value in (account.PATIENCE | server.environment | {"WANDB_MODE": "online"}).items():
-            monkeypatch.setenv(name, value)
-        import wandb
-
-        wandb.teardown()  # it remembers the server before
+    with signed_in() as server:
         assert main(["sync", str(sweep.path)]) == 0
-        assert f"up: 1 runs, in {ENTITY}/p" in capsys.readouterr().out
-        run = server.runs["normal-frontier"]
-        assert run.about["jobType"] == "frontier"
-        assert run.summary["fit/E"] == numbers(sweep)["fit"]["rows"][0]["value"]
-        assert server.used == ["normal-table"]
-        assert {"normal-table", "normal-fit"} <= set(server.logged)
-        wandb.teardown()
+    assert f"up: 1 runs, in {ENTITY}/p" in capsys.readouterr().out
+    run = server.runs["normal-frontier"]
+    assert run.about["jobType"] == "frontier"
+    assert run.summary["fit/E"] == numbers(sweep)["fit"]["rows"][0]["value"]
+    assert server.used == ["normal-table"]
+    assert {"normal-table", "normal-fit"} <= set(server.logged)
 
 
 def test_what_is_missing_is_said_with_its_command(sweep, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import tiny
-from wandb_api import ENTITY, KEY, Stored, Trouble, serving
+from wandb_api import ENTITY, KEY, Stored, Trouble, signed_in
 
 from sweep.cli import main
 from sweep.sweepdir import SweepDir
@@ -23,16 +23,12 @@ from sweep.training import claim
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = WandbSection(mode="offline", project="p")
-SHORT = {name: "1" for name in account.PATIENCE if name.endswith(("RETRY_MAX", "WAIT_MAX_SECONDS"))}
 ROWS = {"one": [(0, 1, 2), (3, 4)], "two": [(0, 1, 2, 3)], "three": [(0, 1)]}  # run → the steps of each attempt
 
 
 @pytest.fixture(scope="module")
 def server():
-    with serving() as standing, pytest.MonkeyPatch.context() as patch:
-        for name, value in (account.PATIENCE | SHORT | standing.environment | {"WANDB_MODE": "online"}).items():
-            patch.setenv(name, value)
-        patch.setattr(account, "PATIENCE", account.PATIENCE | SHORT)
+    with signed_in() as standing:
         yield standing
 
 
@@ -93,6 +89,7 @@ def test_every_attempt_is_up_in_order_once(sweep, server, capsys):
     assert "0 of 4 runs are up already, 3 to upload" in out
     assert f"up: 3 runs, in {ENTITY}/p" in out
     assert "no run of the sweep itself: " in out
+    assert "nothing to upload yet: small-frontier" in out
     assert steps_up(server) == ALL
     assert server.runs["one"].config["N"]["value"] == 3
     assert server.runs["two"].summary["status"] == "finished"
@@ -132,7 +129,7 @@ def test_a_server_that_stays_broken(sweep, server, capsys):
     server.troubles.append(Trouble("file_stream", 500))
     assert main(["sync", "small"]) == 1
     out = capsys.readouterr().out
-    assert "not up: one: the server broke off the upload" in out
+    assert "not up: the server broke off the upload: one" in out
     assert "to go on: python -m sweep sync small" in out
     assert not fragments.is_up(first)
     assert not fragments.is_up(second)

@@ -14,6 +14,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
+import wandb
+from sweep.tracking import account
+
+SHORT = {name: "1" for name in account.PATIENCE if name.endswith(("RETRY_MAX", "WAIT_MAX_SECONDS"))}
 KEY = "0123456789abcdef" * 2 + "01234567"  # of the right length, and nobody's
 ENTITY = "someone"
 
@@ -320,6 +326,19 @@ def serving():
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def signed_in():
+    """A server that wandb in this process talks to with little patience, and forgets afterwards."""
+    with serving() as server, pytest.MonkeyPatch.context() as patch:
+        settings = account.PATIENCE | SHORT | server.environment
+        for name, value in (settings | {"WANDB_MODE": "online", "WANDB_SILENT": "true"}).items():
+            patch.setenv(name, value)
+        patch.setattr(account, "PATIENCE", account.PATIENCE | SHORT)
+        wandb.teardown()
+        yield server
+        wandb.teardown()
 
 
 if __name__ == "__main__":

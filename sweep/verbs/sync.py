@@ -44,13 +44,18 @@ def run(args: argparse.Namespace) -> int:
     print(_frontier(sweep, section))
     tally = sync(sweep, section, account, args.parallel, lambda line: print(line, flush=True))
     print(f"up: {len(tally.up)} runs, in {account.entity}/{section.project}")
-    for name, why in tally.not_up.items():
-        print(f"not up: {name}: {why}")
-    for name in tally.without:
-        print(f"no W&B file: {name}")
+    for why in dict.fromkeys(tally.not_up.values()):
+        print(f"not up: {why}: {listed([name for name, reason in tally.not_up.items() if reason == why])}")
+    if tally.without:
+        print(f"nothing to upload yet: {listed(tally.without)}")
     if tally.not_up:
         print(f"to go on: {shlex.join(['python', '-m', 'sweep', 'sync', args.sweep])}")
     return 1 if tally.not_up else 0
+
+
+def listed(names: list[str], at_most: int = 5) -> str:
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 def _frontier(sweep, section) -> str:
