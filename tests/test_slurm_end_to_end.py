@@ -192,10 +192,10 @@ def storm(cluster, overrides, tmp_path_factory):
 
     submit(cluster, "true", "--partition=high", "--nodes=1", "--gpus=2", "--nodelist=n1")
     for family in (first, second):
-        element = story.element_of(family)
         wait_until(lambda family=family: story.state(family) == "PENDING", cluster=cluster)
-        cluster.ask("scontrol", "update", f"JobId={element}", "ReqNodeList=n1")
-        release(cluster, element)
+        cluster.ask("scontrol", "update", f"JobId={story.element_of(family)}", "ReqNodeList=n1")
+    for family in (first, second):
+        release(cluster, story.element_of(family))
     assert story.state(cancelled) == "CANCELLED"
 
     cluster.ask("scontrol", "update", f"JobId={story.element_of(third)}", "EndTime=now+45")  # told 40 s before
@@ -212,7 +212,6 @@ def storm(cluster, overrides, tmp_path_factory):
     wait_until(lambda: story.is_told(at_work[third], signal.SIGUSR2), 90, cluster)
     with contextlib.suppress(ProcessLookupError):
         os.kill(at_work[third], signal.SIGCONT)
-    release(cluster, story.element_of(third))
     story.launch()
     story.end()
     return story
