@@ -206,6 +206,21 @@ def test_a_device_too_small_for_the_stack_gets_half_of_it(plan, workspace, monke
     assert attempts_of(plan.runs, plan.trials[0]) == ["start", "stopped", "start", "stopped", "start", "done"]
 
 
+def test_a_stack_that_cannot_even_be_made_is_halved_too(plan, workspace, monkeypatch):
+    make = Stack.__init__
+
+    def full(self, setup, slots, graph=False):
+        if slots > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        make(self, setup, slots, graph)
+
+    monkeypatch.setattr(Stack, "__init__", full)
+    said = []
+    assert tiny.train(plan, log=said.append) == 0
+    assert said == ["out of device memory with a stack of 4; going on with 2 at a time"]
+    assert {stack_of(plan.runs, trial) for trial in plan.trials[:-1]} == {2}
+
+
 def test_missing_tokens_are_told_of_each_family(plan, workspace):
     said = []
     worker = Worker(plan.runs, workspace / "tokens", plan.config.run, "cpu", log=said.append)

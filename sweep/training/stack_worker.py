@@ -23,10 +23,10 @@ def train_stack(worker: "Worker", families: list[list[Trial]], slots: int) -> di
     """How each family went. A stack that the device has no memory for is halved, in the end to no stack at all."""
     outcomes: dict[str, str] = {}
     while slots:
-        stack = _stack(worker, families[0], slots)
-        if stack is None:
+        stack, fits = _stack(worker, families[0], slots)
+        if stack is None and fits:
             break
-        if _Company(worker, families, stack, outcomes).train():
+        if stack is not None and _Company(worker, families, stack, outcomes).train():
             return outcomes
         del stack
         gc.collect()
@@ -40,14 +40,19 @@ def train_stack(worker: "Worker", families: list[list[Trial]], slots: int) -> di
     return outcomes
 
 
-def _stack(worker: "Worker", trials: list[Trial], slots: int) -> Stack | None:
-    """None where there cannot be one; then each family alone meets what is in the way, and tells of it as its own."""
+def _stack(worker: "Worker", trials: list[Trial], slots: int) -> tuple[Stack | None, bool]:
+    """A stack, and whether the device has the memory for one.
+
+    None where there cannot be one; then each family alone meets what is in the way, and tells of it as its own.
+    """
     try:
         setup, _ = worker.setup(trials, slots=slots)
-        return Stack(setup, slots, graph=worker.options.graph and worker.device == "cuda")
+        return Stack(setup, slots, graph=worker.options.graph and worker.device == "cuda"), True
+    except torch.OutOfMemoryError:
+        return None, False
     except (UserError, RuntimeError) as error:
         worker.log(f"no stack of {slots}, each trial alone: {str(error).splitlines()[0]}")
-        return None
+        return None, True
 
 
 class _Company:

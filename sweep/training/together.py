@@ -153,6 +153,8 @@ class Together:
             curve.state.optimizer.state.clear()
 
         def on_progress(news: dict[str, Any]) -> None:
+            if "tokens_per_second" in news:  # of all rows, in metrics; of this one for who waits for it
+                news = {**news, "tokens_per_second": news["tokens_per_second"] / len(self.rows)}
             family.on_progress({"trial_id": trial.trial_id, "steps": trial.config.steps, **news})
 
         curve.save, curve.on_progress = save_from_slot, on_progress
