@@ -52,7 +52,7 @@ def _dashboard():
     from sweep.errors import UserError
 
     try:
-        from sweep.tracking import dashboard
+        import sweep.tracking.dashboard as dashboard
     except ImportError as error:
         install = "python -m pip install -r requirements.txt"
         raise UserError(f"wandb-workspaces cannot be imported ({error}); {install}") from error
