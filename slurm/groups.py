@@ -10,7 +10,6 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass
 
-from models.count import memory_bytes
 from sweep.cluster import Bucket, SlurmSection, buckets
 from sweep.errors import UserError
 from sweep.plan import ADAM_BYTES_PER_PARAM, Plan
@@ -52,12 +51,10 @@ class Element:
 
 def needs(plan: Plan, families: list[list[Trial]]) -> list[Need]:
     """What each family needs on the plan's device; `families` hold only the trials still to train."""
-    cluster, options = plan.config.cluster, plan.config.run
+    cluster = plan.config.cluster
     found = []
     for trials in families:
-        config = trials[0].config
-        micro_batch = options.micro_batch_sequences or config.batch_sequences
-        model_bytes = memory_bytes(config.model, micro_batch, config.precision)["total"]
+        model_bytes = plan.memory_bytes(trials[0])
         arithmetic = max(trial.flops for trial in trials) / (cluster.peak_tflops * 1e12 * cluster.mfu)
         longest = max(plan.estimates[trial.trial_id].seconds for trial in trials)
         on_gpu = plan.device == "cuda"
