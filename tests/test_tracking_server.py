@@ -140,13 +140,12 @@ def test_a_slow_server(monkeypatch, trained, again):
     assert_trained_alike(again)
 
 
-@pytest.mark.parametrize("trouble", [500, 0], ids=["500", "drops connections"])
-def test_a_server_that_breaks_in_the_middle_and_works_again_later(server, again, trouble):
+def test_a_server_that_breaks_in_the_middle_and_works_again_later(server, again):
     with again.training():
         sidecar = again.sidecar("online", patience_seconds=2)
         again.write(30)
         wait_for(lambda: again.trial.trial_id in server.runs and again.has_row())
-        server.troubles += [Trouble("graphql", trouble), Trouble("file_stream", trouble)]
+        server.troubles += [Trouble("graphql", 500), Trouble("file_stream", 500)]
         again.end()
     began = time.monotonic()
     said = sidecar.close()
