@@ -1,16 +1,21 @@
 """What a launch still has to train: families that lack records, but for those that somebody is about to train."""
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from slurm import queue
 from slurm.alive import job_is_gone
+from slurm.queue import Job
 from slurm.submission import Submission
 from sweep import attempts
 from sweep.plan import Plan
 from sweep.rundir import RunDir
 from sweep.training import claim
 from sweep.trial import Trial
+
+ENDING_SECONDS = 40.0  # that a job may take to end: Slurm kills it after KillWait, 30 s unless a site says else
 
 
 @dataclass
@@ -49,13 +54,23 @@ def families_in_queue(earlier: list[Submission]) -> dict[str, str]:
     chunks = {chunk.name: (submission, chunk) for submission in earlier for chunk in submission.chunks}
     tasks: dict[str, list[dict[str, Any]]] = {}
     found = {}
-    for job in queue.queued(chunks):
+    for job in _settled(chunks):
         submission, chunk = chunks[job.name]
         if submission.tag not in tasks:
             tasks[submission.tag] = submission.tasks()
         for family in tasks[submission.tag][chunk.offset + (job.index or 0)]["families"]:
             found[family] = f"{job.element} ({job.state})"
     return found
+
+
+def _settled(names: Iterable[str]) -> list[Job]:
+    """What the queue holds of these jobs once none of them is ending: one that was is gone then, or waits again."""
+    names, end = list(names), time.monotonic() + ENDING_SECONDS
+    while True:
+        jobs = queue.queued(names)
+        if all(job.state != "COMPLETING" for job in jobs) or time.monotonic() > end:
+            return jobs
+        time.sleep(1.0)
 
 
 def adopt(earlier: list[Submission]) -> list[str]:

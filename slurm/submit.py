@@ -114,6 +114,8 @@ def _limits(plan: Plan) -> Limits:
 def _write(made: Draft, code: snapshot.Snapshot) -> None:
     """The submission's folder, complete before the first job exists."""
     folder = made.submission.folder
+    if folder.exists():  # of a launch that was killed before it had anything to submit
+        shutil.rmtree(folder)
     (folder / "logs").mkdir(parents=True)  # Slurm fails a job whose log it cannot open, and says nothing
     lines = "".join(json.dumps(task) + "\n" for task in made.tasks).encode()
     files.write(folder / "tasks.jsonl", lambda file: file.write(lines))

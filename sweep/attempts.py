@@ -1,6 +1,6 @@
 """The attempts at training a family, as `attempts.jsonl` in its trunk's folder tells them.
 
-  {"event": "start", "attempt": n, "time", "job", "host", "pid", …, "standing", "log"}   before anything is trained
+  {"event": "start", "attempt": n, "time", "job", "host", "pid", …, "standing", "trials", "log"}    before training
   {"event": "out of memory", "attempt": n, "micro_batch_sequences", "device_model"}       went on with a smaller one
   {"event": "end", "attempt": n, "time", "outcome", "error"}       outcome: done, stopped, failed, lost, given up
   {"event": "retry", "time"}                                       a person wants it tried again
@@ -62,6 +62,12 @@ def is_given_up(trunk: RunDir) -> bool:
 def retry(trunk: RunDir) -> None:
     """Let a family that was given up be tried again."""
     trunk.attempt("retry", time=time.time())
+
+
+def trials_in_training(trunk: RunDir) -> set[str]:
+    """The trials that the last attempt began for: one of another sweep may miss budgets that this one wants."""
+    starts = [row for row in read_json_lines(trunk.attempts) if row["event"] == "start"]
+    return set(starts[-1].get("trials", ())) if starts else set()
 
 
 def micro_batch_that_fits(trunk: RunDir, device_model: str) -> int | None:

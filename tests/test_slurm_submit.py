@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,31 @@ def test_a_launch_killed_between_sbatch_and_noting_its_id(launch, overrides, wor
     assert first.chunks[0].job_id is not None
     assert (len(elements(first)), len(elements(second))) == (11, 1)
     assert sorted(families(first)[:11] + families(second)) == sorted(families(first))
+
+
+def test_a_launch_killed_before_its_folder_was_complete(launch):
+    unfinished = Path("sweeps/held/slurm/001")
+    (unfinished / "logs").mkdir(parents=True)
+    (unfinished / "array-0.sbatch").write_text("#!/bin/bash\n")
+    assert launch("seed=0")[0] == 0
+    assert [one.folder.name for one in there()] == ["001"]
+
+
+def test_an_element_that_is_ending_is_waited_for(launch, monkeypatch):
+    """Cancelled a moment ago, it is still in the queue; taken for one that trains, its families would be nobody's."""
+    launch("seed=0,1")
+    (first,) = there()
+    ask, ending = queue.queued, queue.queued([first.chunks[0].name])[:1]
+    queue.cancel([ending[0].element])
+    answers = [[replace(ending[0], state="COMPLETING")]] * 2
+
+    def queued(names, **patience):
+        return ask(names, **patience) + (answers.pop() if answers else [])
+
+    monkeypatch.setattr(queue, "queued", queued)
+    status, _, _ = launch("seed=0,1")
+    assert (status, answers) == (0, [])
+    assert families(there()[1]) == first.tasks()[ending[0].index]["families"]
 
 
 def test_two_launches_at_once_submit_once(launch, overrides, workspace):

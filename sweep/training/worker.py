@@ -141,6 +141,7 @@ class Worker:
                 family_id=trials[0].family_id,
                 **dataclasses.asdict(held.holder),
                 standing=standing,
+                trials=[trial.trial_id for trial in trials],
                 log=os.environ.get(LOG),
                 device_share=device_share(),
             )

@@ -101,7 +101,7 @@ def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
     done = plan.done()
     to_train = {family[0].family_id for family in left.families}
     others = {trial.trial_id for trial in plan.trials if trial.family_id not in to_train}
-    nothing = f"{len(done)} of {len(plan.trials)} trials have a record; nothing more to train"
+    nothing = f"{len(done)} of {len(plan.trials)} trials have a record; nothing more to submit"
     print(f"sweep {plan.name}: {price(plan, done | others) if left.families else nothing}")
     for line in describe.left_alone(left, plan):
         print(line)

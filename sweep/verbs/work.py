@@ -101,23 +101,31 @@ def _supervise(args: argparse.Namespace) -> int:
     status = supervisor.run(workers, sweep.settings()["run"]["threads"], meanwhile=tell_news)
     for line in sidecar.close(SECONDS_TO_STOP if supervisor.told_to_stop else None):
         say(line)
-    for line in _trained_elsewhere(sweep, families):
-        say(line)
-    return status
+    return _after_others(sweep, families, status)
 
 
-def _trained_elsewhere(sweep, families: list[str]) -> list[str]:
-    """A line for each family that is not done and that somebody else is training now."""
+def _after_others(sweep, families: list[str], status: int) -> int:
+    """What becomes of families that somebody else is training now: they are left to them, or, where those train other
+    budgets than this sweep misses, waited for in the queue. The exit status, EXIT_AGAIN for the latter."""
+    from sweep import attempts
+    from sweep.plan import by_family, planned_trials
     from sweep.rundir import RunDir
     from sweep.training import claim
+    from sweep.training.supervisor import EXIT_AGAIN, say
 
     runs = Path(sweep.settings()["paths"]["runs"])
-    trunks = {family: RunDir.of_trunk(runs, family).path for family in families}
-    return [
-        f"{family}: left to who is training it: {claim.holder_of(trunk)}"
-        for family, trunk in trunks.items()
-        if claim.living(trunk) is not None
-    ]
+    for trials in by_family([trial for trial in planned_trials(sweep) if trial.family_id in families]):
+        trunk = RunDir.of_trunk(runs, trials[0].family_id)
+        missing = {t.trial_id for t in trials if not RunDir.of_trial(runs, t.trial_id).record.exists()}
+        if not missing or claim.living(trunk.path) is None:
+            continue
+        who = f"{trials[0].family_id}: {claim.holder_of(trunk.path)}"
+        if missing <= attempts.trials_in_training(trunk) or claim.is_silent(trunk.path):
+            say(f"{who}: left to who is training it")
+        else:
+            say(f"{who}: trains other budgets of it; this element comes back later")
+            status = status or EXIT_AGAIN
+    return status
 
 
 def _task(sweep, submission: str, number: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
