@@ -2,6 +2,7 @@
 
   python -m sweep sync default
   python -m sweep sync default --parallel 8
+  python -m sweep sync default --no-upload      no account needed: for `wandb leet runs/wandb`
 
 Training without a key or a network leaves its W&B runs as files under runs/wandb/, and what was trained with
 wandb.mode=off is written there first. They are uploaded with `wandb sync`: each trial's attempts in order, several
@@ -21,7 +22,7 @@ HELP = "upload a sweep's offline W&B runs, and the sweep itself as a run"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", metavar="SWEEP", help="a sweep's name or folder")
     parser.add_argument("--parallel", type=int, default=4, metavar="N", help="runs to upload at a time (default: 4)")
-    parser.add_argument("--no-upload", action="store_true", help="only write the sweep's own run, offline")
+    parser.add_argument("--no-upload", action="store_true", help="only write what is missing, offline")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,12 +34,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--parallel {args.parallel}: must be at least 1")
     sweep = SweepDir.find(args.sweep)
     section = WandbSection(**sweep.settings().get("wandb", {}))
-    if args.no_upload:
-        print(_frontier(sweep, section))
-        return 0
     from sweep.tracking.account import sign_in
     from sweep.tracking.sync import catch_up, sync
 
+    if args.no_upload:
+        catch_up(sweep)
+        print(_frontier(sweep, section))
+        return 0
     account = sign_in(section)
     catch_up(sweep)
     print(_frontier(sweep, section))
