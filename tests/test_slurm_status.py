@@ -5,12 +5,14 @@ On a real Slurm: tests/test_slurm_verbs.py.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 
@@ -507,18 +509,83 @@ def test_logs_of_what_was_not_begun_says_so(small, capsys):
 
 def test_cancel_ends_all_jobs_of_a_sweep_or_the_elements_of_a_run(small, slurm, capsys, monkeypatch):
     plan, sweep = small
-    short, _, _ = family_of(plan)
+    short, long, _ = family_of(plan)
+    other_short, other_long, _ = family_of(plan, 1)
+    record(plan, other_short)
     submission(plan, sweep)
     collector = queue.Job(8, None, "small.001.collector-ab", "PENDING", "Dependency", "", 0, None)
     slurm(element(), collector)
-    cancelled = []
-    monkeypatch.setattr(queue, "cancel", lambda targets: cancelled.extend(targets))
+    monkeypatch.setattr(queue, "cancel", lambda targets: print(f"({' '.join(targets)})"))
     assert main(["cancel", "small", short.trial_id]) == 0
-    other = family_of(plan, 1)[0].family_id
-    assert capsys.readouterr().out == f"cancelled element 7_0; it held these families too: {other}\n"
+    named, *told = capsys.readouterr().out.splitlines()
+    assert named.startswith("element 7_0 holds these unfinished runs too: ")
+    assert set(named.partition("too: ")[2].split(", ")) == {long.trial_id, other_long.trial_id}
+    assert told == ["(7_0)", "cancelled element 7_0"]
     assert main(["cancel", "small"]) == 0
     assert "cancelled job 8 (small.001.collector-ab)" in capsys.readouterr().out
-    assert cancelled == ["7_0", "7", "8"]
+
+
+def test_cancel_of_a_finished_run_leaves_its_element_to_the_others(small, slurm, capsys, monkeypatch):
+    plan, sweep = small
+    short, _, _ = family_of(plan)
+    record(plan, short)
+    submission(plan, sweep)
+    slurm(element("RUNNING"))
+    monkeypatch.setattr(queue, "cancel", lambda targets: pytest.fail(f"cancelled {targets}"))
+    assert main(["cancel", "small", short.trial_id]) == 0
+    assert capsys.readouterr().out == f"nothing to cancel: {short.trial_id} has its record\n"
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """Starts `python -m sweep work FOLDER`, of a package `sweep` that only waits."""
+    package = tmp_path / "waiting" / "sweep"
+    package.mkdir(parents=True)
+    (package / "__main__.py").write_text("print(flush=True)\nimport time\ntime.sleep(120)\n")
+    started = []
+
+    def start(folder, *more):
+        command = [sys.executable, "-m", "sweep", "work", str(folder.resolve()), *more]
+        environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+        started.append(subprocess.Popen(command, cwd=package.parent, env=environment, stdout=subprocess.PIPE))
+        started[-1].stdout.readline()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def claimed_by(process):
+    return replace(Holder.here(), pid=process.pid, started=psutil.Process(process.pid).create_time())
+
+
+def test_cancel_stops_workers_that_have_claimed_nothing_yet(small, capsys, worker):
+    _, sweep = small
+    one, two = worker(sweep.path), worker(sweep.path, "--families", "f")
+    element_of_slurm = worker(sweep.path, "--submission", "001", "--task", "0", "--worker")
+    assert main(["cancel", "small"]) == 0
+    assert (one.wait(30), two.wait(30), element_of_slurm.poll()) == (-signal.SIGTERM, -signal.SIGTERM, None)
+    assert f"told worker {one.pid}, which trains nothing yet, to save and stop" in capsys.readouterr().out
+
+
+def test_cancel_leaves_the_workers_of_another_sweep_with_the_same_runs(small, overrides, capsys, worker):
+    plan, sweep = small
+    _, other = tiny.make_sweep([*overrides, tiny.steps(20, 40), "seed=0,1"], name="other")
+    short, long, trunk = family_of(plan)
+    record(plan, short)
+    process = worker(sweep.path)
+    hold(trunk, claimed_by(process), trial_id=long.trial_id)
+    assert main(["cancel", other.name]) == 0
+    assert capsys.readouterr().out.startswith("nothing to cancel: ")
+    assert process.poll() is None
+    assert main(["cancel", "small", family_of(plan, 1)[0].trial_id]) == 0
+    assert "train other runs, or nothing yet; `cancel small` stops them all" in capsys.readouterr().out
+    assert process.poll() is None
+    assert main(["cancel", "small", long.trial_id]) == 0
+    assert f"told worker {process.pid}, which trains {long.family_id}" in capsys.readouterr().out
+    assert process.wait(30) == -signal.SIGTERM
 
 
 def test_cancel_says_when_there_is_nothing_and_when_slurm_does_not_answer(small, slurm, capsys):
@@ -531,19 +598,15 @@ def test_cancel_says_when_there_is_nothing_and_when_slurm_does_not_answer(small,
     assert "were not cancelled: Slurm does not answer" in capsys.readouterr().err
 
 
-def test_cancel_tells_workers_of_this_machine_to_save_and_stop(small, capsys):
-    plan, _ = small
-    _, long, trunk = family_of(plan)
-    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    holder = replace(Holder.here(), pid=worker.pid, started=time.time())
-    hold(trunk, holder, trial_id=long.trial_id)
+def test_cancel_names_the_workers_of_this_sweep_on_other_hosts(small, capsys):
+    plan, sweep = small
+    _, _, trunk = family_of(plan)
     _, _, other = family_of(plan, 1)
-    hold(other, replace(Holder.here(), host="elsewhere", pid=42))
+    for number, (one, log) in enumerate(((trunk, sweep.logs), (other, Path("sweeps/other/logs")))):
+        hold(one, replace(Holder.here(), host="elsewhere", pid=42 + number))
+        start(one, log=str((log / "worker-0.log").resolve()))
     assert main(["cancel", "small"]) == 0
-    assert worker.wait(10) == -15
-    captured = capsys.readouterr()
-    assert captured.out == f"told worker {worker.pid}, which trains {long.family_id}, to save and stop\n"
-    assert "trained on host elsewhere; there: kill -TERM 42" in captured.err
+    assert capsys.readouterr().err == f"{trunk.path.name}: trained on host elsewhere; there: kill -TERM 42\n"
 
 
 def test_retry_forgets_failures_and_launches_only_these(small, slurm, capsys, monkeypatch):

@@ -4,14 +4,14 @@
   python -m sweep cancel SWEEP RUN…     only what trains or would train these runs
 
 Workers finish their step and save. On a cluster the smallest thing that can be cancelled is an array element; where it
-holds other runs too, they are named.
+holds other runs that are not finished, they are named first. Runs that have a record are left alone, and so are workers
+of other sweeps that train the same runs.
 """
 
 import argparse
-import os
-import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 HELP = "stop a sweep, or some of its runs; what is trained is kept"
 
@@ -28,17 +28,31 @@ def run(args: argparse.Namespace) -> int:
     from sweep.sweepdir import SweepDir
 
     sweep = SweepDir.find(args.sweep, args.sweeps)
-    families = list(dict.fromkeys(line["family_id"] for line in sweep.chosen(args.runs)))
+    chosen = {line["trial_id"] for line in sweep.chosen(args.runs)}
+    missing = _without_record(sweep)
+    asked_for = [line for line in missing if line["trial_id"] in chosen]
+    if args.runs and not asked_for:
+        print(f"nothing to cancel: {', '.join(args.runs)} {'have records' if args.runs[1:] else 'has its record'}")
+        return 0
     asked = ask(sweep)
     for problem in asked.problems:
         print(problem, file=sys.stderr)
-    stopped = _stop_workers(Path(sweep.settings()["paths"]["runs"]), families)
+    families = list(dict.fromkeys(line["family_id"] for line in asked_for))
+    stopped = _stop_workers(sweep, families, everything=not args.runs)
     if not asked.answers:
         raise UserError("the jobs on the cluster were not cancelled: Slurm does not answer; try again later")
-    cancelled = _cancel_elements(asked, families) if args.runs else _cancel_jobs(asked)
+    cancelled = _cancel_elements(asked, asked_for, missing) if args.runs else _cancel_jobs(asked)
     if not stopped and not cancelled:
         print("nothing to cancel: no job of it is in the queue, and no worker of it is on this machine")
     return 0
+
+
+def _without_record(sweep) -> list[dict[str, Any]]:
+    """The plan's lines of trials that are not finished."""
+    from sweep.rundir import RunDir
+
+    runs = Path(sweep.settings()["paths"]["runs"])
+    return [line for line in sweep.planned() if not RunDir.of_trial(runs, line["trial_id"]).record.exists()]
 
 
 def _cancel_jobs(asked) -> bool:
@@ -52,34 +66,82 @@ def _cancel_jobs(asked) -> bool:
     return bool(jobs)
 
 
-def _cancel_elements(asked, families: list[str]) -> bool:
-    """The elements in the queue that hold these families."""
+def _cancel_elements(asked, chosen: list[dict[str, Any]], missing: list[dict[str, Any]]) -> bool:
+    """The elements in the queue that hold the chosen trials; which others of the missing ones go with them is said."""
     from slurm import queue
 
-    elements = {one for family in families for one in asked.elements_of[family] if one in asked.in_queue}
-    queue.cancel(sorted(elements))
-    for element in sorted(elements):
-        others = [family for family in asked.families_of[element] if family not in families]
-        also = f"; it held these families too: {', '.join(others)}" if others else ""
-        print(f"cancelled element {element}{also}")
+    families = {line["family_id"] for line in chosen}
+    elements = sorted({one for family in families for one in asked.elements_of[family] if one in asked.in_queue})
+    trials = {line["trial_id"] for line in chosen}
+    for element in elements:
+        held = [line["trial_id"] for line in missing if line["family_id"] in asked.families_of[element]]
+        if others := [trial_id for trial_id in held if trial_id not in trials]:
+            print(f"element {element} holds these unfinished runs too: {', '.join(others)}", flush=True)
+    queue.cancel(elements)
+    for element in elements:
+        print(f"cancelled element {element}")
     return bool(elements)
 
 
-def _stop_workers(runs: Path, families: list[str]) -> bool:
-    """Tell workers on this machine that are no jobs to save and stop; say of those elsewhere how it is done."""
+def _stop_workers(sweep, families: list[str], everything: bool) -> bool:
+    """Tell this sweep's workers on this machine, of those families or all, to save and stop; whether there are any.
+
+    Of those on other hosts it is said how it is done.
+    """
+    import psutil
+
+    if not families:
+        return False
+    workers = {process.pid: process for process in _workers(sweep)}
+    trains = _trained_here(sweep, families, set(workers))
+    if not everything and not trains and workers:
+        print(
+            f"{len(workers)} workers of sweep {sweep.name} are on this machine and train other runs, or nothing yet; "
+            f"`cancel {sweep.name}` stops them all"
+        )
+        return True
+    for pid in workers if everything else trains:
+        try:
+            workers[pid].terminate()
+        except psutil.NoSuchProcess:
+            continue
+        doing = f"which trains {trains[pid]}" if pid in trains else "which trains nothing yet"
+        print(f"told worker {pid}, {doing}, to save and stop")
+    return bool(workers)
+
+
+def _workers(sweep) -> list:
+    """The processes of ours that a local launch of this sweep started: `… -m sweep work FOLDER`, of no Slurm job."""
+    import psutil
+
+    found, user, folder = [], psutil.Process().uids().real, sweep.path.resolve()
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if words[1:4] != ["-m", "sweep", "work"] or "--submission" in words or process.uids().real != user:
+                continue
+            if words[4:] and Path(process.cwd(), words[4]).resolve() == folder:
+                found.append(process)
+        except psutil.Error:  # it has ended, or is not ours to look at
+            continue
+    return found
+
+
+def _trained_here(sweep, families: list[str], workers: set[int]) -> dict[int, str]:
+    """Which of the families each of these processes has claimed. One that this sweep trains elsewhere is told of."""
+    from sweep import attempts
     from sweep.rundir import RunDir
     from sweep.training import claim
 
-    told = set()
+    runs, found = Path(sweep.settings()["paths"]["runs"]), {}
     for family_id in families:
-        trunk = RunDir.of_trunk(runs, family_id).path
-        holder = claim.current_holder(trunk)
+        trunk = RunDir.of_trunk(runs, family_id)
+        holder = claim.current_holder(trunk.path)
         if holder is None or holder.job is not None or (gone := holder.is_gone()):
             continue
-        if gone is None:
+        if gone is False and holder.pid in workers:
+            found[holder.pid] = family_id
+        log = next((one.log for one in reversed(attempts.read(trunk)) if one.log), None)
+        if gone is None and log and Path(log).parent == sweep.logs.resolve():
             print(f"{family_id}: trained on host {holder.host}; there: kill -TERM {holder.pid}", file=sys.stderr)
-        elif holder.pid not in told:
-            os.kill(holder.pid, signal.SIGTERM)
-            told.add(holder.pid)
-            print(f"told worker {holder.pid}, which trains {family_id}, to save and stop")
-    return bool(told)
+    return found
