@@ -128,7 +128,8 @@ def test_a_server_that_never_works(server, trained, again, trouble):
     assert_on_disk(again)
     assert len(said) == 2, said
     assert said[0].startswith("W&B: offline from here on: ")
-    assert "upload later: wandb sync" in said[0]
+    command = said[0].partition("upload later: ")[2]
+    assert command == f"wandb sync {again.run.path.parent}/wandb/offline-run-*-{again.trial.trial_id}/*.wandb"
 
 
 def test_a_slow_server(monkeypatch, trained, again):

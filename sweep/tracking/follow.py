@@ -75,7 +75,8 @@ class Task:
     def how_to_sync(self) -> str:
         if self.sweep is not None:
             return f"python -m sweep sync {self.sweep}"
-        return f"wandb sync {fragments.folder(Path(self.runs))}/offline-run-*"
+        files = (f"offline-run-*-{trial['trial_id']}/*.wandb" for trial in self.planned())  # by time, as they go up
+        return " ".join(["wandb sync", *(f"{fragments.folder(Path(self.runs))}/{name}" for name in files)])
 
 
 @dataclass
