@@ -183,3 +183,10 @@ def test_a_project_that_is_not_there_or_empty(workspace, server, capsys, monkeyp
     monkeypatch.setattr(server, "project_is_missing", True)
     assert main(["fit", f"wandb:{ENTITY}/p"]) == 2
     assert "Could not find project p" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["wandb:", "wandb:a/b/c"])
+def test_a_wrong_form_is_told_before_a_key_is_asked_for(workspace, capsys, monkeypatch, address):
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert main(["fit", address]) == 2
+    assert f"{address}: write wandb:ENTITY/PROJECT" in capsys.readouterr().err

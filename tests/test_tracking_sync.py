@@ -233,8 +233,9 @@ def elsewhere(**environ):
 def test_no_key_no_network_no_wandb(sweep, server):
     status, err = elsewhere(WANDB_API_KEY=None)
     assert (status, len(err.splitlines())) == (2, 1)
-    assert "no key for http://127.0.0.1" in err
-    assert "run `wandb login`, or set WANDB_API_KEY" in err
+    assert "W&B at http://127.0.0.1" in err
+    assert ": no key; run `wandb login`, or set WANDB_API_KEY" in err
+    assert "W&B: no key; run" in elsewhere(WANDB_API_KEY=None, WANDB_BASE_URL=None)[1]
     status, err = elsewhere(WANDB_BASE_URL="http://127.0.0.1:9")
     assert (status, len(err.splitlines())) == (2, 1)
     assert "cannot be reached" in err

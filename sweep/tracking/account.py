@@ -46,14 +46,15 @@ def sign_in(section: WandbSection) -> Account:
         os.environ.setdefault(name, value)
     os.environ["WANDB_MODE"] = "online"  # what holds for training (offline, on many clusters) does not hold here
     wandb = settings.wandb_module()
-    address = wandb.setup().settings.base_url
+    named = os.environ.get("WANDB_BASE_URL")  # wandb's own default says nothing to anybody
+    server = f"W&B at {named}" if named else "W&B"
     if not settings.has_key():
-        raise UserError(f"W&B: no key for {address}; run `wandb login`, or set WANDB_API_KEY, then the same again")
+        raise UserError(f"{server}: no key; run `wandb login`, or set WANDB_API_KEY, then the same again")
     try:
         api = wandb.Api(timeout=TIMEOUT_SECONDS)
         entity = section.entity or api.default_entity
     except _errors(wandb) as error:
-        raise UserError(f"W&B at {address}: {explain(error)}") from error
+        raise UserError(f"{server}: {explain(error)}") from error
     if not entity:
         raise UserError("wandb.entity: this key has no default entity; name one, wandb.entity=TEAM")
     return Account(wandb, api, entity)

@@ -13,7 +13,7 @@ from sweep import files
 from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.tracking import account as accounts
-from sweep.tracking.account import Account, sign_in
+from sweep.tracking.account import sign_in
 from sweep.tracking.frontier import JOB_TYPE
 from sweep.tracking.section import WandbSection
 
@@ -29,8 +29,9 @@ def is_path(text: str) -> bool:
 
 def project_table(text: str) -> tuple[str, pd.DataFrame]:
     """(entity/project, a row for each run) in the columns of W&B's own CSV export: Name, ID, State, config, summary."""
+    entity, project, _ = _parts(text, "ENTITY/PROJECT")
     account = sign_in(WandbSection())
-    entity, project, _ = _parts(text, account, "ENTITY/PROJECT")
+    entity = entity or account.entity
     path = f"{entity}/{project}"
     try:
         runs = [run for run in account.api.runs(path, lazy=False) if run.job_type != JOB_TYPE]
@@ -64,8 +65,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def run_directory(text: str, root: Path) -> Path:
     """A run directory below `root` with the run's trial.json, and its record.json if it came to an end."""
+    entity, project, run_id = _parts(text, "ENTITY/PROJECT/RUN")
     account = sign_in(WandbSection())
-    entity, project, run_id = _parts(text, account, "ENTITY/PROJECT/RUN")
     try:
         run = account.api.run(f"{entity}/{project}/{run_id}")
     except account.errors as error:
@@ -86,13 +87,16 @@ def run_directory(text: str, root: Path) -> Path:
     return directory.path
 
 
-def _parts(text: str, account: Account, form: str) -> tuple[str, str, str]:
-    """(entity, project, run id or nothing); UserError where `form` asks for other parts."""
+def _parts(text: str, form: str) -> tuple[str, str, str]:
+    """(entity, project, run id), an entity or a run id that is not named as ""; UserError where `form` asks for others.
+
+    A project alone is one of the key's own entity.
+    """
     address = ADDRESS.match(text)
     parts = [part or "" for part in address.groups()] if address else text.removeprefix(PREFIX).split("/")
-    if len(parts) == 1:
-        parts = [account.entity, *parts]
     parts = [part for part in parts if part]
+    if len(parts) == 1 and form == "ENTITY/PROJECT":
+        return "", parts[0], ""
     if len(parts) != form.count("/") + 1:
         raise UserError(f"{text}: write {PREFIX}{form}, or the address of its page")
     entity, project, run_id = (*parts, "")[:3]
