@@ -66,7 +66,9 @@ def sleeping(cluster: Cluster) -> int:
 
 def test_one_command_brings_a_cluster_up_and_one_takes_it_down(cluster, folder):
     up = command("up", "--no-accounting", "--nodes", 1, "--gpus", 3, "--folder", folder)
-    assert (up.returncode, up.stdout, up.stderr) == (0, f"export SLURM_CONF={folder}/slurm.conf\n", "")
+    assert (up.returncode, up.stdout) == (0, f"export SLURM_CONF={folder}/slurm.conf\n")
+    assert "python -m sweep launch sweep=lr cluster=devcluster" in up.stderr
+    assert f"python -m slurm.devcluster down --folder {folder}" in up.stderr
     other = Cluster(folder)
     assert command("status", "--folder", folder).returncode == 0
     assert other.ask("sinfo", "--noheader", "--Node", "--partition=high", "--format=%N %T %G") == "n1 idle gpu:3\n"

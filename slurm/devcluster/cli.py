@@ -39,6 +39,12 @@ def up(args: argparse.Namespace, cluster: Cluster) -> int:
     line = f"export SLURM_CONF={cluster.conf}\n"
     if not args.hold:
         sys.stdout.write(line)
+        folder = "" if cluster.folder == FOLDER else f" --folder {cluster.folder}"
+        print(
+            f"with that in your shell: python -m sweep launch sweep=lr cluster=devcluster\n"
+            f"to end it: python -m slurm.devcluster down{folder}",
+            file=sys.stderr,
+        )
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
