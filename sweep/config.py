@@ -8,7 +8,8 @@ import difflib
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -138,6 +139,8 @@ _SECTIONS: dict[str, type] = {
     "paths": PathsSection,
     "sweep": SweepSection,
 }
+FREE_MAPPINGS = ("cluster.slurm.environment",)  # their keys are people's own
+_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _SCALARS: dict[str, type] = {"seed": int, "seq_len": int, "precision": str}
 
 
@@ -151,9 +154,14 @@ def compose_untyped(overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            return hydra_compose("train", overrides=overrides)
+            return hydra_compose("train", overrides=with_free_keys(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain_composition(error, overrides)) from error
+
+
+def with_free_keys(overrides: list[str]) -> list[str]:
+    """The overrides, with Hydra's ++ where one may name new keys: its composition knows those of a file only."""
+    return [f"++{text}" if text.startswith(FREE_MAPPINGS) else text for text in overrides]
 
 
 def typed(raw: DictConfig) -> Config:
@@ -173,8 +181,7 @@ def section(name: str, raw: Any) -> Any:
         head, _, key = f"{name}.{error.full_key}".rpartition(".")
         raise UserError(f"{head}.{key}: unknown key; {_suggest(key, _names(_inside(schema, head)), head)}") from error
     except ValidationError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{name}.{error.full_key}: {reason}") from error
+        raise UserError(_explain_value(schema, f"{name}.{error.full_key}", raw, error)) from error
     except OmegaConfBaseException as error:
         raise UserError(f"{name}: {str(error).splitlines()[0]}") from error
     _check_section(name, value)
@@ -273,6 +280,19 @@ def _suggest(key: str, valid: list[str], section: str = "") -> str:
     return (f"did you mean {meant}? " if meant else "") + f"valid keys: {', '.join(valid)}"
 
 
+def _explain_value(schema: type, key: str, raw: Any, error: ValidationError) -> str:
+    """A value that its key's type does not take; in OmegaConf's words where that is not one of the plain types."""
+    head, _, leaf = key.rpartition(".")
+    owner = _inside(schema, head)
+    kind = get_type_hints(owner).get(leaf) if owner is not None else None
+    options = get_args(kind) or (kind,)
+    expected = [_EXPECTED[option] for option in options if option in _EXPECTED]
+    value = OmegaConf.select(raw, key.partition(".")[2]) if isinstance(raw, DictConfig) else None
+    if not expected or value is None:
+        return f"{key}: {str(error).splitlines()[0]}"
+    return f"{key}={value}: must be {expected[0]}{' or null' if NoneType in options else ''}"
+
+
 def _explain_composition(error: Exception, overrides: list[str]) -> str:
     """Hydra names the key deep inside a multi-line text; say which override it was and what there is instead."""
     text = str(error)
@@ -289,20 +309,24 @@ def _explain_composition(error: Exception, overrides: list[str]) -> str:
         if "Could not override" in text or "not in struct" in text:
             head, _, leaf = key.rpartition(".")
             top = key.partition(".")[0]
-            if leaf in _keys_at(head):
+            known = _keys_at(head, overrides)
+            if leaf in known:
                 return (
                     f"{override}: the file chosen of conf/{top}/ does not have it; add it there, or write +{override}"
                 )
-            said = _suggest(leaf, _keys_at(head), head) if top in _SECTIONS else _suggest(top, _keys_at(""))
+            said = _suggest(leaf, known, head) if known else _suggest(top, _keys_at("", overrides))
             return f"{override}: unknown key; {said}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _keys_at(path: str) -> list[str]:
-    """The keys below a dotted path of the config; none where the schema depends on what is chosen."""
+def _keys_at(path: str, overrides: list[str]) -> list[str]:
+    """The keys below a dotted path of the config; those of `data` are the chosen source's."""
+    section_name = path.partition(".")[0]
     if path == "":
         return [*_SECTIONS, "data", *_SCALARS]
-    section_name = path.partition(".")[0]
+    if section_name == "data":
+        choices = [text for text in overrides if (CONF / text.partition("=")[0]).is_dir()]
+        return _names(_inside(_data_schema(compose_untyped(choices)["data"]), path))
     return _names(_inside(_SECTIONS[section_name], path)) if section_name in _SECTIONS else []
 
 

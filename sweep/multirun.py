@@ -11,10 +11,10 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 
-from sweep.config import CONF
+from sweep.config import CONF, with_free_keys
 from sweep.errors import UserError
 from sweep.plan import grid
 
@@ -32,9 +32,15 @@ def multirun(overrides: list[str], train_one: Callable[[list[str]], int]) -> int
         statuses.append(train_one(list(HydraConfig.get().overrides.task)))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and let us say it in one line
-    typed, sys.argv = sys.argv, ["train", "--multirun", *NO_STRAY_FILES, *overrides]  # Hydra reads it itself
+    typed, sys.argv = (
+        sys.argv,
+        ["train", "--multirun", *NO_STRAY_FILES, *with_free_keys(overrides)],
+    )  # Hydra reads it itself
     try:
         train()
+    except MissingConfigException as error:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        raise UserError(f"{group}={name}: no such option; there are {', '.join(error.options or [])}") from error
     except HydraException as error:
         raise UserError(" ".join(line.strip() for line in str(error).splitlines() if line.strip())) from error
     finally:

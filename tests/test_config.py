@@ -62,7 +62,8 @@ def test_every_option_of_every_group_composes():
         ("sed=3", ["sed=3: unknown key", "did you mean seed?"]),
         ("+model.colour=red", ["model.colour", "unknown key", "valid keys"]),
         ("data.vocab=3", ["data.vocab=3: unknown key"]),
-        ("data.tokenizer.size=3", ["data.tokenizer.size=3", "unknown key"]),
+        ("data.tokenizer.size=3", ["data.tokenizer.size=3: unknown key; valid keys: kind, vocab_size, path"]),
+        ("data.vocab_size=3", ["data.vocab_size=3: unknown key; valid keys: ", "scope"]),
         ("data=pile", ["data=pile: no such option", "conf/data/ has", "pysource, text"]),
         ("sweep=mine", ["sweep=mine: no such option", "conf/sweep/ has", "default"]),
         ("schedule=linear", ["schedule=linear", "cosine, wsd"]),
@@ -87,7 +88,8 @@ def composed():
     [
         ("schedule.name=linear", ["schedule.name=linear: must be one of wsd, cosine"]),
         ("model.depth=deep", ["model.depth", "deep"]),
-        ("batch.sequences=1.5", ["batch.sequences", "1.5"]),
+        ("batch.sequences=1.5", ["batch.sequences=1.5: must be a whole number"]),
+        ("model.tied=perhaps", ["model.tied=perhaps: must be true or false"]),
         ("batch.sequences=0", ["batch.sequences=0: must be at least 1"]),
         ("seq_len=1", ["seq_len=1: must be at least 2"]),
         ("seq_len=long", ["seq_len=long: must be a whole number"]),
@@ -142,6 +144,11 @@ def test_a_section_checks_itself():
         ("cluster.slurm.cpus=0", ["cluster.slurm.cpus=0: must be at least 1"]),
         ("cluster.slurm.time_margin=0.5", ["cluster.slurm.time_margin=0.5: must be at least 1"]),
         ("cluster.slurm.memory_gib=lots", ["cluster.slurm.memory_gib=lots: must be auto, null"]),
+        ("cluster.slurm.max_dollars=lots", ["cluster.slurm.max_dollars=lots: must be a number or null"]),
+        ("cluster.slurm.prepare.cpus=few", ["cluster.slurm.prepare.cpus=few: must be a whole number"]),
+        ("cluster.slurm.setup=x", ["cluster.slurm.setup"]),
+        ("cluster.slurm.environment=x", ["cluster.slurm.environment"]),
+        ("cluster.slurm.environmental=x", ["did you mean cluster.slurm.environment?"]),
         ("cluster.slurm.workers=0", ["cluster.slurm.workers=0"]),
         ("cluster.slurm.time_buckets=[]", ["cluster.slurm.time_buckets=[]"]),
         ("cluster.slurm.time_buckets=[30]", ["time_buckets=30: not a time"]),
@@ -169,7 +176,18 @@ def test_time_buckets_are_sorted_and_may_name_where_they_run():
     assert buckets(chosen.cluster.slurm) == [Bucket(1800, "30m", "short", "debug"), Bucket(7200, "2h")]
 
 
-def test_a_shells_secret_may_be_passed_on_by_name():
-    assert compose(["cluster=slurm", "+cluster.slurm.environment.WANDB_API_KEY=null"]).cluster.slurm.environment == {
-        "WANDB_API_KEY": None
-    }
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+cluster.slurm.environment.WANDB_API_KEY=null",
+        "cluster.slurm.environment.WANDB_API_KEY=null",
+        "cluster.slurm.environment={WANDB_API_KEY: null}",
+    ],
+)
+def test_a_shells_secret_may_be_passed_on_by_name(override):
+    assert compose(["cluster=slurm", override]).cluster.slurm.environment == {"WANDB_API_KEY": None}
+
+
+def test_the_keys_of_data_are_those_of_the_chosen_source():
+    assert "valid keys: " in refused("data=markov", "data.scope=x")
+    assert "spectrum_exponent" in refused("data=markov", "data.scope=x")
