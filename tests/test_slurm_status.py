@@ -464,8 +464,7 @@ def test_logs_shows_the_attempts_their_files_in_order_and_the_error(small, slurm
     assert lines[0].endswith(" on h, failed after 5.0 s: RuntimeError: bad")
     assert lines[1].endswith(" on n1, job 7_0 (restart 1), no end")
     assert lines[2:] == [
-        f"== {(sweep.logs / 'worker-0.log').resolve()}",
-        "of the worker",
+        f"earlier: {(sweep.logs / 'worker-0.log').resolve()}",
         f"== {(made.folder / 'logs' / '7_0.log').resolve()}",
         "of the element",
         f"== {error}",
@@ -473,8 +472,33 @@ def test_logs_shows_the_attempts_their_files_in_order_and_the_error(small, slurm
         "  x",
         "RuntimeError: bad",
     ]
-    assert main(["logs", short.family_id]) == 0
-    assert "of the element" in capsys.readouterr().out
+    assert main(["logs", short.family_id, "--all"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.index("of the worker") < lines.index("of the element")
+
+
+def test_logs_ends_with_the_newest_job_even_if_it_never_came_to_the_run(small, slurm, capsys):
+    plan, sweep = small
+    short, _, trunk = family_of(plan)
+    sweep.logs.mkdir()
+    (sweep.logs / "worker-0.log").write_text("of the worker\n")
+    start(trunk, log=str((sweep.logs / "worker-0.log").resolve()))
+    made = submission(plan, sweep)
+    (made.folder / "logs" / "7_0.log").write_text("n1: cannot read runs\n")
+    assert main(["logs", short.trial_id]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("job 7_0 (submission 001 of sweep small): ended before it came to this run")
+    assert lines[-1] == "n1: cannot read runs"
+    record(plan, short)
+    before = time.time() - 300
+    os.utime(RunDir.of_trial(plan.runs, short.trial_id).record, (before, before))
+    assert main(["logs", short.trial_id]) == 0  # the later job was for others of its family
+    assert capsys.readouterr().out.splitlines()[-1] == "of the worker"
+
+
+def test_logs_of_a_sweep_asks_for_a_run_of_it(small, capsys):
+    assert main(["logs", "small"]) == 2
+    assert "small is a sweep: give a run of it, `python -m sweep status small --all` lists" in capsys.readouterr().err
 
 
 def test_logs_follows_until_there_is_a_record(small, capsys, monkeypatch):

@@ -1,24 +1,36 @@
-"""What the workers of a run said: the log of each of its attempts in order, and its last error.
+"""What the workers of a run said: each of its attempts, the log of the newest one, and the run's last error.
 
-  python -m sweep logs RUN       RUN is a run's id, a unique prefix of it, or a family's id
-  python -m sweep logs RUN -f    go on with what is being written, until Ctrl-C or the run has a record
+  python -m sweep logs RUN         RUN is a run's id, a unique prefix of it, or a family's id
+  python -m sweep logs RUN --all   the earlier logs too, oldest first
+  python -m sweep logs RUN -f      go on with what is being written, until Ctrl-C or the run has a record
 
-A worker trains other runs too; its log is shown whole. Times of attempts and how they ended are in
-runs/trunks/<family>/attempts.jsonl.
+A worker trains other runs too; its log is shown whole. Earlier logs are named. Times of attempts and how they ended are
+in runs/trunks/<family>/attempts.jsonl.
 """
 
 import argparse
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 HELP = "the log of the workers that trained a run, or train it"
 FOLLOW_SECONDS = 0.5
 
 
+@dataclass
+class Log:
+    """A file that a worker wrote to which had the run to train; `note` where it is of no attempt at it."""
+
+    path: Path
+    time: float  # seconds since the epoch: when the last attempt in it began, or it was submitted
+    note: str = ""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="RUN", help="a run's id or a unique prefix, or a family's id")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is being written")
+    parser.add_argument("--all", action="store_true", help="the earlier logs too")
     parser.add_argument("--runs", default="runs", help="the folder of runs (default: runs)")
     parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
 
@@ -33,14 +45,21 @@ def run(args: argparse.Namespace) -> int:
     trunk = RunDir.of_trunk(runs, family_id)
     for number, attempt in enumerate(attempts.read(trunk), start=1):
         print(_told(number, attempt))
-    shown: dict[Path, int] = {}  # of each file, the bytes that were shown
-    for path in files_of(family_id, trunk, sweeps):
-        _show(path, shown)
     record = RunDir.of_trial(runs, trial_id).record if trial_id else None
+    finished = record.stat().st_mtime if record and record.exists() else None
+    logs = logs_of(trial_id, family_id, trunk, sweeps, finished)
+    shown: dict[Path, int] = {}  # of each file, the bytes that were shown
+    if logs and logs[-1].note:
+        print(logs[-1].note)
+    for log in logs:
+        if args.all or log is logs[-1]:
+            _show(log.path, shown)
+        else:
+            print(f"earlier: {log.path}")
     while args.follow and not (record and record.exists()):
         time.sleep(FOLLOW_SECONDS)
-        for path in files_of(family_id, trunk, sweeps)[-1:]:
-            _show(path, shown)
+        for log in logs_of(trial_id, family_id, trunk, sweeps)[-1:]:
+            _show(log.path, shown)
     error = RunDir.of_trial(runs, trial_id).error if trial_id else None
     if error and error.exists():
         print(f"== {error}\n{error.read_text(errors='replace').rstrip()}")
@@ -69,25 +88,38 @@ def find(name: str, runs: Path, plans: list[Path]) -> tuple[str | None, str]:
     found = sorted(trial_id for trial_id in family_of if trial_id.startswith(name))
     if len(found) > 1:
         raise UserError(f"{name}: {len(found)} runs begin so: {', '.join(found[:3])}{', …' if found[3:] else ''}")
+    if not found and Path(name).name in (plan.parent.name for plan in plans):
+        raise UserError(f"{name} is a sweep: give a run of it, `python -m sweep status {name} --all` lists them")
     if not found:
         close = difflib.get_close_matches(name, family_of, n=3, cutoff=0.4)
         raise UserError(f"{name}: no such run in {runs}/ or any sweep; close to it: {', '.join(close) or 'none'}")
     return find(found[0], runs, []) if not family_of[found[0]] else (found[0], family_of[found[0]])
 
 
-def files_of(family_id: str, trunk, plans: list[Path]) -> list[Path]:
-    """Log files, oldest first: of a family's attempts, and of elements that did not come to it, or not yet."""
+def logs_of(trial_id: str | None, family_id: str, trunk, plans: list[Path], finished: float | None = None) -> list[Log]:
+    """Log files, oldest first: of a family's attempts, and of elements that did not come to it, or not yet.
+
+    Of a trial that was `finished` (seconds since the epoch), only those from before, and of sweeps that plan it.
+    """
     from slurm.asked import ask
     from sweep import attempts
     from sweep.sweepdir import SweepDir
 
-    paths = [Path(attempt.log) for attempt in attempts.read(trunk) if attempt.log]
+    tried = attempts.read(trunk)
+    found = {path: Log(path, one.started) for one in tried if one.log and (path := Path(one.log).resolve()).exists()}
     for plan in plans:
-        if (plan.parent / "slurm").is_dir() and family_id in plan.read_text():
-            asked = ask(SweepDir(plan.parent), the_queue=False)
-            paths += [asked.log(element) for element in reversed(asked.elements_of[family_id])]
-    written = [path for path in dict.fromkeys(path.resolve() for path in paths) if path.exists()]
-    return sorted(written, key=lambda path: path.stat().st_mtime)
+        if not (plan.parent / "slurm").is_dir() or (trial_id or family_id) not in plan.read_text():
+            continue
+        asked = ask(SweepDir(plan.parent), the_queue=False)
+        for element in asked.elements_of[family_id]:
+            path, submission = asked.log(element).resolve(), asked.submission_of[element]
+            if path.exists() and path not in found:
+                starts = [one.started for one in tried if one.job and one.job["id"] == element]
+                of = f"job {element} (submission {submission.folder.name} of sweep {plan.parent.name})"
+                note = "" if starts else f"{of}: ended before it came to this run, or has not come to it yet"
+                found[path] = Log(path, max([submission.time, *starts]), note)
+    logs = sorted(found.values(), key=lambda log: log.time)
+    return [log for log in logs if finished is None or log.time <= finished] or logs
 
 
 def _show(path: Path, shown: dict[Path, int]) -> None:
