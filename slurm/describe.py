@@ -31,6 +31,10 @@ def submission(made: Draft) -> str:
     return "\n".join(lines)
 
 
+def how_it_goes(sweep_name: str) -> str:
+    return f"how it goes: python -m sweep status {sweep_name}   end it: python -m sweep cancel {sweep_name}"
+
+
 def left_alone(left: Missing, plan: Plan) -> list[str]:
     """Lines on families that lack records and were not submitted."""
     lines = []

@@ -13,19 +13,11 @@ OF_EACH_NODE = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # by convention, whatev
 
 
 def check_folders(paths: dict[str, str], are_shared: bool, only_read: tuple[str, ...] = ()) -> None:
-    """UserError for a folder that cannot be written to, or that each node has its own of, as far as that can be seen.
+    """UserError for a folder that cannot be written to, or that other nodes do not see (`check_seen`).
 
-    `paths` are `paths.*` by their names, absolute; `are_shared` is a person's word that all nodes see them; to those
-    named by `only_read` nobody writes. Jobs look again when they start.
+    To those named by `only_read` nobody writes. Jobs look again when they start.
     """
-    for key, folder in paths.items():
-        if "%" in folder or "\n" in folder:
-            raise UserError(f"paths.{key}={folder}: has a %, which Slurm replaces in the names of log files; rename it")
-        if not are_shared and (why := node_local(Path(folder))) is not None:
-            raise UserError(
-                f"paths.{key}={folder}: {why}, which other nodes do not see; give a folder on a shared file system, "
-                "or say that it is on one: cluster.slurm.paths_are_shared=true"
-            )
+    check_seen(paths, are_shared)
     for key, folder in paths.items():
         if key in only_read:
             continue
@@ -35,6 +27,21 @@ def check_folders(paths: dict[str, str], are_shared: bool, only_read: tuple[str,
                 pass
         except OSError as error:
             raise UserError(f"paths.{key}={folder}: {error.strerror}; jobs must be able to write there") from error
+
+
+def check_seen(paths: dict[str, str], are_shared: bool) -> None:
+    """UserError for a folder that each node has its own of, as far as that can be seen, or that Slurm cannot name.
+
+    `paths` are `paths.*` by their names, absolute; `are_shared` is a person's word that all nodes see them.
+    """
+    for key, folder in paths.items():
+        if "%" in folder or "\n" in folder:
+            raise UserError(f"paths.{key}={folder}: has a %, which Slurm replaces in the names of log files; rename it")
+        if not are_shared and (why := node_local(Path(folder))) is not None:
+            raise UserError(
+                f"paths.{key}={folder}: {why}, which other nodes do not see; give a folder on a shared file system, "
+                "or say that it is on one: cluster.slurm.paths_are_shared=true"
+            )
 
 
 def node_local(folder: Path) -> str | None:

@@ -315,6 +315,11 @@ def test_a_dry_run_shows_scripts_and_price_and_needs_no_slurm(launch, monkeypatc
     assert "submission 001: 3 families in 3 array elements" in out
     assert not list(workspace.rglob("*.sbatch"))
     assert not list(workspace.rglob("code"))
+    assert err == ""
+    status, _, err = launch("seed=range(3)", "cluster.slurm.paths_are_shared=false", options=["--dry-run"])
+    assert status == 0
+    assert err.startswith("a launch would be refused: paths.runs=")
+    assert not Path("runs").exists()
 
 
 def test_without_slurm_it_is_one_line(launch, monkeypatch):

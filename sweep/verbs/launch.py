@@ -94,6 +94,7 @@ def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
         for name, text in preview.scripts.items():
             print(f"\n# ---- {name}\n{text}")
         print(describe.submission(preview))
+        _warn_of_folders(plan)
         submit.check_budget(plan, submit.without_record(plan))
         return 0
     _refuse_damaged(plan)
@@ -110,8 +111,19 @@ def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
             _report(sweep)
         return 1 if left.given_up else 0
     print(describe.submission(made))
-    print(f"how it goes: python -m sweep status {sweep.name}   end it: python -m sweep cancel {sweep.name}")
+    print(describe.how_it_goes(sweep.name))
     return 0
+
+
+def _warn_of_folders(plan) -> None:
+    """A dry run may be typed on a machine that does not see the cluster's folders, so it is no error there."""
+    from slurm.folders import check_seen
+    from sweep.errors import UserError
+
+    try:
+        check_seen(vars(plan.config.paths), plan.config.cluster.slurm.paths_are_shared)
+    except UserError as error:
+        _say(f"a launch would be refused: {error}")
 
 
 def _say(line: str) -> None:
