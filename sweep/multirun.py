@@ -32,10 +32,8 @@ def multirun(overrides: list[str], train_one: Callable[[list[str]], int]) -> int
         statuses.append(train_one(list(HydraConfig.get().overrides.task)))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and let us say it in one line
-    typed, sys.argv = (
-        sys.argv,
-        ["train", "--multirun", *NO_STRAY_FILES, *with_free_keys(overrides)],
-    )  # Hydra reads it itself
+    arguments = ["train", "--multirun", *NO_STRAY_FILES, *with_free_keys(overrides)]
+    typed, sys.argv = sys.argv, arguments  # Hydra reads it itself
     try:
         train()
     except MissingConfigException as error:

@@ -213,7 +213,7 @@ def additions(plan: Plan, sweep: SweepDir, extend: bool) -> set[str]:
     if new and not extend:
         raise UserError(
             f"sweep.name={sweep.name}: {sweep.plan} holds another grid, of {len(there)} trials; {len(new)} of the "
-            f"{len(wanted)} asked for are not in it; give another sweep.name, or --extend to add them"
+            f"{len(wanted)} asked for are not in it; give another sweep.name=NAME, or add them: launch with --extend"
         )
     return new
 

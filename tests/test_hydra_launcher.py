@@ -58,6 +58,8 @@ def test_a_multirun_by_slurm_is_one_submission_of_the_planned_grid(launch, multi
     assert len(families(submission)) == 3
     assert len(queue.queued([submission.chunks[0].name])) == 3
     assert f"job {submission.chunks[0].job_id}: 3 elements of 30m, 1 worker each" in out
+    assert "sweep held\n" in out
+    assert "how it goes: python -m sweep status held " in out
     assert submission.command[:4] == ["python", "-m", "sweep", "launch"]
     status, out, err = launch("seed=0,1,2")
     assert (status, len(there())) == (0, 1)

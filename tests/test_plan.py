@@ -187,7 +187,7 @@ def test_a_name_that_holds_another_grid_is_refused_unless_it_is_extended(overrid
     saved(replace(whole, trials=[first]))  # a part of it: goes on, and takes nothing away
     assert sorted(t.config.steps for t in planned_trials(sweep)) == [20, 40]
     for others in ([first, second, third], [third]):
-        with pytest.raises(UserError, match=r"sweep.name=mine: .*.*holds another grid, of 2 .* or --extend to add"):
+        with pytest.raises(UserError, match=r"sweep.name=mine: .*.*holds another grid, of 2 .* launch with --extend"):
             saved(replace(whole, trials=others))
         assert sorted(t.config.steps for t in planned_trials(sweep)) == [20, 40]
     for _ in range(2):

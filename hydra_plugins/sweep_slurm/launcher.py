@@ -59,7 +59,10 @@ class SweepSlurmLauncher(Launcher):
         sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
         command = ["python", "-m", "sweep", "launch", *overrides]
         made, left, plan = submit.launch(plan, sweep, command, overrides, extend=False, report=True, say=print)
+        print(f"sweep {plan.name}" + ("" if made else ": nothing was submitted"))
         for line in describe.left_alone(left, plan):
             print(line)
-        print(describe.submission(made) if made else f"sweep {plan.name}: nothing was submitted")
+        if made:
+            print(describe.submission(made))
+            print(describe.how_it_goes(plan.name))
         return {"sweep": str(sweep.path), "submission": made.submission.folder.name if made else None}
