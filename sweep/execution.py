@@ -16,6 +16,8 @@ from sweep.estimate import ALONE, Speeds, Way
 from sweep.quantity import counted
 from sweep.trial import Trial
 
+ONLY_ONE = "one trial of this shape"
+NOT_CALIBRATED = "not calibrated"
 CLEARLY = 1.05  # times as fast: below that a calibration of seconds cannot tell
 MOST_SLOTS = 64
 PROCESSES = (2, 4, 8)  # on one GPU
@@ -83,7 +85,7 @@ def _choose(
     """The way for as many curves of the trial's shape as one process will train, and why."""
     alone = Way(stack=1) if options.graph and device == "cuda" else ALONE  # what is captured is a stack's step
     if curves < 2:
-        return alone, "one trial of this shape"
+        return alone, ONLY_ONE
     if options.stack not in ("auto", "off"):
         return Way(stack=min(options.stack, curves)), f"run.stack={options.stack}"
     ways = [Way(stack=2**k) for k in range(1, 7)] if options.stack == "auto" else []
@@ -94,7 +96,7 @@ def _choose(
     found = {way: speed for way, speed in measured.items() if speed is not None}
     others = [way for way in found if way != alone]
     if alone not in found or not others:
-        return alone, "run.stack=off" if options.stack == "off" else "not calibrated"
+        return alone, "run.stack=off" if options.stack == "off" else NOT_CALIBRATED
     best = max(others, key=lambda way: found[way])
     ratio = found[best] / found[alone]
     if ratio < CLEARLY:
@@ -125,12 +127,17 @@ def processes_per_device(chosen: list[Execution]) -> int:
 
 
 def described(chosen: list[Execution]) -> list[str]:
-    """A line for each way of training, with what is trained so."""
+    """A line for each way of training, with what is trained so; none for shapes that leave no choice."""
     lines: dict[tuple[Way, str], list[Execution]] = defaultdict(list)
     for one in chosen:
-        lines[one.way, one.why].append(one)
-    return [
-        f"{way}: {counted(sum(len(one.families) for one in alike), 'family', 'families')} of "
-        f"{counted(len(alike), 'shape', 'shapes')} ({why})"
-        for (way, why), alike in lines.items()
-    ]
+        if one.why != ONLY_ONE:
+            lines[one.way, one.why].append(one)
+    return [_described(way, why, alike) for (way, why), alike in lines.items()]
+
+
+def _described(way: Way, why: str, alike: list[Execution]) -> str:
+    families = counted(sum(len(one.families) for one in alike), "family", "families")
+    which = f"{families} of {counted(len(alike), 'shape', 'shapes')}"
+    if why == NOT_CALIBRATED:
+        return f"{which} could train several trials at a time; `plan --calibrate` measures whether that is faster here"
+    return f"{way}: {which} ({why})"

@@ -243,3 +243,20 @@ def test_plan_shows_the_trials_as_a_table_or_as_json(overrides, capsys):
     assert [line["trial_id"] for line in lines] == [trial.trial_id for trial in plan.trials]
     assert main(["launch", "--dry-run", *overrides, tiny.steps(20, 40)]) == 0
     assert plan.trials[0].trial_id in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_keeps_the_trials_names(overrides, capsys, monkeypatch):
+    grid = [*overrides, tiny.steps(20, 40), "optim.lr=1e-3,2e-3"]
+    assert main(["plan", *grid]) == 0
+    piped = capsys.readouterr().out
+    assert "epochs" in piped
+    assert not [line for line in piped.splitlines() if line != line.rstrip()]
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    assert main(["plan", *grid]) == 0
+    narrow = capsys.readouterr().out
+    assert all(trial.trial_id in narrow for trial in plan_here(grid).trials)
+    table = narrow.partition("-\n")[2].partition("\n\n")[0].splitlines()
+    assert len(table) == 4
+    assert max(map(len, table)) <= 80
+    assert "(a wider terminal also shows epochs" in narrow

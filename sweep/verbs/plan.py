@@ -11,6 +11,9 @@ import sys
 
 from sweep.quantity import counted, duration, scientific, short, size
 
+EXPENDABLE = ("epochs", "memory", "D/N", "C (FLOPs)")  # columns that a narrow terminal has no room for, in this order
+GAP = 2  # spaces between columns
+
 HELP = "the table of trials of a grid, and its price"
 
 
@@ -56,34 +59,12 @@ def plan_here(overrides: list[str], download: bool = True):
 
 def show(plan) -> None:
     """Print the plan as a table, what was left out, and the price."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
-    terminal = Console()
-    console = terminal if terminal.is_terminal else Console(width=140)
+    console = Console(soft_wrap=True)  # a terminal wraps by itself, and a pipe has no width
     done = plan.done()
-    title = f"sweep {plan.name}: {len(plan.trials)} trials on {plan.device}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    others = other_axes(plan)
-    for heading in ("trial", "N", "D", "C (FLOPs)", "D/N", "epochs", *others, "memory", "time", ""):
-        table.add_column(heading, justify="left" if heading in ("trial", "") else "right", no_wrap=heading != "trial")
-    for trial in plan.trials:
-        estimate = plan.estimates[trial.trial_id]
-        point = dict(override.split("=", 1) for override in plan.points[trial.trial_id])
-        table.add_row(
-            trial.trial_id,
-            short(trial.params_non_embedding),
-            short(trial.tokens),
-            scientific(trial.flops),
-            f"{trial.tokens_per_param:.3g}",
-            f"{trial.epochs:.2g}",
-            *(point[key] for key in others.values()),
-            size(plan.memory_bytes(trial)),
-            duration(estimate.seconds) + (" guess" if estimate.source == "guess" else ""),
-            "done" if trial.trial_id in done else "",
-        )
-    console.print(table)
+    print(f"sweep {plan.name}: {len(plan.trials)} trials on {plan.device}\n")
+    _print_table(columns(plan, done), console.width if console.is_terminal else None)
     for reason, points in plan.excluded_by_condition().items():
         console.print(f"excluded by [bold]{reason}[/]: {len(points)} points", highlight=False)
         for excluded in points:
@@ -91,6 +72,42 @@ def show(plan) -> None:
     if plan.repeated:
         console.print(f"{plan.repeated} points of the grid are trials named before")
     console.print(price(plan, done), highlight=False)
+
+
+def columns(plan, done: set[str]) -> dict[str, list[str]]:
+    """Heading → a cell for each trial."""
+    trials, estimates = plan.trials, [plan.estimates[trial.trial_id] for trial in plan.trials]
+    points = [dict(override.split("=", 1) for override in plan.points[trial.trial_id]) for trial in trials]
+    return {
+        "trial": [trial.trial_id for trial in trials],
+        "N": [short(trial.params_non_embedding) for trial in trials],
+        "D": [short(trial.tokens) for trial in trials],
+        "C (FLOPs)": [scientific(trial.flops) for trial in trials],
+        "D/N": [f"{trial.tokens_per_param:.3g}" for trial in trials],
+        "epochs": [f"{trial.epochs:.2g}" for trial in trials],
+        **{heading: [point[key] for point in points] for heading, key in other_axes(plan).items()},
+        "memory": [size(plan.memory_bytes(trial)) for trial in trials],
+        "time": [duration(one.seconds) + (" guess" if one.source == "guess" else "") for one in estimates],
+        "": ["done" if trial.trial_id in done else "" for trial in trials],
+    }
+
+
+def _print_table(shown: dict[str, list[str]], width: int | None) -> None:
+    """Columns at their own widths; where they are wider than a terminal, without the first of `EXPENDABLE`."""
+    widths = {heading: max(map(len, (heading, *cells))) for heading, cells in shown.items()}
+    dropped = []
+    for heading in EXPENDABLE:
+        if width is not None and sum(widths.values()) + GAP * (len(widths) - 1) > width:
+            dropped.append(heading)
+            del widths[heading]
+    rules = ["-" * widths[heading] if heading else "" for heading in widths]
+    for row in (list(widths), rules, *zip(*(shown[heading] for heading in widths), strict=True)):
+        cells = zip(row, widths.items(), strict=True)
+        line = (" " * GAP).join(
+            cell.ljust(wide) if heading in ("trial", "") else cell.rjust(wide) for cell, (heading, wide) in cells
+        )
+        print(line.rstrip())
+    print(f"\n(a wider terminal also shows {', '.join(dropped)})\n" if dropped else "")
 
 
 def other_axes(plan) -> dict[str, str]:
