@@ -27,6 +27,8 @@ UNREACHABLE = re.compile(
     "transport endpoint|standby mode|temporarily|unexpected message received|broken pipe",
     re.IGNORECASE,
 )
+# How they say, in several lines, that they found no slurm.conf.
+UNCONFIGURED = re.compile("fetch_config|resolve_ctls|configuration source", re.IGNORECASE)
 # What a job gets of the launching shell; the rest comes from its login shell and from cluster.slurm.environment.
 PASSED_ON = re.compile(
     "PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|XDG_CACHE_HOME|SLURM_CONF|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY|"
@@ -277,6 +279,8 @@ def _words(command: list[str], done: subprocess.CompletedProcess[str] | None) ->
     if done is None:
         return f"{command[0]}: Slurm's controller did not answer"
     lines = [line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines() if line]
+    if UNCONFIGURED.search(done.stderr):
+        return f"{command[0]}: found no slurm.conf; set SLURM_CONF to the path of the cluster's"
     return f"{command[0]}: {'; '.join(lines) or f'exit status {done.returncode}'}"
 
 

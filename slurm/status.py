@@ -4,8 +4,8 @@ What is on disk counts first: a record, a claim that is renewed, the attempts. S
 sweep; where it does not answer, or there is none, the rest is shown all the same. Metrics are not read.
 
 A trial is `finished` or `diverged` (it has a record), `running`, `queued` (Slurm has it, or its family is being
-trained), `failed` (for a reason of its own), `lost` (its attempt or job ended without a word), or `missing` (nobody
-trains it).
+trained), `failed` (for a reason of its own, or with its job), `lost` (its attempt or job ended without a word), or
+`missing` (nobody trains it).
 """
 
 import json
@@ -29,6 +29,9 @@ from sweep.training import claim
 from sweep.training.claim import Holder
 
 STATES = ("finished", "diverged", "running", "queued", "failed", "lost", "missing")
+TRAINS_ANOTHER = "its element runs, and trains another family"
+FAILED_JOB = ("FAILED", "OUT_OF_MEMORY")  # Slurm's words for what starting it again would not mend
+START_SECONDS = 30.0  # that a node's clock may be behind when an element's start is compared with its attempts
 UNSEEN_SECONDS = 60.0  # without a heartbeat, before it is worth saying
 
 
@@ -92,6 +95,7 @@ def look(sweep: SweepDir) -> Status:
                 families[family_id] = _family(runs, family_id, asked) if there else Family(family_id)
             ended = _without_record(line["facts"], families[family_id], runs, asked)
         trials.append(ended)
+    _tell_starting(trials, Path(runs), asked)
     return Status(sweep.name, trials, asked)
 
 
@@ -169,9 +173,33 @@ def _in_queue(trial: TrialStatus, entry: queue.Job, last: Attempt | None, error:
         trial.state, trial.note = "failed", error.line if error else last.error or ""
         return
     trial.state = "queued"
-    trial.note = "its element runs, and trains another family" if entry.state == "RUNNING" else entry.reason
+    trial.note = TRAINS_ANOTHER if entry.state == "RUNNING" else entry.reason
     if entry.state not in ("RUNNING", "PENDING"):
         trial.note = entry.state
+
+
+def _tell_starting(trials: list[TrialStatus], runs: Path, asked: Asked) -> None:
+    """Of trials whose element runs and has begun nothing since its (re)start, the note says that it is starting."""
+    begun: dict[str, bool] = {}
+    for trial in trials:
+        entry = asked.element_now(trial.family_id) if trial.note == TRAINS_ANOTHER else None
+        if entry is not None:
+            if entry.element not in begun:
+                begun[entry.element] = _has_begun(entry, runs, asked)
+            trial.note = trial.note if begun[entry.element] else "its element is starting"
+
+
+def _has_begun(entry: queue.Job, runs: Path, asked: Asked) -> bool:
+    """Whether any family of an element has an attempt of its present run."""
+    since = time.time() - entry.run_seconds - START_SECONDS
+    for family_id in asked.families_of[entry.element]:
+        try:
+            tries = attempts.read(RunDir.of_trunk(runs, family_id))
+        except UserError:  # damaged: said of its own trials
+            continue
+        if any(one.job and one.job["id"] == entry.element and one.started >= since for one in tries):
+            return True
+    return False
 
 
 def _ended_attempt(trial: TrialStatus, last: Attempt, error: str | None, asked: Asked) -> None:
@@ -204,9 +232,10 @@ def _never_began(trial: TrialStatus, element: str, asked: Asked) -> None:
     if how is not None and how.state == "CANCELLED":
         trial.note = "its job was cancelled"
         return
-    trial.state = "lost"
+    trial.state = "failed" if how and how.state in FAILED_JOB else "lost"
+    ended = f" ({how.state}{f', exit status {how.exit_code}' if how.exit_code else ''})" if how else ""
     said = _last_line(log) if log.exists() else "it left no log"
-    trial.note = f"its job ended{f' ({how.state})' if how else ''} before training began: {said}"
+    trial.note = f"its job ended{ended} before training began: {said}"
 
 
 def _preparing_failed(asked: Asked, element: str) -> str | None:

@@ -23,9 +23,10 @@ from slurm.submission import Chunk, JobRef, Submission
 from sweep import attempts, files
 from sweep.cli import main
 from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
 from sweep.training import claim
 from sweep.training.claim import Holder, Job
-from sweep.verbs import launch
+from sweep.verbs import cancel, launch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -206,8 +207,21 @@ def test_what_waits_says_why(small, slurm):
     slurm(element("COMPLETING", "None"))
     assert set(states(sweep).values()) == {("queued", "COMPLETING")}
     slurm(element("RUNNING", "None"))
-    assert set(states(sweep).values()) == {("queued", "its element runs, and trains another family")}
+    assert set(states(sweep).values()) == {("queued", "its element is starting")}
     assert {trial.where for trial in look(sweep).trials} == {"n1 job 7_0"}
+
+
+def test_an_element_that_has_begun_a_family_trains_another_until_it_is_started_anew(small, slurm):
+    plan, sweep = small
+    _, long, trunk = family_of(plan)
+    submission(plan, sweep, age=900)
+    start(trunk, age=100, job=elsewhere().job)
+    hold(trunk, elsewhere(), trial_id=long.trial_id, step=5)
+    waiting = family_of(plan, 1)[0].trial_id
+    slurm(replace(element("RUNNING"), run_seconds=120))
+    assert states(sweep)[waiting] == ("queued", "its element runs, and trains another family")
+    slurm(replace(element("RUNNING"), run_seconds=10))
+    assert states(sweep)[waiting] == ("queued", "its element is starting")
 
 
 def test_an_element_without_a_written_id_is_found_by_its_name(small, slurm):
@@ -231,7 +245,7 @@ def test_a_failed_family_of_a_running_element_is_failed_and_of_a_requeued_one_qu
     assert states(sweep)[short.trial_id] == ("queued", "BeginTime")
 
 
-def test_a_job_that_ended_before_training_is_lost_with_the_end_of_its_log(small, slurm):
+def test_a_job_that_ended_before_training_is_failed_or_lost_with_the_end_of_its_log(small, slurm):
     plan, sweep = small
     made = submission(plan, sweep)
     slurm()
@@ -239,8 +253,10 @@ def test_a_job_that_ended_before_training_is_lost_with_the_end_of_its_log(small,
     (made.folder / "logs" / "7_0.log").write_text("one\nn1: cannot read runs\n\n")
     slurm(ended={(7, 0): queue.Ended("FAILED", 1, 2, "n1")})
     assert set(states(sweep).values()) == {
-        ("lost", "its job ended (FAILED) before training began: n1: cannot read runs")
+        ("failed", "its job ended (FAILED, exit status 1) before training began: n1: cannot read runs")
     }
+    slurm(ended={(7, 0): queue.Ended("NODE_FAIL", 0, 2, "n1")})
+    assert {state for state, _ in states(sweep).values()} == {"lost"}
     slurm(ended={(7, 0): queue.Ended("CANCELLED", 0, 0, "")})
     assert set(states(sweep).values()) == {("missing", "its job was cancelled")}
 
@@ -322,6 +338,28 @@ def test_with_the_controller_down_the_run_folders_are_shown_and_one_line_says_so
     assert got[family_of(plan, 1)[0].trial_id] == ("queued", "submitted; Slurm does not answer")
 
 
+def test_a_machine_without_slurm_conf_is_one_line_that_names_it(small, tmp_path, monkeypatch, capsys):
+    plan, sweep = small
+    submission(plan, sweep)
+    said = """squeue: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host
+squeue: error: fetch_config: DNS SRV lookup failed
+squeue: error: _establish_config_source: failed to fetch config
+squeue: fatal: Could not establish a configuration source
+"""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sbatch", "squeue", "scancel", "scontrol"):
+        (programs / name).write_text(f"#!/bin/sh\nprintf '%s' '{said}' >&2\nexit 1\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    assert main(["status", "small"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "squeue: found no slurm.conf; set SLURM_CONF to the path of the cluster's; what follows is from the run "
+        "folders alone"
+    )
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", '{"chunks": []}', '{"chunks": [{"name": "x"}]}'])
 def test_a_damaged_submission_is_one_line_and_the_others_count(small, slurm, damage):
     plan, sweep = small
@@ -375,6 +413,19 @@ def test_status_shows_totals_reasons_and_errors(small, slurm, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["sweep", "trials"]
     assert lines[1].split() == ["small", "4", "1", "1", "2"]
+
+
+def test_status_groups_what_went_wrong_alike(small, slurm, capsys):
+    plan, sweep = small
+    made = submission(plan, sweep)
+    (made.folder / "logs" / "7_0.log").write_text("n1: cannot read runs\n")
+    slurm(ended={(7, 0): queue.Ended("FAILED", 1, 2, "n1")})
+    assert main(["status", "small"]) == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "cannot read runs" in line)
+    assert row.split()[0] == "4"
+    assert f"{sweep.planned()[0]['trial_id']}, …" in row
+    assert main(["status", "small", "--all"]) == 0
+    assert capsys.readouterr().out.count("cannot read runs") == 4
 
 
 def test_status_watches_until_nothing_can_change(small, slurm, capsys, monkeypatch):
@@ -592,6 +643,24 @@ def test_cancel_stops_workers_that_have_claimed_nothing_yet(small, capsys, worke
     assert main(["cancel", "small"]) == 0
     assert (one.wait(30), two.wait(30), element_of_slurm.poll()) == (-signal.SIGTERM, -signal.SIGTERM, None)
     assert f"told worker {one.pid}, which trains nothing yet, to save and stop" in capsys.readouterr().out
+
+
+def test_cancel_ends_a_local_launch_whose_workers_are_still_starting(overrides, workspace):
+    grid = [*overrides, "sweep.name=small", tiny.steps(4000), "seed=0,1", "run.workers=2"]
+    tiny.make_sweep(grid)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    launched = subprocess.Popen([sys.executable, "-m", "sweep", "launch", "--no-report", *grid], env=environment)
+    try:
+        end = time.monotonic() + 120
+        while len(cancel._workers(SweepDir(Path("sweeps/small")))) < 2:
+            assert launched.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert main(["cancel", "small"]) == 0
+        assert launched.wait(60) == 75
+    finally:
+        launched.terminate()  # and it stops its workers
+        launched.wait(60)
 
 
 def test_cancel_leaves_the_workers_of_another_sweep_with_the_same_runs(small, overrides, capsys, worker):

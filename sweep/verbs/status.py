@@ -7,9 +7,9 @@
   python -m sweep status default --json     for programs
 
 States: finished and diverged have a record; running; queued with Slurm's reason, or behind another trial of its family;
-failed with the line of the error (`logs RUN` shows more); lost: its attempt or its job ended without a word, `launch`
-again goes on; missing: nobody trains it, `launch` does. On a cluster it asks Slurm, and where that does not answer it
-shows what the run folders say. Exit status 0.
+failed with the line of the error, its own or its job's (`logs RUN` shows more); lost: its attempt or its job ended
+without a word, `launch` again goes on; missing: nobody trains it, `launch` does. On a cluster it asks Slurm, and where
+that does not answer it shows what the run folders say. Exit status 0.
 """
 
 import argparse
@@ -127,17 +127,49 @@ def table(status, everything: bool):
     parts += [Text(f"{what}: {how}") for what, how in status.asked.beside()]
     if everything:
         return Group(*parts, _rows(status.trials, with_state=True))
-    for state in ("running", "failed", "lost"):
-        trials = [trial for trial in status.trials if trial.state == state]
-        if trials:
-            parts += [Text(f"\n{state}", style=COLORS[state]), _rows(_soonest(trials)[:SHOWN])]
-        if trials[SHOWN:]:
-            parts.append(Text(f"and {len(trials) - SHOWN} more {state}; --all shows them"))
+    running = [trial for trial in status.trials if trial.state == "running"]
+    if running:
+        parts += [Text("\nrunning", style=COLORS["running"]), _rows(_soonest(running)[:SHOWN])]
+    if running[SHOWN:]:
+        parts.append(Text(f"and {len(running) - SHOWN} more running; --all shows them"))
+    for state in ("failed", "lost"):
+        alike = _alike([trial for trial in status.trials if trial.state == state])
+        if alike:
+            parts += [Text(f"\n{state}", style=COLORS[state]), _grouped(alike[:SHOWN])]
+        if more := sum(map(len, alike[SHOWN:])):
+            parts.append(Text(f"and {more} more {state}; --all shows them"))
     for state in ("queued", "missing"):
         reasons = Counter(trial.note or "nobody trains it: launch" for trial in status.trials if trial.state == state)
         parts += [Text(f"\n{state}")] if reasons else []
         parts += [Text(f"{count:>6}  {reason}") for reason, count in reasons.most_common(SHOWN)]
     return Group(*parts)
+
+
+def _alike(trials: list) -> list[list]:
+    """Trials that went wrong for the same reason, together; the most common reason first."""
+    found: dict[str, list] = {}
+    for trial in trials:
+        found.setdefault(trial.note, []).append(trial)
+    return sorted(found.values(), key=len, reverse=True)
+
+
+def _grouped(alike: list[list]):
+    """A row for each reason, with the first trial that has it: one to ask `logs` for."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, show_header=False)
+    for column in ("count", "note", "trial", "where"):
+        shown.add_column(
+            column, justify="right" if column == "count" else "left", min_width=6 if column == "count" else None,
+            no_wrap=column in ("count", "trial"), overflow="fold",
+        )  # fmt: skip
+    for trials in alike:
+        places = {trial.where for trial in trials}
+        first = trials[0].trial_id + (", …" if trials[1:] else "")
+        where = trials[0].where + (", …" if places - {trials[0].where} else "")
+        shown.add_row(str(len(trials)), Text(trials[0].note), Text(first), Text(where))
+    return shown
 
 
 def _soonest(trials: list) -> list:
