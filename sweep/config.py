@@ -314,7 +314,10 @@ def _explain_composition(error: Exception, overrides: list[str]) -> str:
                 return (
                     f"{override}: the file chosen of conf/{top}/ does not have it; add it there, or write +{override}"
                 )
-            said = _suggest(leaf, known, head) if known else _suggest(top, _keys_at("", overrides))
+            while not known:  # what it was looked for in is no section itself
+                head, _, leaf = head.rpartition(".")
+                known = _keys_at(head, overrides)
+            said = _suggest(leaf, known, head)
             return f"{override}: unknown key; {said}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
 

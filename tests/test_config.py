@@ -60,6 +60,7 @@ def test_every_option_of_every_group_composes():
         ("model.dept=3", ["model.dept=3: unknown key", "did you mean model.depth?", "valid keys: name, params"]),
         ("optim.learning_rate=1", ["optim.learning_rate=1: unknown key", "lr_base"]),
         ("sed=3", ["sed=3: unknown key", "did you mean seed?"]),
+        ("optin.lr=3", ["optin.lr=3: unknown key", "did you mean optim?"]),
         ("+model.colour=red", ["model.colour", "unknown key", "valid keys"]),
         ("data.vocab=3", ["data.vocab=3: unknown key"]),
         ("data.tokenizer.size=3", ["data.tokenizer.size=3: unknown key; valid keys: kind, vocab_size, path"]),
@@ -191,3 +192,4 @@ def test_a_shells_secret_may_be_passed_on_by_name(override):
 def test_the_keys_of_data_are_those_of_the_chosen_source():
     assert "valid keys: " in refused("data=markov", "data.scope=x")
     assert "spectrum_exponent" in refused("data=markov", "data.scope=x")
+    assert "valid keys: source, " in refused("data=markov", "data.tokenizer.kind=bpe")  # it has no tokenizer
