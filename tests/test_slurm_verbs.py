@@ -133,7 +133,7 @@ def test_a_run_is_cancelled_and_tried_again_while_the_other_goes_on(verb, cluste
     assert first["job"]["id"] != again["job"]["id"]
     assert end["outcome"] == "done"
     assert len(attempts_of(other)) == 1
-    _, out, _ = verb("logs", mine.trial_id)
+    _, out, _ = verb("logs", mine.trial_id, "--all")
     assert out.count(f"{mine.trial_id}: begins") == 2  # in the logs of both elements, in order
     assert out.index(first["log"]) < out.index(again["log"])
     wait_until(
