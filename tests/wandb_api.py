@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-
 import wandb
+
 from sweep.tracking import account
 
 SHORT = {name: "1" for name in account.PATIENCE if name.endswith(("RETRY_MAX", "WAIT_MAX_SECONDS"))}
