@@ -21,7 +21,7 @@ from replay import PROJECT, Merged, Replay, wait_for
 from sweep.files import write_json
 from sweep.quantity import short
 from sweep.rundir import RunDir
-from sweep.tracking import content, fragments
+from sweep.tracking import content, follow, fragments
 from sweep.tracking.follow import Follower
 from sweep.trial import Trial
 
@@ -202,6 +202,16 @@ def test_killed_within_a_second_of_a_row_and_gone_on(again, victim):
     assert found.exit_codes == [None, 0]
     assert len(said) == 1  # nothing that alarms: it went on by itself
     assert "upload: " in said[0]
+
+
+def test_however_a_dead_service_shows_it_is_known():
+    from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
+    from wandb.sdk.mailbox.mailbox import MailboxClosedError
+    from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError
+
+    for error in (WandbServiceConnectionError(), MailboxClosedError(), HandleAbandonedError(), BrokenPipeError()):
+        assert follow.service_is_gone(error)
+    assert not follow.service_is_gone(TimeoutError())
 
 
 def test_killed_after_rows_were_durable_it_goes_on_behind_them(again):

@@ -42,6 +42,8 @@ PATIENCE = {  # of questions that wandb waits for an answer to; what it streams 
     "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "8",
 }
 PAUSE_SECONDS = 60.0  # after wandb broke down
+# By name: they are of wandb's private modules, which move.
+SERVICE_GONE = ("HandleAbandonedError", "MailboxClosedError", "WandbServiceConnectionError")
 
 
 class Again(Exception):
@@ -282,7 +284,7 @@ def attempt(follower: Follower, said: str, last: bool = False, with_new_service:
     except Exception as error:  # noqa: BLE001 — see above
         follower.abandon()
         # Slurm's signals reach wandb's service too, and end it; then a new one goes on.
-        if isinstance(error, Again | ConnectionError) and not with_new_service:
+        if (isinstance(error, Again) or service_is_gone(error)) and not with_new_service:
             return attempt(follower, said, last, with_new_service=True)
         traceback.print_exception(error)
         trouble = explain(error)
@@ -290,6 +292,11 @@ def attempt(follower: Follower, said: str, last: bool = False, with_new_service:
             follower.say(f"{trouble}; nothing is lost, later: {follower.task.how_to_sync()}")
         return trouble
     return ""
+
+
+def service_is_gone(error: Exception) -> bool:
+    """Whether wandb's service ended under us, while it was written to or while its answer was awaited."""
+    return isinstance(error, ConnectionError) or type(error).__name__ in SERVICE_GONE
 
 
 def explain(error: Exception) -> str:
