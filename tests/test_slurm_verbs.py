@@ -194,10 +194,9 @@ def test_what_fails_again_and_again_is_given_up_until_a_person_says_retry(verb, 
         wait_until(lambda name=name: not queue.queued([name]), cluster=cluster)
         assert attempts_of(trial)[-1][1]["outcome"] == outcome
         element = attempts_of(trial)[-1][0]["job"]["id"]
-        said = cluster.ask(
-            "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={element}", "--format=State,ExitCode"
-        )
-        assert said.strip() == "FAILED|1:0"
+        asked = ("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={element}", "--format=State,ExitCode")
+        # Accounting hears of an end a moment after the queue.
+        wait_until(lambda asked=asked: cluster.ask(*asked).strip() == "FAILED|1:0", cluster=cluster)
     note = standing(verb)[trial.trial_id]["note"]
     assert note.startswith("given up after 1 attempts without progress (the last: ")
     assert "holds another trial than its folder's name says" in note
