@@ -187,6 +187,7 @@ class Follower:
                 raise
             self._go_offline(error)
             raise Again from error
+        give_way()  # wandb's service is there by now
         if not mirror.run.offline:
             self._say_once(f"online, {mirror.run.project_url}")
 
@@ -246,9 +247,23 @@ def is_sibling(holder: Holder) -> bool:
         return False
 
 
+def give_way() -> None:
+    """Let training have the cores that it wants, before this process and those that it started.
+
+    Where Linux weighs sessions against each other, niceness counts within one only: wandb's service, and a sidecar that
+    was started as ours are, lead sessions of their own, which get a weight too. See sched(7), "The autogroup feature".
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with contextlib.suppress(OSError):  # gone; no such feature; or too soon after somebody's: at the next run
+            weight = Path(f"/proc/{process.pid}/autogroup")
+            if os.getsid(process.pid) == process.pid and not weight.read_text().endswith(f" {NICENESS}\n"):
+                weight.write_text(str(NICENESS))
+
+
 def follow(task: Task, over: threading.Event) -> int:
     """Mirror until `over`, then to the end; the exit status."""
-    os.nice(NICENESS)
+    give_way()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # Slurm signals every process of a job; we end when our parent says so
     try:

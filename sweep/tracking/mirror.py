@@ -21,9 +21,9 @@ from sweep.tracking import content, fragments, settings
 from sweep.tracking.section import WandbSection
 from sweep.training import claim
 from sweep.training.claim import Claim
+from sweep.training.supervisor import EXIT_AGAIN
 
-KEPT_SECONDS = 3.0  # until a file that has not ended is incomplete
-STOPPED_EXIT_CODE = 75  # as a worker that was stopped and wants to go on
+KEPT_SECONDS = 15.0  # until a file that has not ended is incomplete
 
 
 class NotKept(Exception):
@@ -185,7 +185,7 @@ class Mirror:
             self.run.mark_preempting()
         run, self.run = self.run, None
         file, online = settings.file_of(run), not run.offline
-        run.finish(exit_code=0 if record is not None else 1 if error is not None else STOPPED_EXIT_CODE)
+        run.finish(exit_code=0 if record is not None else 1 if error is not None else EXIT_AGAIN)
         await_end(file)
         if online:
             fragments.mark_up(file)
