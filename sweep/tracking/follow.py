@@ -32,7 +32,7 @@ from sweep.training import claim
 from sweep.training.claim import Holder
 
 NEWS = "W&B: "
-NICENESS = 19
+NICENESS = 10  # a tenth of a core where training wants them all; with less, runs would begin minutes late
 BUSY_SHARE = 0.05  # of the time, at most, spent on looking,
 LONGEST_REST_SECONDS = 60.0  # unless a look takes very long
 ELSEWHERE_SECONDS = 60.0  # until families that others train are looked at again
