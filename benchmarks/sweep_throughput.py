@@ -149,16 +149,7 @@ def a_trial(size: str, scale: dict[str, Any], device: str) -> tuple[Trial, Token
 
 
 def setup_of(trial: Trial, tokens: Tokens, options: Any, device: str, model: GPT | None = None) -> Setup:
-    return Setup(
-        config=trial.config,
-        flops_per_token=float(trial.flops_per_token.exact),
-        tokens=tokens,
-        options=options,
-        device=device,
-        backend="sdpa",
-        execution_class="benchmark",
-        shared_model=model,
-    )
+    return Setup.of(trial, tokens, options, device, "sdpa", execution_class="benchmark", shared_model=model)
 
 
 def alone_step(trial: Trial, tokens: Tokens, options: Any, device: str) -> Callable[[], Any]:

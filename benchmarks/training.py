@@ -55,15 +55,7 @@ def measure(size: str, device: str, threads: int) -> dict:
     prepare_torch(config.run, device)
     tokens = prepare(config.data, Path(config.paths.tokens))
     trial = resolve(config, tokens, device)
-    setup = Setup(
-        config=trial.config,
-        flops_per_token=float(trial.flops_per_token.exact),
-        tokens=tokens,
-        options=config.run,
-        device=device,
-        backend="sdpa",
-        execution_class="benchmark",
-    )
+    setup = Setup.of(trial, tokens, config.run, device, "sdpa", execution_class="benchmark")
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(setup, Path(folder))
         plain = Plain(trial, tokens, device)

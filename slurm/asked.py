@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slurm import queue
 from slurm.alive import is_gone
-from slurm.submission import JobRef, Submission, folder_of
+from slurm.submission import Submission, folder_of
 from sweep.errors import UserError
 from sweep.sweepdir import SweepDir
 from sweep.training.claim import Job
@@ -106,9 +106,3 @@ def _map_families(asked: Asked, submission: Submission) -> None:
         asked.families_of[element], asked.submission_of[element] = task["families"], submission
         for family_id in task["families"]:
             asked.elements_of[family_id].append(element)
-
-
-def ids_of(job: JobRef, asked: Asked) -> set[int]:
-    """The ids of a job: as written down, or by its name in the queue."""
-    found = {entry.job_id for entry in asked.in_queue.values() if entry.name == job.name}
-    return found | ({job.job_id} if job.job_id is not None else set())

@@ -16,7 +16,6 @@ from slurm.snapshot import Snapshot
 from slurm.submission import Chunk, JobRef, Submission, folder_of, submissions
 from slurm.unprepared import is_provisional
 from sweep.cluster import SlurmSection
-from sweep.environment import device_memory_bytes
 from sweep.plan import Plan
 from sweep.sweepdir import SweepDir
 from sweep.trial import Trial
@@ -56,7 +55,7 @@ def draft(
     unprepared = any(is_provisional(trial) for family in families for trial in family)
     room = max(1, limits.room - unprepared - report)
     asked = groups.needs(plan, families)
-    elements = groups.elements(asked, slurm, plan.config.run.threads, _device_bytes(plan), most=room)
+    elements = groups.elements(asked, slurm, plan.config.run.threads, plan.device_bytes, most=room)
     taken = elements if len(elements) <= room else elements[: int(room)]
 
     number = max((submission.number for submission in submissions(sweep)), default=0) + 1
@@ -102,14 +101,6 @@ def draft(
     tasks = [_task(number, element, plan, unprepared) for number, element in enumerate(taken)]
     left_out = sum(len(element.families) for element in elements[len(taken) :])
     return Draft(submission, taken, tasks, scripts, left_out)
-
-
-def _device_bytes(plan: Plan) -> float:
-    """The memory of one GPU, as the plan took it."""
-    if plan.device == "cpu":
-        return math.inf
-    said = plan.config.cluster.device_memory_gib
-    return said * groups.GIB if said else device_memory_bytes(plan.device)
 
 
 def chunked(elements: list[Element], array_size: int) -> list[tuple[str, int, int]]:

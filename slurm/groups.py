@@ -2,7 +2,8 @@
 
 An element is one array task: some GPUs or cores for a limited time, in which a few workers pull families. A family goes
 into the shortest time bucket that holds it; families of a bucket are spread over as few elements as hold them, evenly,
-so that short trials do not pay for a job's start each, and all end at about the same time.
+so that short trials do not pay for a job's start each, and all end at about the same time. Families that a calibration
+found faster in a stack are kept together by shape.
 """
 
 import heapq
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from sweep.cluster import Bucket, SlurmSection, buckets
 from sweep.errors import UserError
+from sweep.execution import shape_key
 from sweep.plan import ADAM_BYTES_PER_PARAM, Plan
 from sweep.quantity import duration
 from sweep.trial import Trial
@@ -27,10 +29,13 @@ class Need:
     """What a family asks for, trained by one worker."""
 
     family_id: str
-    seconds: float  # of one worker that has the device to itself
+    seconds: float  # of one worker
     device_bytes: int
     host_bytes: int
     busy: float  # the share of the device's time that one worker fills
+    per_gpu: int | None = None  # workers that a calibration found best; None: as many as `busy` leaves room for
+    stack: str = ""  # its shape, where it is trained in a stack: families of one stack share elements,
+    company: int = 1  # about so many at the same time
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,12 @@ class Element:
 def needs(plan: Plan, families: list[list[Trial]]) -> list[Need]:
     """What each family needs on the plan's device; `families` hold only the trials still to train."""
     cluster = plan.config.cluster
+    chosen = {family[0].family_id: one for one in plan.executions for family in one.families}
     found = []
     for trials in families:
+        one = chosen[trials[0].family_id]
+        stacked, processes = one.way.stack > 1, one.way.processes
+        company = min(one.way.stack, len(one.families)) if stacked else 1
         model_bytes = plan.memory_bytes(trials[0])
         arithmetic = max(trial.flops for trial in trials) / (cluster.peak_tflops * 1e12 * cluster.mfu)
         longest = max(plan.estimates[trial.trial_id].seconds for trial in trials)
@@ -62,10 +71,13 @@ def needs(plan: Plan, families: list[list[Trial]]) -> list[Need]:
         found.append(
             Need(
                 family_id=trials[0].family_id,
-                seconds=plan.family_seconds(trials),
+                seconds=plan.family_seconds(trials) * processes,
                 device_bytes=model_bytes if on_gpu else 0,
-                host_bytes=PROCESS_BYTES[plan.device] + (checkpoint_bytes if on_gpu else model_bytes),
+                host_bytes=PROCESS_BYTES[plan.device] + (checkpoint_bytes if on_gpu else company * model_bytes),
                 busy=min(1.0, arithmetic / longest) if on_gpu else 1.0,
+                per_gpu=processes if stacked or processes > 1 else None,
+                stack=shape_key(trials[0]) if stacked else "",
+                company=company,
             )
         )
     return found
@@ -112,19 +124,19 @@ def workers_for(need: Need, slurm: SlurmSection, threads: int, device_bytes: flo
     by_memory = max(1.0, device_bytes * DEVICE_MEMORY_SHARE // max(1, need.device_bytes))
     if slurm.workers != "auto":
         return int(min(slurm.workers, by_memory * slurm.gpus))
-    per_gpu = min(1 / max(need.busy, 1e-9), by_memory, by_cores / slurm.gpus, MOST_WORKERS_PER_GPU)
-    return slurm.gpus * 2 ** int(math.log2(max(1, per_gpu)))
+    per_gpu = need.per_gpu or min(1 / max(need.busy, 1e-9), MOST_WORKERS_PER_GPU)
+    return slurm.gpus * 2 ** int(math.log2(max(1, min(per_gpu, by_memory, by_cores / slurm.gpus))))
 
 
 def _elements(
     asked: list[Need], choices: list[Bucket], slurm: SlurmSection, threads: int, device_bytes: float
 ) -> list[Element]:
-    alike: dict[tuple[Bucket, int], list[Need]] = defaultdict(list)
+    alike: dict[tuple[Bucket, int, str], list[Need]] = defaultdict(list)
     for need in asked:
-        bucket = next((b for b in choices if need.seconds <= _capacity(b, slurm)), choices[-1])
-        alike[bucket, workers_for(need, slurm, threads, device_bytes)].append(need)
+        bucket = next((b for b in choices if need.seconds * need.company <= _capacity(b, slurm)), choices[-1])
+        alike[bucket, workers_for(need, slurm, threads, device_bytes), need.stack].append(need)
     made = []
-    for (bucket, workers), together in alike.items():
+    for (bucket, workers, _), together in alike.items():
         for slots in spread(together, workers, _capacity(bucket, slurm)):
             inside = sorted((need for slot in slots for need in slot), key=_longest_first)
             made.append(

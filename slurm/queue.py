@@ -59,7 +59,6 @@ class Job:
     reason: str  # why it is pending, in Slurm's word
     node: str
     run_seconds: int
-    left_seconds: int | None
 
     @property
     def element(self) -> str:
@@ -131,7 +130,7 @@ def queued(names: Iterable[str], patience_seconds: float = PATIENCE_SECONDS) -> 
     asked = ",".join(names)
     if not asked:
         return []
-    form = "--format=%F|%K|%T|%r|%N|%M|%L|%j"
+    form = "--format=%F|%K|%T|%r|%N|%M|%j"
     text = _ask(["squeue", "--noheader", f"--name={asked}", form], patience_seconds)
     return [job for line in text.splitlines() for job in _jobs(line)]
 
@@ -207,9 +206,9 @@ def clock(text: str) -> int | None:
 
 
 def _jobs(line: str) -> list[Job]:
-    array, index, state, reason, node, run, left, name = line.split("|", 7)
+    array, index, state, reason, node, run, name = line.split("|", 6)
     which = [None] if index == "N/A" else indices(index)
-    return [Job(int(array), i, name, state, reason, node, clock(run) or 0, clock(left)) for i in which]
+    return [Job(int(array), i, name, state, reason, node, clock(run) or 0) for i in which]
 
 
 def _ask(command: list[str], patience_seconds: float) -> str:

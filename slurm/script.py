@@ -6,8 +6,7 @@ from pathlib import Path
 
 from sweep.cluster import SlurmJobSection, SlurmSection
 from sweep.quantity import parse_duration
-
-EXIT_AGAIN = 75  # of `python -m sweep work`: saved, run me again
+from sweep.training.supervisor import EXIT_AGAIN
 
 HEAD = """\
 #!/bin/bash -l

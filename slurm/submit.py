@@ -4,7 +4,6 @@ Decide everything, write it down, then call sbatch once per job and note each id
 afterwards; one that is killed on its way leaves names by which the next launch finds what arrived.
 """
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ def preview(plan: Plan, sweep: SweepDir, command: list[str], overrides: list[str
     code = snapshot.take(sweep.path / "code", copy=False)
     slurm = plan.config.cluster.slurm
     limits = Limits(slurm.max_array_size or ARRAY_SIZE, slurm.max_submitted or float("inf"))
-    return draft(plan, sweep, without_record(plan), command, overrides, code, limits, report)
+    return draft(plan, sweep, plan.left(), command, overrides, code, limits, report)
 
 
 def launch(
@@ -77,13 +76,6 @@ def launch(
     return made, left, plan
 
 
-def without_record(plan: Plan) -> list[list[Trial]]:
-    """The families that lack records, with only the trials that do."""
-    done = plan.done()
-    left = ([trial for trial in family if trial.trial_id not in done] for family in plan.families())
-    return [family for family in left if family]
-
-
 def check_budget(plan: Plan, families: list[list[Trial]]) -> None:
     """UserError where these families cost more than they may."""
     slurm, rate = plan.config.cluster.slurm, plan.config.cluster.dollars_per_device_hour
@@ -117,8 +109,7 @@ def _write(made: Draft, code: snapshot.Snapshot) -> None:
     if folder.exists():  # of a launch that was killed before it had anything to submit
         shutil.rmtree(folder)
     (folder / "logs").mkdir(parents=True)  # Slurm fails a job whose log it cannot open, and says nothing
-    lines = "".join(json.dumps(task) + "\n" for task in made.tasks).encode()
-    files.write(folder / "tasks.jsonl", lambda file: file.write(lines))
+    files.write_json_lines(folder / "tasks.jsonl", made.tasks)
     for name, text in made.scripts.items():
         (folder / name).write_text(text)
     if code.diff:

@@ -76,8 +76,7 @@ def up_to_date(plan: Plan, overrides: list[str], earlier: list[Submission]) -> P
 
 def _write_ids(submission: Submission, plan: Plan) -> None:
     _write_plan(plan, SweepDir(Path(submission.sweep)))
-    lines = "".join(json.dumps(task) + "\n" for task in real_tasks(submission.tasks(), plan)).encode()
-    files.write(submission.folder / "tasks.jsonl", lambda file: file.write(lines))
+    files.write_json_lines(submission.folder / "tasks.jsonl", real_tasks(submission.tasks(), plan))
     files.write_json(submission.folder / PREPARED, {"time": time.time()})
 
 
@@ -102,8 +101,7 @@ def _write_plan(plan: Plan, sweep: SweepDir) -> None:
     kept = [trial for trial in planned_trials(sweep) if not is_provisional(trial)]
     there = {trial.trial_id for trial in kept}
     new = [trial for family in plan.families() for trial in family if trial.trial_id not in there]
-    lines = "".join(json.dumps(trial.to_json()) + "\n" for trial in [*kept, *new]).encode()
-    files.write(sweep.plan, lambda file: file.write(lines))
+    files.write_json_lines(sweep.plan, (trial.to_json() for trial in [*kept, *new]))
     settings = sweep.settings()
     settings["excluded"] = [asdict(excluded) for excluded in plan.excluded]
     files.write_json(sweep.path / "sweep.json", settings)

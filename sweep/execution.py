@@ -1,7 +1,8 @@
 """How a plan's families are executed: alone, several in one stack, or several processes on a device; and why.
 
-`auto` chooses only what a calibration of the same shape on the same kind of device found faster by a clear margin
-(`plan --calibrate`); without one, trials are trained alone, as many at a time as there are devices or cores.
+`auto` chooses only what a calibration of the same shape on the same kind of device found faster by a clear margin;
+without one, trials are trained alone, as many at a time as there are devices or cores. `plan --calibrate` calibrates,
+and so does a launch on this machine, for shapes that have much to train (`Plan.worth_calibrating`).
 """
 
 import json
@@ -21,6 +22,8 @@ NOT_CALIBRATED = "not calibrated"
 CLEARLY = 1.05  # times as fast: below that a calibration of seconds cannot tell
 MOST_SLOTS = 64
 PROCESSES = (2, 4, 8)  # on one GPU
+CALIBRATION_SECONDS = {"cpu": 3.0, "cuda": 30.0}  # of one way for one shape, compilation included
+WORTH = 20  # times as long as its calibration a shape must train, for a launch to calibrate it
 MEMORY_SHARE = 0.8  # of a device's, for the memory model's bytes: it leaves out the allocator's slack
 
 

@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +21,11 @@ def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write(path, lambda file: _dump(value, file))
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    write(path, lambda file: file.write(lines))
 
 
 def create_json(path: Path, value: Any) -> bool:
@@ -70,6 +75,25 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise UserError(f"{path}:{number}: damaged line ({error}); restore the file, or remove it") from error
     return rows
+
+
+class Tail:
+    """The whole lines that a growing text file gains, from where it ends now."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.read_to = path.stat().st_size if path.exists() else 0
+
+    def lines(self) -> list[str]:
+        """Those since the last call."""
+        if not self.path.exists():
+            return []
+        with open(self.path, "rb") as file:
+            file.seek(self.read_to)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.read_to += len(whole)
+        return whole.decode(errors="replace").splitlines()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ take seconds. `where:` conditions on derived quantities exclude points, each wit
 """
 
 import itertools
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -28,7 +27,16 @@ from sweep.data.tokens import Tokens
 from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Estimate, Speeds
-from sweep.execution import Execution, executions, micro_batch, peers
+from sweep.execution import (
+    CALIBRATION_SECONDS,
+    NOT_CALIBRATED,
+    WORTH,
+    Execution,
+    candidates,
+    executions,
+    micro_batch,
+    peers,
+)
 from sweep.quantity import size
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
@@ -97,6 +105,25 @@ class Plan:
     def done(self) -> set[str]:
         """Trials that have a record, finished or diverged."""
         return {t.trial_id for t in self.trials if RunDir.of_trial(self.runs, t.trial_id).record.exists()}
+
+    def left(self, done: set[str] | None = None) -> list[list[Trial]]:
+        """The families that lack records (or are not `done`), with only the trials that do."""
+        done = self.done() if done is None else done
+        families = ([trial for trial in family if trial.trial_id not in done] for family in self.families())
+        return [family for family in families if family]
+
+    def worth_calibrating(self) -> list[Execution]:
+        """Shapes that could be trained in several ways, of which so much is left that it pays to measure which."""
+        options, device = self.config.run, self.device
+        left = {family[0].family_id: self.family_seconds(family) for family in self.left()}
+        found = []
+        for one in self.executions:
+            others = candidates(one.families[0][0], one.curves, options, device, self.device_bytes)
+            costs = (1 + len(others)) * CALIBRATION_SECONDS[device]
+            seconds = sum(left.get(family[0].family_id, 0.0) for family in one.families) / peers(options, device)
+            if one.why == NOT_CALIBRATED and others and seconds >= WORTH * costs:
+                found.append(one)
+        return found
 
     def excluded_by_condition(self) -> dict[str, list[Excluded]]:
         groups: dict[str, list[Excluded]] = defaultdict(list)
@@ -188,8 +215,7 @@ def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) 
     there = planned_trials(sweep) if sweep.plan.exists() else []
     new = additions(plan, sweep, extend)
     trials = [*there, *(trial for family in plan.families() for trial in family if trial.trial_id in new)]
-    lines = "".join(json.dumps(trial.to_json()) + "\n" for trial in trials).encode()
-    files.write(sweep.plan, lambda file: file.write(lines))
+    files.write_json_lines(sweep.plan, (trial.to_json() for trial in trials))
     settings = {
         "name": sweep.name,
         "command": command,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweep.files import append_json, read_json_lines
+from sweep.files import append_json
 
 SCHEMA_VERSION = 1  # of trials and records; part of every trial's identity
 
@@ -85,7 +85,3 @@ class RunDir:
 
     def attempt(self, event: str, **what: Any) -> None:
         append_json(self.attempts, {"event": event, **what})
-
-    def last_attempt(self) -> dict[str, Any] | None:
-        rows = read_json_lines(self.attempts)
-        return rows[-1] if rows else None

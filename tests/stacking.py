@@ -21,16 +21,8 @@ torch.set_num_threads(1)
 def setup_of(plan: Plan, trial: Trial, slots: int | None = None, model=None, **options) -> Setup:
     chosen = dataclasses.replace(plan.config.run, **options)
     env = environment.describe("cpu", "sdpa", dataclasses.asdict(chosen), slots)
-    return Setup(
-        config=trial.config,
-        flops_per_token=float(trial.flops_per_token.exact),
-        tokens=Tokens.open(plan.config.paths.tokens, trial.config.data.fingerprint),
-        options=chosen,
-        device="cpu",
-        backend="sdpa",
-        execution_class=env["execution_class"],
-        shared_model=model,
-    )
+    tokens = Tokens.open(plan.config.paths.tokens, trial.config.data.fingerprint)
+    return Setup.of(trial, tokens, chosen, "cpu", "sdpa", execution_class=env["execution_class"], shared_model=model)
 
 
 def curve_of(setup: Setup, state: State) -> Curve:

@@ -65,7 +65,7 @@ def setup_of(plan, **options):
     """A model with random weights: at its start every block is the identity, and a position says its token only."""
     (trial,) = plan.trials
     tokens = Tokens.open(plan.config.paths.tokens, trial.config.data.fingerprint)
-    setup = Setup(trial.config, 1.0, tokens, replace(plan.config.run, **options), "cpu", "sdpa", "class")
+    setup = Setup.of(trial, tokens, replace(plan.config.run, **options), "cpu", "sdpa", execution_class="class")
     State.fresh(setup)
     generator = torch.Generator().manual_seed(1)
     for weight in setup.model.parameters():

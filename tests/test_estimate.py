@@ -86,6 +86,14 @@ def test_calibrate_measures_each_shape_once(overrides, workspace, monkeypatch, c
     assert 0 < short.seconds < long.seconds
 
 
+def test_a_calibration_is_of_the_plans_own_device(overrides, workspace, capsys):
+    elsewhere = ["cluster.device_name=Abacus", "cluster.device_memory_gib=1"]
+    for device, said in (("cuda", "torch sees no CUDA device here"), ("cpu", "device_name=Abacus: the device here is")):
+        assert main(["plan", *overrides, tiny.steps(20), *elsewhere, f"run.device={device}", "--calibrate"]) == 2
+        assert said in capsys.readouterr().err
+    assert not (workspace / "runs" / "speeds.jsonl").exists()
+
+
 def test_processes_on_one_device_are_timed_at_the_same_time(overrides, workspace):
     from sweep.training import calibrate
 

@@ -7,6 +7,7 @@ import tiny
 
 from models.count import memory_bytes
 from sweep import execution
+from sweep.cli import main
 from sweep.config import RunOptions
 from sweep.estimate import ALONE, Speeds, Way, record_speed
 from sweep.verbs.plan import plan_here
@@ -139,3 +140,25 @@ def test_the_micro_batch_of_a_gpu_is_what_its_memory_fits(plan):
     assert execution.micro_batch(trial, OPTIONS, "cuda", 1.01 * two, slots=4) == 1
     assert execution.micro_batch(trial, OPTIONS, "cuda", 2**40) == 4
     assert execution.micro_batch(trial, replace(OPTIONS, micro_batch_sequences=1), "cuda", 2**40) == 1
+
+
+def test_what_is_worth_calibrating(plan, monkeypatch):
+    """Four families of one shape, alone or in stacks of two and of eight, take 9 seconds to calibrate."""
+    seconds = sum(plan.family_seconds(family) for family in plan.families()[:4])
+    one = replace(plan, executions=[*chosen(plan, plan.runs).values()])
+    one.config = replace(plan.config, run=replace(plan.config.run, workers=1))
+    monkeypatch.setattr("sweep.plan.WORTH", 0.99 * seconds / 9)
+    assert [len(worth.families) for worth in one.worth_calibrating()] == [4]
+    monkeypatch.setattr("sweep.plan.WORTH", 1.01 * seconds / 9)
+    assert one.worth_calibrating() == []
+
+
+def test_a_launch_calibrates_where_it_pays(overrides, workspace, monkeypatch, capsys):
+    monkeypatch.setattr("sweep.plan.WORTH", 0)
+    grid = [*overrides, tiny.steps(20), "seed=0,1", "run.workers=1", "wandb.mode=off"]
+    assert main(["launch", "--no-report", *grid]) == 0
+    assert "measuring what is faster for 2 trials of 1 shape" in capsys.readouterr().err
+    speeds = [row for row in tiny.lines(workspace / "runs" / "speeds.jsonl") if row["source"] == "calibration"]
+    assert len(speeds) == 2  # alone, and a stack of two
+    assert main(["launch", "--no-report", *grid, "seed=0,1,2,3", "--extend"]) == 0
+    assert "measuring" not in capsys.readouterr().err  # it is known

@@ -154,15 +154,8 @@ def test_cosine_shares_nothing(overrides, tmp_path, steps_trained):
 def setup_of(plan, micro_batch=None):
     trial = plan.trials[0]
     options = replace(plan.config.run, micro_batch_sequences=micro_batch)
-    return Setup(
-        config=trial.config,
-        flops_per_token=trial.flops_per_token.exact,
-        tokens=Tokens.open(plan.config.paths.tokens, trial.config.data.fingerprint),
-        options=options,
-        device="cpu",
-        backend="sdpa",
-        execution_class="test",
-    )
+    tokens = Tokens.open(plan.config.paths.tokens, trial.config.data.fingerprint)
+    return Setup.of(trial, tokens, options, "cpu", "sdpa", execution_class="test")
 
 
 def gradients(setup, dtype=torch.float32):

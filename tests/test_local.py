@@ -13,6 +13,7 @@ import tiny
 from rich.console import Console
 
 from sweep.cli import main
+from sweep.files import read_json_lines
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.training import local
@@ -52,7 +53,7 @@ def test_ctrl_c_leaves_everything_resumable_and_the_same_command_goes_on(grid, w
     assert "stopping: each worker finishes its step and saves" in said
     assert "exit status 75" in said
     assert "Traceback" not in said
-    assert "stopped" in [(trunk.last_attempt() or {}).get("outcome") for trunk in trunks]
+    assert "stopped" in [attempt["outcome"] for trunk in trunks for attempt in read_json_lines(trunk.attempts)[-1:]]
     assert len(plan.done()) < 2
 
     second = launch([*grid, "run.workers=1"])
@@ -63,6 +64,25 @@ def test_ctrl_c_leaves_everything_resumable_and_the_same_command_goes_on(grid, w
     trial = next(t for t in plan.trials if t.family_id == interrupted.path.name)
     assert tiny.train(replace(plan, trials=[trial]), workspace / "alone") == 0
     assert tiny.everything(plan.runs, trial.trial_id) == tiny.everything(workspace / "alone", trial.trial_id)
+
+
+def test_workers_stop_too_where_nobody_can_be_told(grid, workspace):
+    """As when a terminal is closed: SIGHUP comes, and what is said goes nowhere."""
+    plan = plan_here(grid)
+    process = launch(grid)
+    trunks = [RunDir.of_trunk(plan.runs, family[0].family_id) for family in plan.families()]
+    end = time.monotonic() + 60
+    while not any(trunk.metrics.exists() for trunk in trunks):
+        assert time.monotonic() < end, "the workers did not begin"
+        time.sleep(0.01)
+    process.stderr.close()
+    os.kill(process.pid, signal.SIGHUP)
+    process.wait(60)
+    begun = [trunk for trunk in trunks if trunk.attempts.exists()]
+    while any(read_json_lines(trunk.attempts)[-1]["event"] == "start" for trunk in begun):
+        assert time.monotonic() < end + 60, "a worker goes on unseen"
+        time.sleep(0.1)
+    assert "stopped" in [read_json_lines(trunk.attempts)[-1]["outcome"] for trunk in begun]
 
 
 # ---- without processes of torch ----

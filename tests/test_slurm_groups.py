@@ -1,12 +1,17 @@
 """Every family is in exactly one element, no element is planned beyond its time, and elements are few and even."""
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from slurm.groups import Need, elements, needs, spread, workers_for
 from sweep.cluster import SlurmSection
+from sweep.config import RunOptions
+from sweep.environment import device_model
 from sweep.errors import UserError
+from sweep.estimate import ALONE, Way, record_speed
 from sweep.verbs.plan import plan_here
 
 GIB = 2**30
@@ -131,3 +136,41 @@ def test_a_small_model_fills_little_of_a_gpu(overrides, workspace):
     small, large = sorted(needs(plan, plan.families()), key=lambda n: n.device_bytes)
     assert 0 < small.busy < large.busy < 1
     assert workers_for(small, plan.config.cluster.slurm, 1, 80 * GIB) == 8
+
+
+def test_families_of_one_stack_share_elements_and_a_gpu_has_one_worker_for_them():
+    slurm = SlurmSection(gpus=1, cpus=8, time_margin=1.0)
+    stacked = [replace(n, per_gpu=1, stack="small", company=4) for n in some(8, busy=0.1)]
+    others = [replace(n, family_id=f"g{number}") for number, n in enumerate(some(8, busy=0.1))]
+    made = elements([*stacked, *others], slurm, device_bytes=80 * GIB)
+    assert sorted((e.workers, {name[0] for name in e.families}, e.seconds) for e in made) == [
+        (1, {"f"}, 8 * 60),
+        (8, {"g"}, 60),
+    ]
+
+
+def test_a_stack_takes_the_time_of_all_that_are_in_it():
+    """Each family is 20 minutes of the device, and as four are trained at once, it lasts for 80."""
+    slurm = SlurmSection(gpus=1, cpus=8, time_margin=1.0)
+    stacked = [replace(n, per_gpu=1, stack="small", company=4) for n in some(4, 1200)]
+    (element,) = elements(stacked, slurm, device_bytes=80 * GIB)
+    assert (element.bucket.name, element.seconds) == ("2h", 4800)
+
+
+def test_what_a_calibrated_plan_needs(overrides, workspace):
+    grid = [*overrides, "seed=0,1,2,3", "budget.tokens=10k", "run.device=cpu", "run.workers=1"]
+    trial = plan_here(grid).trials[0]
+    for way, speed in {ALONE: 100.0, Way(stack=2): 200.0}.items():
+        record_speed(Path("runs"), trial, RunOptions(), device_model("cpu"), speed, 0.0, "calibration", way)
+    found = needs(plan := plan_here(grid), plan.families())
+    assert {(n.company, n.per_gpu) for n in found} == {(2, 1)}
+    assert len({n.stack for n in found} - {""}) == 1
+    assert [n.seconds for n in found] == [pytest.approx(trial.tokens / 200)] * 4  # each trial's share of the device
+
+
+def test_as_many_workers_on_a_gpu_as_a_calibration_found_best():
+    packed = replace(need("f", 60, busy=0.5), per_gpu=4)
+    assert workers_for(packed, SlurmSection(gpus=1, cpus=8), 1, 80 * GIB) == 4
+    assert workers_for(packed, SlurmSection(gpus=2, cpus=8), 1, 80 * GIB) == 8
+    assert workers_for(packed, SlurmSection(gpus=1, cpus=2), 1, 80 * GIB) == 2
+    assert workers_for(packed, SlurmSection(gpus=1, cpus=8, workers=1), 1, 80 * GIB) == 1

@@ -196,7 +196,7 @@ def slurm(monkeypatch):
 
 
 def element(state="PENDING", reason="Priority", job_id=7, number=1):
-    return queue.Job(job_id, 0, f"small.{number:03d}.0-ab", state, reason, "n1" if state == "RUNNING" else "", 0, None)
+    return queue.Job(job_id, 0, f"small.{number:03d}.0-ab", state, reason, "n1" if state == "RUNNING" else "", 0)
 
 
 def test_what_waits_says_why(small, slurm):
@@ -268,7 +268,7 @@ def test_data_that_could_not_be_prepared_is_what_failed(small, slurm):
     made.prepare = JobRef("small.001.prepare-ab", "prepare.sbatch", 6)
     made.write()
     ended = {(7, 0): queue.Ended("CANCELLED", 0, 0, ""), (6, None): queue.Ended("FAILED", 2, 3, "n1")}
-    slurm(queue.Job(6, None, "small.001.prepare-ab", "RUNNING", "None", "n1", 1, None), element(reason="Dependency"))
+    slurm(queue.Job(6, None, "small.001.prepare-ab", "RUNNING", "None", "n1", 1), element(reason="Dependency"))
     assert set(states(sweep).values()) == {("queued", "Dependency")}
     (made.folder / "logs" / "prepare-6.log").write_text("python -m sweep prepare: corpus.jsonl: no such file\n")
     slurm(ended=ended)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from sweep.training import supervisor
 from sweep.training.supervisor import Supervisor, cores_of, visible_devices
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,10 +148,3 @@ def test_devices_are_what_slurm_says(monkeypatch):
     assert visible_devices() == ["5", "7"]
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/tmp/mps")  # of a daemon that numbers the two from 0
     assert visible_devices() == ["0", "1"]
-
-
-def test_the_numbers_are_the_workers_own():
-    from sweep.training import local, worker
-
-    assert (supervisor.EXIT_AGAIN, supervisor.EXIT_FAILED) == (worker.EXIT_AGAIN, worker.EXIT_FAILED)
-    assert (local.EXIT_AGAIN, local.FAILED, local.LOG) == (worker.EXIT_AGAIN, worker.FAILED, worker.LOG)

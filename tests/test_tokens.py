@@ -3,17 +3,18 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from sweep.data.prepare import MarkovSource, prepare
 from sweep.data.tokens import (
     Batches,
     Tokens,
     count_sequences,
-    documents_from,
     more_than_available,
     windows,
 )
 from sweep.errors import UserError
+from sweep.training.loop import documents_from
 
 SEQ_LEN = 8
 STREAM = np.arange(1000, dtype=np.uint16)  # token n is its own position, so a row says which window it is
@@ -115,7 +116,7 @@ def test_windows_share_one_token_with_the_next_and_no_memory_is_copied():
 
 
 def test_documents_are_counted_by_the_ends_before_a_position():
-    tokens_BT = np.array([[5, 0, 6, 7, 0, 0, 8], [0, 1, 1, 1, 1, 1, 0]])
+    tokens_BT = torch.tensor([[5, 0, 6, 7, 0, 0, 8], [0, 1, 1, 1, 1, 1, 0]])
     assert documents_from(tokens_BT, eot_id=0).tolist() == [[0, 0, 1, 1, 1, 2, 3], [0, 1, 1, 1, 1, 1, 1]]
     assert not documents_from(tokens_BT, eot_id=None).any()
 

@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,7 @@ from sweep.sweepdir import SweepDir
 from sweep.tracking import account, fragments, settings, sync
 from sweep.tracking.section import WandbSection
 from sweep.training import claim
+from sweep.training.claim import Holder
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = WandbSection(mode="offline", project="p")
@@ -177,7 +178,7 @@ def test_a_killed_sync_leaves_nothing_twice(sweep, server):
 def test_two_syncs_at_once_do_not_send_one_file_twice(sweep, server):
     (file,) = fragments.of_run(Path("runs"), "two")
     process = psutil.Process(os.getppid())
-    held = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+    held = asdict(Holder.here()) | {"pid": process.pid, "started": process.create_time()}
     note = sync.Note(file).path
     note.write_text(json.dumps(held))
     only("two")

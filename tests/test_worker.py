@@ -75,7 +75,7 @@ def test_a_signal_saves_and_asks_to_be_run_again(plan, uninterrupted, workspace,
         assert trunk.stable_steps() == [11]  # the step was finished
     else:
         assert RunDir.of_trial(plan.runs, min(family, key=lambda t: t.tokens).trial_id).checkpoint.exists()
-    assert trunk.last_attempt()["outcome"] == "stopped"
+    assert files.read_json_lines(trunk.attempts)[-1]["outcome"] == "stopped"
     assert not RunDir.of_trunk(plan.runs, plan.families()[1][0].family_id).path.exists()  # not begun
     assert not list(plan.runs.rglob("record.json"))
     assert tiny.train(plan) == 0
@@ -123,7 +123,7 @@ def test_a_failing_trial_stops_neither_its_family_nor_the_others(plan, uninterru
     assert text.startswith("Traceback (most recent call last)")
     assert "in two lines" in text
     assert plan.done() == {t.trial_id for t in plan.trials} - {victim.trial_id}
-    last = RunDir.of_trunk(plan.runs, victim.family_id).last_attempt()
+    last = files.read_json_lines(RunDir.of_trunk(plan.runs, victim.family_id).attempts)[-1]
     assert (last["outcome"], last["error"]) == ("failed", "RuntimeError: out of luck")
     assert tiny.train(plan) == 0
     assert not run.error.exists()

@@ -139,14 +139,6 @@ def windows(tokens_1d: TokenArray, seq_len: int) -> TokenArray:
     )
 
 
-def documents_from(tokens_BT: NDArray, eot_id: int | None) -> NDArray:
-    """documents_BT int64: documents that ended before each position; an end token is its document's last."""
-    if eot_id is None:
-        return np.zeros(tokens_BT.shape, np.int64)
-    ends_BT = (tokens_BT == eot_id).astype(np.int64)
-    return np.cumsum(ends_BT, axis=-1) - ends_BT
-
-
 def more_than_available(unique_tokens: int, tokens: Tokens, seq_len: int) -> UserError:
     """The error for a `data.unique_tokens` that the training split cannot give."""
     available = count_sequences(tokens.train, seq_len) * seq_len

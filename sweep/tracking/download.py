@@ -22,11 +22,6 @@ ADDRESS = re.compile(r"https?://[^/]+/([^/?#]+)/([^/?#]+)(?:/runs/([^/?#]+))?")
 NOT_IN_TABLES = ("trial",)  # a run's whole trial.json
 
 
-def is_path(text: str) -> bool:
-    """Whether this names something in W&B: wandb:entity/project, wandb:entity/project/run, or its address."""
-    return text.startswith(PREFIX) or ADDRESS.match(text) is not None
-
-
 def project_table(text: str) -> tuple[str, pd.DataFrame]:
     """(entity/project, a row for each run) in the columns of W&B's own CSV export: Name, ID, State, config, summary."""
     entity, project, _ = _parts(text, "ENTITY/PROJECT")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sweep.environment import ROOT
+from sweep.files import Tail
 from sweep.tracking import settings
 from sweep.tracking.follow import NEWS, Task
 from sweep.tracking.section import WandbSection
@@ -24,7 +25,7 @@ class Sidecar:
         self.task, self.log = task, log
         self.section = WandbSection(**task.wandb)
         self.process: subprocess.Popen[bytes] | None = None
-        self.read_to = log.stat().st_size if log.exists() else 0
+        self.told = Tail(log)
         if settings.asked_mode(self.section) != "off":
             self._start()
 
@@ -52,14 +53,7 @@ class Sidecar:
 
     def news(self) -> list[str]:
         """What it has to tell people since the last call, a line each."""
-        if not self.log.exists():
-            return []
-        with open(self.log, "rb") as file:
-            file.seek(self.read_to)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self.read_to += len(whole)
-        return [line for line in whole.decode(errors="replace").splitlines() if line.startswith(NEWS)]
+        return [line for line in self.told.lines() if line.startswith(NEWS)]
 
     def close(self, seconds: float | None = None) -> list[str]:
         """Have it bring everything to W&B and end; its last news. Training is over before this is called.

@@ -6,20 +6,16 @@ has its rows twice. So its words are read, its marker is withdrawn where they sa
 that is being uploaded has a note beside it: where a killed sync left one, the server is asked first what it has.
 """
 
-import contextlib
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from sweep import files
 from sweep.errors import UserError
@@ -32,6 +28,7 @@ from sweep.tracking.follow import Follower, Task
 from sweep.tracking.mirror import NotKept
 from sweep.tracking.section import WandbSection
 from sweep.training import claim
+from sweep.training.claim import Holder
 
 WAITS_SECONDS = (10.0, 30.0, 60.0, 120.0, 300.0)  # before each new round, while the server is too busy
 LONGEST_UPLOAD_SECONDS = 1800
@@ -257,17 +254,13 @@ class Note:
         return self.file.with_name(f"{self.file.name}.uploading")
 
     def take(self) -> str:
-        """Write the note, unless another process that lives holds it: that one's name."""
-        process = psutil.Process()
-        ours = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
-        if files.create_json(self.path, ours):
+        """Write the note, unless another process that may live holds it: that one's name."""
+        ours = Holder.here()
+        if files.create_json(self.path, asdict(ours)):
             return ""
-        theirs = files.read_json(self.path)
-        if theirs["host"] != ours["host"]:
-            return f"process {theirs['pid']} on {theirs['host']}; if it is gone, remove {self.path}"
-        if theirs["pid"] != process.pid and psutil.pid_exists(theirs["pid"]):
-            with contextlib.suppress(psutil.Error):
-                if psutil.Process(theirs["pid"]).create_time() == theirs["started"]:
-                    return f"process {theirs['pid']}"
-        files.write_json(self.path, ours)
+        theirs = Holder.read(self.path)
+        if not theirs.is_gone() and (theirs.host, theirs.pid) != (ours.host, ours.pid):
+            elsewhere = f" on {theirs.host}; if it is gone, remove {self.path}" if theirs.is_gone() is None else ""
+            return f"process {theirs.pid}{elsewhere}"
+        files.write_json(self.path, asdict(ours))
         return ""

@@ -6,7 +6,6 @@ Shapes: B sequences, T tokens, C width; P points.
 import numpy as np
 import torch
 
-from sweep.data.tokens import documents_from
 from sweep.errors import UserError
 from sweep.fitting.dimension import Dimension, intrinsic_dimension
 from sweep.training.loop import Setup
@@ -34,11 +33,9 @@ def final_layer(setup: Setup, points: int) -> np.ndarray:
     found = []
     setup.model.eval()
     for chunk in np.array_split(needed, -(-len(needed) // setup.micro_batch)):
-        inputs_BT, documents_BT = inputs_NT[chunk], None
-        if setup.config.model.within_documents:
-            documents_BT = torch.from_numpy(documents_from(inputs_BT, setup.tokens.eot_id)).to(setup.device)
+        inputs_BT = torch.from_numpy(inputs_NT[chunk]).to(setup.device)
         with setup.autocast():
-            x_BTC = setup.model.features(torch.from_numpy(inputs_BT).to(setup.device), documents_BT)
+            x_BTC = setup.model.features(inputs_BT, setup.documents(inputs_BT))
         here_P = np.isin(sequence_P, chunk)
         rows_P = np.searchsorted(chunk, sequence_P[here_P])
         found.append(x_BTC[rows_P, position_P[here_P]].float().cpu().numpy())

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sweep.config import RunOptions
 from sweep.data.tokens import Tokens
-from sweep.environment import attention_backend, device_memory_bytes, device_model
+from sweep.environment import attention_backend, device_memory_bytes, device_model, resolve_device
+from sweep.errors import UserError
 from sweep.estimate import ALONE, Way, record_speed, speed_key
-from sweep.execution import candidates
+from sweep.execution import Execution, candidates
 from sweep.plan import Plan
 from sweep.training import loop
 from sweep.training.loop import Curve, Setup, State
@@ -21,19 +24,31 @@ from sweep.trial import Trial
 
 WARM_UP_STEPS = 3
 SECONDS = 1.5
+START_SECONDS = 600.0  # that several processes may take until all of them train
 
 
-def calibrate(plan: Plan, say: Callable[[str], None] = lambda line: None) -> None:
-    """Time every distinct shape of the plan for a second or two, alone and in each way that may be faster."""
+def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = lambda line: None) -> None:
+    """Time distinct shapes of the plan for a second or two each, alone and in each way that may be faster.
+
+    A way that the device has no memory for is as slow as can be. UserError where the plan's device is another.
+    """
     options, device = plan.config.run, plan.device
-    prepare_torch(options, device)
+    resolve_device(device)
     name, tokens = device_model(device), Path(plan.config.paths.tokens)
-    shapes = {speed_key(one.families[0][0], options, name): one for one in plan.executions}
+    if (planned := plan.config.cluster.device_name) not in (None, name):
+        raise UserError(
+            f"cluster.device_name={planned}: the device here is {name}; correct it, or measure on such a one"
+        )
+    prepare_torch(options, device)
+    shapes = {speed_key(one.families[0][0], options, name): one for one in chosen}
     for one in shapes.values():
         trial = one.families[0][0]
         validation_seconds = _validation_seconds(_setup(trial, options, tokens, device))
         for way in (ALONE, *candidates(trial, one.curves, options, device, device_memory_bytes(device))):
-            tokens_per_second = _time(trial, options, tokens, device, way)
+            try:
+                tokens_per_second = _time(trial, options, tokens, device, way)
+            except torch.OutOfMemoryError:
+                tokens_per_second = 0.0
             say(f"{trial.trial_id}: {way} {tokens_per_second:,.0f} tokens/s")
             record_speed(plan.runs, trial, options, name, tokens_per_second, validation_seconds, "calibration", way)
 
@@ -88,7 +103,7 @@ def _one_of_several(trial: Trial, options: RunOptions, tokens: Path, device: str
     """A process's share. It trains a little first, so that all are measured while all train."""
     prepare_torch(options, device)
     loop.update(setup := _setup(trial, options, tokens, device), State.fresh(setup), trial.config.optim.lr)
-    ready.wait()
+    ready.wait(START_SECONDS)  # one that cannot start must not keep the others
     speeds.put(_time(trial, options, tokens, device, ALONE))
 
 
@@ -99,16 +114,10 @@ def _validation_seconds(setup: Setup) -> float:
 
 
 def _setup(trial: Trial, options: RunOptions, tokens: Path, device: str, stack: Stack | None = None) -> Setup:
-    return Setup(
-        config=trial.config,
-        flops_per_token=float(trial.flops_per_token.exact),
-        tokens=Tokens.open(tokens, trial.config.data.fingerprint),
-        options=options,
-        device=device,
-        backend=attention_backend(options.backend, device, trial.config.model.head_dim),
-        execution_class="calibration",
-        shared_model=None if stack is None else stack.desk,
-    )
+    backend = attention_backend(options.backend, device, trial.config.model.head_dim)
+    found = Tokens.open(tokens, trial.config.data.fingerprint)
+    desk = None if stack is None else stack.desk
+    return Setup.of(trial, found, options, device, backend, execution_class="calibration", shared_model=desk)
 
 
 def _curve(setup: Setup) -> Curve:

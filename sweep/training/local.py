@@ -3,6 +3,8 @@
 Workers pull families by claiming them, so nothing is handed out here: they are started, watched, and told to stop.
 """
 
+import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -19,19 +21,19 @@ from rich.table import Table
 
 from sweep.environment import ROOT, attention_backend, resolve_device
 from sweep.errors import UserError
-from sweep.execution import peers, processes_per_device
+from sweep.execution import Execution, peers, processes_per_device
+from sweep.files import Tail
 from sweep.plan import Plan
-from sweep.quantity import duration, short
+from sweep.quantity import counted, duration, short
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.tracking.follow import Task
 from sweep.tracking.sidecar import Sidecar
 from sweep.training import claim
+from sweep.training.supervisor import DEVICE_SHARE, EXIT_AGAIN, EXIT_FAILED, FAILED, LOG, PEERS, say
 
 REFRESH_SECONDS = 1.0
-EXIT_AGAIN, FAILED = 75, "failed: "  # as sweep.training.worker's, which imports torch;
-LOG, PEERS, DEVICE_SHARE = "SWEEP_LOG", "SWEEP_PEERS", "SWEEP_DEVICE_SHARE"  # and what it is told
 
 
 @dataclass
@@ -53,34 +55,63 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # as Ctrl-C: without us the workers would go on unseen
     try:
-        logs = _Logs(sweep.logs, count)
+        logs = [Tail(_log(sweep, number)) for number in range(count)]  # from where they end now
         workers += (_start(sweep, number, plan) for number in range(count))
         _watch(plan, workers, logs, sidecar, console)
-    except KeyboardInterrupt:
-        console.print("stopping: each worker finishes its step and saves; Ctrl-C again to kill them")
-        _stop(workers)
-    except BaseException:
-        _stop(workers)
-        raise
+    except BaseException as error:
+        for worker in workers:  # first of all: with the terminal gone, saying so fails
+            worker.send_signal(signal.SIGTERM)
+        if isinstance(error, KeyboardInterrupt):
+            console.print("stopping: each worker finishes its step and saves; Ctrl-C again to kill them")
+        _await(workers)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
     statuses = [worker.wait() for worker in workers]
     for worker, status in zip(workers, statuses, strict=True):
         if status < 0 and status != -signal.SIGTERM:
             console.print(f"worker {worker.pid} was killed by {signal.Signals(-status).name}", style="red")
     again = (EXIT_AGAIN, -signal.SIGTERM)  # the latter: told to stop before it had begun to listen
     bad = [status for status in statuses if status not in (0, *again)]
-    status = 1 if bad else EXIT_AGAIN if set(again) & set(statuses) else 0
+    status = EXIT_FAILED if bad else EXIT_AGAIN if set(again) & set(statuses) else 0
     outcome = Outcome(status, statuses, time.monotonic() - started)
     for line in sidecar.close():
         console.print(line, highlight=False, soft_wrap=True)
     return outcome
 
 
+def calibrate_where_it_pays(plan: Plan, console: Console) -> bool:
+    """Measure shapes that have much to train, in a process of its own: what that takes of a device is free afterwards.
+
+    Whether anything was measured; training can do without.
+    """
+    shapes = plan.worth_calibrating()
+    if not shapes:
+        return False
+    trials = sum(len(family) for one in shapes for family in one.families)
+    console.print(f"measuring what is faster for {trials} trials of {counted(len(shapes), 'shape', 'shapes')} …")
+    process = multiprocessing.get_context("spawn").Process(target=_calibrate, args=(plan, shapes))
+    process.start()
+    process.join()
+    if process.exitcode:
+        console.print("that broke off (see above); training goes on without what is missing", style="red")
+    return True
+
+
+def _calibrate(plan: Plan, shapes: list[Execution]) -> None:
+    from sweep.training.calibrate import calibrate
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches us too; our parent says so
+    try:
+        calibrate(plan, shapes, say=say)
+    except UserError as error:
+        say(str(error))
+        sys.exit(1)
+
+
 def worker_count(plan: Plan) -> int:
     """Processes to start: as asked, else cores over threads, or for each GPU one or as many as a calibration found
     faster; never more than families to train."""
-    options = plan.config.run
-    done = plan.done()
-    families = sum(any(trial.trial_id not in done for trial in family) for family in plan.families())
+    options, families = plan.config.run, len(plan.left())
     if options.workers != "auto":
         return min(options.workers, families)
     if plan.device == "cuda":
@@ -108,7 +139,7 @@ def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
         environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
         environment[DEVICE_SHARE] = str(min(1.0, len(names) / worker_count(plan)))
     only = ["--families", ",".join(sorted(plan.only))] if plan.only else []
-    path = sweep.logs / f"worker-{number}.log"
+    path = _log(sweep, number)
     with open(path, "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "sweep", "work", str(sweep.path), *only],
@@ -120,9 +151,12 @@ def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
         )
 
 
-def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
-    for worker in workers:
-        worker.send_signal(signal.SIGTERM)
+def _log(sweep: SweepDir, number: int) -> Path:
+    return sweep.logs / f"worker-{number}.log"
+
+
+def _await(workers: list[subprocess.Popen[bytes]]) -> None:
+    """The end of workers that were told to stop."""
     try:
         for worker in workers:
             worker.wait()
@@ -132,7 +166,7 @@ def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _watch(
-    plan: Plan, workers: list[subprocess.Popen[bytes]], logs: "_Logs", sidecar: Sidecar, console: Console
+    plan: Plan, workers: list[subprocess.Popen[bytes]], logs: list[Tail], sidecar: Sidecar, console: Console
 ) -> None:
     """Show progress until every worker has ended. Not on a terminal: one line whenever a trial is done."""
     board = _Board(plan)
@@ -141,8 +175,9 @@ def _watch(
     def update() -> None:
         time.sleep(REFRESH_SECONDS)
         board.update()
-        for line in logs.failures():
-            console.print(line, style="red", highlight=False, soft_wrap=True)
+        for line in itertools.chain.from_iterable(log.lines() for log in logs):
+            if line.startswith(FAILED):
+                console.print(line, style="red", highlight=False, soft_wrap=True)
         for line in sidecar.news():
             console.print(line, highlight=False, soft_wrap=True)
         for trial_id in sorted(board.done - said):
@@ -161,26 +196,6 @@ def _watch(
         while _running(workers):
             update()
         update()
-
-
-class _Logs:
-    """The workers' log files, read on from where they ended when the launch began."""
-
-    def __init__(self, folder: Path, count: int):
-        self.paths = [folder / f"worker-{number}.log" for number in range(count)]
-        self.read_to = {path: path.stat().st_size if path.exists() else 0 for path in self.paths}
-
-    def failures(self) -> list[str]:
-        """What workers said of failed trials since the last call."""
-        lines = []
-        for path in filter(Path.exists, self.paths):
-            with open(path, "rb") as file:
-                file.seek(self.read_to[path])
-                new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            self.read_to[path] += len(whole)
-            lines += [line for line in whole.decode(errors="replace").splitlines() if line.startswith(FAILED)]
-        return lines
 
 
 def _running(workers: list[subprocess.Popen[bytes]]) -> bool:
@@ -292,10 +307,5 @@ def damaged_records(plan: Plan) -> list[str]:
 
 def held_elsewhere(plan: Plan) -> list[str]:
     """Families with missing trials that somebody else is training, and who."""
-    done = plan.done()
-    trunks = {
-        family[0].family_id: RunDir.of_trunk(plan.runs, family[0].family_id).path
-        for family in plan.families()
-        if any(trial.trial_id not in done for trial in family)
-    }
+    trunks = {family[0].family_id: RunDir.of_trunk(plan.runs, family[0].family_id).path for family in plan.left()}
     return [f"{name}: {claim.holder_of(path)}" for name, path in trunks.items() if claim.living(path) is not None]

@@ -20,12 +20,12 @@ import torch
 
 from models.gpt import GPT
 from sweep.config import RunOptions
-from sweep.data.tokens import Batches, Tokens, documents_from, windows
+from sweep.data.tokens import Batches, Tokens, windows
 from sweep.environment import code_hash
 from sweep.errors import UserError
 from sweep.files import append_json
 from sweep.training.optim import adamw
-from sweep.trial import TrialConfig
+from sweep.trial import Trial, TrialConfig
 
 PROMPT_TOKENS = 16
 
@@ -61,6 +61,12 @@ class Setup:
     loss: Callable[..., torch.Tensor] = field(init=False)
     micro_batch: int = field(init=False)
 
+    @classmethod
+    def of(cls, trial: Trial, tokens: Tokens, options: RunOptions, device: str, backend: str, **more: Any) -> "Setup":
+        """Of the family that a trial belongs to; `more` are the other fields."""
+        flops_per_token = float(trial.flops_per_token.exact)
+        return cls(trial.config, flops_per_token, tokens, options, device, backend, **more)
+
     def __post_init__(self, shared_model: GPT | None) -> None:
         config, model = self.config, self.config.model
         self.micro_batch = self.options.micro_batch_sequences or config.batch_sequences
@@ -90,11 +96,12 @@ class Setup:
         """Mean nats per token of one chunk of sequences, on the device."""
         inputs = torch.from_numpy(inputs_BT).to(self.device, non_blocking=True)
         targets = torch.from_numpy(targets_BT).to(self.device, non_blocking=True)
-        documents = None
-        if self.config.model.within_documents:
-            documents = torch.from_numpy(documents_from(inputs_BT, self.tokens.eot_id)).to(self.device)
         with self.autocast():
-            return self.loss(inputs, targets, documents)
+            return self.loss(inputs, targets, self.documents(inputs))
+
+    def documents(self, tokens: torch.Tensor) -> torch.Tensor | None:
+        """As `documents_from`; None where attention crosses documents."""
+        return documents_from(tokens, self.tokens.eot_id) if self.config.model.within_documents else None
 
 
 @dataclass
@@ -237,6 +244,14 @@ def evaluate(setup: Setup, windows_NT: np.ndarray) -> float:
         total += len(chunk) * setup.loss_of(chunk[:, :-1], chunk[:, 1:]).item()
     setup.model.train()
     return total / len(windows_NT)
+
+
+def documents_from(tokens: torch.Tensor, eot_id: int | None) -> torch.Tensor:
+    """Documents that ended before each position (…, T), int64; an end token is its document's last."""
+    if eot_id is None:
+        return torch.zeros_like(tokens, dtype=torch.int64)
+    ends = (tokens == eot_id).long()
+    return ends.cumsum(-1) - ends
 
 
 def train_loss(setup: Setup, steps: int) -> float:

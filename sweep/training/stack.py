@@ -138,7 +138,8 @@ class Stack:
         """A micro-batch's share of the gradient; its loss is added to the sums."""
         setup = self.setup
         with setup.autocast():
-            losses_K = self.losses(tokens_KBT[..., :-1], tokens_KBT[..., 1:], self._documents(tokens_KBT))
+            inputs_KBT = tokens_KBT[..., :-1]
+            losses_K = self.losses(inputs_KBT, tokens_KBT[..., 1:], setup.documents(inputs_KBT))
         losses_K = losses_K * (setup.micro_batch / setup.config.batch_sequences)
         pieces = torch.autograd.grad(losses_K.sum(), self.parameters)
         self.loss_sum_K[: len(losses_K)] += losses_K.detach()
@@ -157,14 +158,6 @@ class Stack:
         mean_KP.lerp_(gradient_KP, mean_share_K1)
         square_KP.lerp_(gradient_KP * gradient_KP, square_share_K1)
         weights_KP.sub_(mean_KP / (square_KP.sqrt() * root_K1 + eps_K1) * rate_K1)
-
-    def _documents(self, tokens_KBT: Tensor) -> Tensor | None:
-        """As `sweep.data.tokens.documents_from`, of the inputs."""
-        if not self.setup.config.model.within_documents:
-            return None
-        eot_id = -1 if self.setup.tokens.eot_id is None else self.setup.tokens.eot_id
-        ends_KBT = (tokens_KBT[..., :-1] == eot_id).long()
-        return ends_KBT.cumsum(-1) - ends_KBT
 
     def _compute(self, slots: int) -> None:
         """Make the stacked model's parameters the first slots' rows."""

@@ -13,8 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
-EXIT_AGAIN, EXIT_FAILED = 75, 1  # as sweep.training.worker's, which imports torch;
-PEERS, DEVICE_SHARE = "SWEEP_PEERS", "SWEEP_DEVICE_SHARE"  # and what it is told
+EXIT_DONE, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75  # 75 is EX_TEMPFAIL: saved, run me again
+FAILED = "failed: "  # how a worker's log says so; a launch passes such lines on
+LOG = "SWEEP_LOG"  # in a worker's environment: the file that its output goes to;
+PEERS = "SWEEP_PEERS"  # how many workers share the families;
+DEVICE_SHARE = "SWEEP_DEVICE_SHARE"  # how much of a device each of them has
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 FORWARDED = (*STOP, signal.SIGCONT)
 POLL_SECONDS = 0.5

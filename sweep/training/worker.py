@@ -30,15 +30,10 @@ from sweep.training.family import Family, train_trial
 from sweep.training.loop import Setup, Stopped
 from sweep.training.stack import Stack
 from sweep.training.stack_worker import train_stack
-from sweep.training.supervisor import say
+from sweep.training.supervisor import DEVICE_SHARE, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, FAILED, LOG, PEERS, say
 from sweep.trial import Trial
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-FAILED = "failed: "  # how a worker's log says so; a launch passes such lines on
-LOG = "SWEEP_LOG"  # in a worker's environment: the file that its output goes to
-PEERS = "SWEEP_PEERS"  # there too: how many workers share the families
-DEVICE_SHARE = "SWEEP_DEVICE_SHARE"  # and how much of a device each of them has
-EXIT_DONE, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75  # 75 is EX_TEMPFAIL: saved, run me again
 
 
 class StopSignal:
@@ -232,13 +227,12 @@ class Worker:
         options = self._options_that_fit(trials, slots) if stack is None else stack.setup.options
         stacked = None if stack is None else stack.slots
         env = environment.describe(self.device, backend, dataclasses.asdict(options), stacked)
-        setup = Setup(
-            config=trial.config,
-            flops_per_token=float(trial.flops_per_token.exact),
-            tokens=Tokens.open(self.tokens_root, trial.config.data.fingerprint),
-            options=options,
-            device=self.device,
-            backend=backend,
+        setup = Setup.of(
+            trial,
+            Tokens.open(self.tokens_root, trial.config.data.fingerprint),
+            options,
+            self.device,
+            backend,
             execution_class=env["execution_class"],
             flops_ceiling=flops_ceiling(self.runs, self.device, trial.config.precision),
             shared_model=None if stack is None else stack.desk,

@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     local.check(plan)
     _refuse_damaged(plan)
+    if local.calibrate_where_it_pays(plan, console):
+        plan = plan_here(args.overrides)
     save(plan, sweep, command, extend=args.extend)
     plan.only = set(args.only.split(",")) if args.only else set()
     plan = plan.restricted()
@@ -95,7 +97,7 @@ def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
             print(f"\n# ---- {name}\n{text}")
         print(describe.submission(preview))
         _warn_of_folders(plan)
-        submit.check_budget(plan, submit.without_record(plan))
+        submit.check_budget(plan, plan.left())
         return 0
     _refuse_damaged(plan)
     made, left, plan = submit.launch(plan, sweep, command, args.overrides, args.extend, report, _say)

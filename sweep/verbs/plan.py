@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if args.calibrate:
         from sweep.training.calibrate import calibrate
 
-        calibrate(plan, say=lambda line: print(line, file=sys.stderr))
+        calibrate(plan, plan.executions, say=lambda line: print(line, file=sys.stderr))
         plan = plan_here(args.overrides)
     if args.json:
         import json
@@ -121,8 +121,7 @@ def price(plan, done: set[str]) -> str:
     """One paragraph: what is left to do, in device time, wall time, dollars and disk."""
     from sweep.execution import described
 
-    left = [[t for t in family if t.trial_id not in done] for family in plan.families()]
-    left = [family for family in left if family]
+    left = plan.left(done)
     shared = sum(plan.family_seconds(family) for family in left)
     alone = sum(plan.estimates[t.trial_id].seconds for family in left for t in family)
     sources = sorted({plan.estimates[t.trial_id].source for family in left for t in family})
@@ -131,7 +130,7 @@ def price(plan, done: set[str]) -> str:
     rate = plan.config.cluster.dollars_per_device_hour
     dollars = shared / 3600 * rate
     said = f"${dollars:,.2f}" if dollars >= 0.01 else "under a cent"
-    guess = " (a guess can be several times off; --calibrate measures)" if "guess" in sources else ""
+    guess = " (a guess can be several times off; `plan --calibrate` measures)" if "guess" in sources else ""
     executions = "".join(f"\n{line}" for line in described(plan.executions))
     return (
         f"{len(done)} done, {sum(map(len, left))} to train in {counted(len(left), 'family', 'families')}\n"

@@ -82,7 +82,7 @@ def _supervise(args: argparse.Namespace) -> int:
     from sweep.tracking.follow import Task
     from sweep.tracking.sidecar import Sidecar
     from sweep.training.claim import Job
-    from sweep.training.local import LOG
+    from sweep.training.supervisor import LOG
 
     sweep = SweepDir(Path(args.sweep))
     task, _ = _task(sweep, args.submission, args.task)
