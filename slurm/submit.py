@@ -70,9 +70,16 @@ def launch(
             return None, left, plan
         code = snapshot.take(sweep.path / "code")
         made = draft(plan, sweep, left.families, command, overrides, code, _limits(plan), report)
+        first = not sweep.plan.exists()
         save(plan, sweep, command, extend)
         _write(made, code)
-        _submit(made.submission, plan, earlier, lock)
+        try:
+            _submit(made.submission, plan, earlier, lock)
+        except UserError:
+            if first and not made.submission.folder.exists():  # nothing was submitted: the name is free again
+                sweep.plan.unlink()
+                (sweep.path / "sweep.json").unlink()
+            raise
     return made, left, plan
 
 

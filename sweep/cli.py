@@ -38,8 +38,12 @@ DESCRIPTION = """Scaling sweeps of small GPTs: plan a grid of model and dataset 
 
 
 def main(arguments: list[str]) -> int:
-    parser = _parser(arguments)
-    args = parser.parse_args(arguments)
+    parser, verbs = _parser(arguments)
+    if arguments[:1] and arguments[0] in verbs:  # options may stand between overrides, which a parser of verbs refuses
+        args = verbs[arguments[0]].parse_intermixed_args(arguments[1:])
+        args.verb = arguments[0]
+    else:
+        args = parser.parse_args(arguments)
     try:
         return args.run(args)
     except UserError as error:
@@ -55,24 +59,25 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def _parser(arguments: list[str]) -> argparse.ArgumentParser:
-    """The parser of the verb asked for; of all of them only where their list is wanted."""
+def _parser(arguments: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and those of its verbs: the one asked for; all of them only where their list is wanted."""
     parser = argparse.ArgumentParser(
         prog="python -m sweep", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    made = {}
     asked = [name for name in (*VERBS, *HIDDEN) if name in arguments[:1]]
     for name in asked or VERBS:
         module = _verb(name)
-        verb = verbs.add_parser(
+        made[name] = verbs.add_parser(
             name,
             help=module.HELP,
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(verb)
-        verb.set_defaults(run=module.run)
-    return parser
+        module.add_arguments(made[name])
+        made[name].set_defaults(run=module.run)
+    return parser, made
 
 
 def _verb(name: str) -> ModuleType:

@@ -30,7 +30,11 @@ class SweepDir:
             if (path / "plan.jsonl").exists():
                 return cls(path)
         known = sorted(path.parent.name for path in Path(sweeps).glob("*/plan.jsonl"))
-        have = f"there are: {', '.join(known)}" if known else f"{sweeps}/ has none yet; launch one"
+        have = (
+            f"there are: {', '.join(known)}"
+            if known
+            else f"{Path(sweeps).absolute()} has none; launch one, or be where one was launched"
+        )
         raise UserError(f"{name_or_path}: no such sweep; {have}")
 
     @property

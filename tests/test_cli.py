@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -171,10 +172,17 @@ def swept(overrides):
     return plan, sweep
 
 
+def test_options_may_stand_anywhere(overrides, workspace, capsys):
+    for place in (0, 1, len(overrides)):
+        assert main(["plan", *overrides[:place], "--json", *overrides[place:], tiny.steps(20)]) == 0
+        assert capsys.readouterr().out.startswith('{"schema_version"')
+
+
 def test_sweeps_that_are_not_there(refused, swept):
     assert refused("collect", "other") == "other: no such sweep; there are: small"
     shutil.rmtree("sweeps")
-    assert refused("collect", "other") == "other: no such sweep; sweeps/ has none yet; launch one"
+    said = f"other: no such sweep; {Path('sweeps').absolute()} has none; launch one, or be where one was launched"
+    assert refused("collect", "other") == said
     assert "no-such" in refused("report", "no-such")
     assert "no-such" in refused("fit", "no-such")
 

@@ -225,6 +225,7 @@ def test_what_slurm_refuses_is_told_in_its_words_and_leaves_nothing(launch, over
     assert said in line
     assert line.endswith("nothing was submitted")
     assert there() == []
+    assert not list(Path("sweeps").glob("*/*.json*"))  # the name is free for another grid
     assert queue.count_of_user() == 0
 
 

@@ -18,7 +18,9 @@ HELP = "stop a sweep, or some of its runs; what is trained is kept"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", metavar="SWEEP", help="the sweep's name or folder")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="ids or unique prefixes (default: the whole sweep)")
+    parser.add_argument(
+        "runs", nargs="*", default=[], metavar="RUN", help="ids or unique prefixes (default: the whole sweep)"
+    )
     parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
 
 

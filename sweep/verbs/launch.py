@@ -18,7 +18,7 @@ HELP = "run a sweep, from the grid to the report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides: sweep=NAME, key=value, key=a,b,c")
+    parser.add_argument("overrides", nargs="*", default=[], help="Hydra overrides: sweep=NAME, key=value, key=a,b,c")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and its price, run nothing")
     parser.add_argument("--extend", action="store_true", help="add this grid's trials to the sweep of the same name")
     parser.add_argument("--no-report", action="store_true", help="only train; collect, fit and report later")

@@ -18,7 +18,7 @@ HELP = "the table of trials of a grid, and its price"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides: sweep=NAME, key=value, key=a,b,c")
+    parser.add_argument("overrides", nargs="*", default=[], help="Hydra overrides: sweep=NAME, key=value, key=a,b,c")
     parser.add_argument("--calibrate", action="store_true", help="measure each shape's speed here first, seconds each")
     parser.add_argument("--json", action="store_true", help="print the trials as JSON lines instead")
 

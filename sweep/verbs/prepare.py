@@ -17,7 +17,7 @@ HELP = "documents to token shards, with reference lines"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides: data=NAME, data.key=value")
+    parser.add_argument("overrides", nargs="*", default=[], help="Hydra overrides: data=NAME, data.key=value")
     parser.add_argument("--submission", metavar="FOLDER", help=argparse.SUPPRESS)  # of the job that a launch submits
     parser.add_argument("--verify", action="store_true", help="check the checksums of shards that are there already")
 

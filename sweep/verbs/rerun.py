@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run_name", metavar="RUN", help="an id, a unique prefix, a run directory, a trial.json or a W&B run"
     )
-    parser.add_argument("overrides", nargs="*", help="run.KEY=… is how it is executed; any other key makes a new trial")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], help="run.KEY=… is how it is executed; any other key makes a new trial"
+    )
     parser.add_argument("--runs", default="runs", help="where recorded runs lie (default: runs)")
     parser.add_argument("--tokens", default="tokens", help="where token shards lie (default: tokens)")
     parser.add_argument("--out", default="reruns", help="where the rerun goes (default: reruns)")

@@ -17,7 +17,9 @@ HELP = "try runs again that failed or were given up"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", metavar="SWEEP", help="the sweep's name or folder")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="ids or unique prefixes (default: all that are missing)")
+    parser.add_argument(
+        "runs", nargs="*", default=[], metavar="RUN", help="ids or unique prefixes (default: all that are missing)"
+    )
     parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
 
 

@@ -17,7 +17,7 @@ HELP = "train one trial here"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of conf/train.yaml: key=value")
+    parser.add_argument("overrides", nargs="*", default=[], help="Hydra overrides of conf/train.yaml: key=value")
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="Hydra's multirun: key=a,b,c, hydra/launcher=NAME"
     )
