@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from kernels.attention import attention, check_backend
 from kernels.cross_entropy import backend_beside, linear_cross_entropy
 from models.config import ModelConfig
+from models.embedding import Embedding
 
 NORM_EPS = 1e-6
 EMBEDDING_STD = 0.02  # small beside an Adam step, whose size does not depend on it: embeddings learn fast
@@ -33,8 +34,8 @@ class GPT(nn.Module):
         super().__init__()
         check_backend(backend, cfg.head_dim)
         self.cfg, self.loss_backend = cfg, backend_beside(backend)
-        self.embedding = nn.Embedding(cfg.vocab_size, cfg.width)
-        self.positions = nn.Embedding(cfg.seq_len, cfg.width) if cfg.positions == "learned" else None
+        self.embedding = Embedding(cfg.vocab_size, cfg.width)
+        self.positions = Embedding(cfg.seq_len, cfg.width) if cfg.positions == "learned" else None
         self.embedding_norm = _norm(cfg) if cfg.norm == "rmsnorm" else None
         self.blocks = nn.ModuleList(Block(cfg, backend) for _ in range(cfg.depth))
         self.norm = _norm(cfg)

@@ -11,11 +11,14 @@ The explicit layers were measured against `torch.func` (`stack_module_state` and
 Shape suffixes: K trials, B batch, T tokens, V vocabulary, C width, I inputs, O outputs, N heads, D head dimension.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.config import ModelConfig
+from models.embedding import embedding
 from models.gpt import GPT, NORM_EPS, Rotary
 
 
@@ -83,7 +86,7 @@ class StackedEmbedding(nn.Module):
         trials, rows, _ = self.weight.shape
         first_K1 = torch.arange(trials, device=ids.device)[:, None] * rows
         ids_KR = ids.reshape(trials, -1) + first_K1
-        return F.embedding(ids_KR.view(ids.shape), self.weight.flatten(0, 1))
+        return embedding(ids_KR.view(ids.shape), self.weight.flatten(0, 1))
 
 
 class StackedNorm(nn.Module):
@@ -119,11 +122,36 @@ def _stacked(layer: nn.Module) -> nn.Module:
 
 def _product(x: Tensor, weight_KOI: Tensor, bias_KO: Tensor | None = None) -> Tensor:
     rows_KRI = x.reshape(len(weight_KOI), -1, x.shape[-1])
-    if bias_KO is None:
-        out_KRO = torch.bmm(rows_KRI, weight_KOI.transpose(1, 2))
-    else:
+    if bias_KO is not None:
         out_KRO = torch.baddbmm(bias_KO[:, None], rows_KRI, weight_KOI.transpose(1, 2))
+    elif torch.compiler.is_compiling():
+        out_KRO = _compiled_product(rows_KRI, weight_KOI)
+    else:
+        out_KRO = torch.bmm(rows_KRI, weight_KOI.transpose(1, 2))
     return out_KRO.view(*x.shape[:-1], -1)
+
+
+def _compiled_product(x_KRI: Tensor, weight_KOI: Tensor) -> Tensor:
+    if torch.is_autocast_enabled(x_KRI.device.type):  # which does not look into `_Product`
+        dtype = torch.get_autocast_dtype(x_KRI.device.type)
+        x_KRI, weight_KOI = x_KRI.to(dtype), weight_KOI.to(dtype)
+    return _Product.apply(x_KRI, weight_KOI)
+
+
+class _Product(torch.autograd.Function):
+    """x_KRI, weight_KOI → out_KRO. PyTorch's own backward gives the weight's gradient transposed, and each would be
+    copied where all are gathered into one matrix. Without a compiler its calls cost more than the copies."""
+
+    @staticmethod
+    def forward(ctx: Any, x_KRI: Tensor, weight_KOI: Tensor) -> Tensor:
+        ctx.save_for_backward(x_KRI, weight_KOI)
+        return torch.bmm(x_KRI, weight_KOI.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x_KRI, weight_KOI = ctx.saved_tensors
+        (gradient_KRO,) = gradients
+        return torch.bmm(gradient_KRO, weight_KOI), torch.bmm(gradient_KRO.transpose(1, 2), x_KRI)
 
 
 def _unbound(parameter: Tensor) -> nn.Parameter:

@@ -61,6 +61,23 @@ def test_losses_and_gradients_are_those_of_each_model_alone(variant):
             assert error <= 2 * allowed + 4 * ulp * true.norm(), (name, trial)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_compiled_gradients_are_the_same_and_lie_as_they_are_gathered(autocast):
+    cfg = config()
+    alone = models(cfg)
+    named = dict(alone[0].named_parameters())
+    stacked = StackedGPT(cfg)
+    bound = stacked.bind({name: torch.stack([m.get_parameter(name).detach() for m in alone]) for name in named})
+    compiled = torch.compile(stacked.losses, backend="aot_eager", fullgraph=True, dynamic=False)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected, found = (
+            torch.autograd.grad(losses(*batches(cfg)).sum(), bound) for losses in (stacked.losses, compiled)
+        )
+    for name, plain, ours in zip(named, expected, found, strict=True):
+        assert torch.equal(plain, ours), name
+        assert ours.is_contiguous(), name
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_trial_is_bit_equal_whatever_its_neighbours_and_its_place(variant):
     cfg = config(**VARIANTS[variant])
