@@ -8,8 +8,10 @@ On a GPU each command is meant to take at most 8 minutes, compiling included, an
 that are measured are kept in `--state`. Numbers are checked before anything is timed, and contenders take turns.
 `--cpu` does the same with models a hundred times smaller, to show that it works.
 
-The plain loop is one in nanoGPT's manner: the same architecture through torch.compile, fused AdamW, SDPA, bf16 where
-there is CUDA, random batches from the mapped shard. Ours is the step that training runs: on CUDA a stack's, captured.
+A step is of 16 sequences of 256 tokens, the default of `conf/train.yaml`, where a size does not say another batch. The
+plain loop is one in nanoGPT's manner: the same architecture through torch.compile, fused AdamW, SDPA, bf16 where there
+is CUDA, random batches from the mapped shard, and none of our determinism. Ours is the step that training runs: on CUDA
+a stack's, captured; `--free` also times it with `run.deterministic=false`.
 """
 
 import argparse
@@ -17,8 +19,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +46,33 @@ from sweep.trial import Trial, resolve
 ROUNDS, SECONDS_PER_ROUND, WARM_UP_STEPS = 5, 1.0, 3
 LR_MULTIPLIERS, SEEDS = (0.5, 1.0, 2.0, 4.0), (0, 1, 2, 3)
 GPU = {
-    "single": ("1M", "3M", "10M", "30M", "125M"),
+    "single": ("1M", "3M", "10M", "30M", "30M@128x512", "125M@128x512"),  # sequences × their tokens
     "stack": ("1M", "3M", "10M"),
-    "shape": ["seq_len=512", "batch.sequences=32", "data.tokenizer.vocab_size=4096"],
-    "ladder": ["model.params=1M,3M,7M,16M,29M", "budget.flops=3e14,7e14,1.7e15,4e15,1e16"],
+    "batch": "16x256",
+    "data": ["data.tokenizer.vocab_size=4096"],
+    "ladder": [
+        "model.params=1M,3M,7M,16M,29M", "budget.flops=3e14,7e14,1.7e15,4e15,1e16", "schedule.warmup_tokens=256k",
+        "seq_len=512", "batch.sequences=32", "eval.sequences=64",
+    ],
     "run": ["run.device=cuda", "run.compile=true", "run.graph=true"],
-}
+}  # fmt: skip
 CPU = {
     "single": ("12k", "98k"),
     "stack": ("3k", "7k", "28k", "98k"),
-    "shape": ["seq_len=128", "batch.sequences=8"],
-    "ladder": ["model.params=3k,7k", "budget.flops=2e9,4e9", "schedule.warmup_tokens=2k"],
+    "batch": "8x128",
+    "data": [],
+    "ladder": [
+        "model.params=3k,7k", "budget.flops=2e9,4e9", "schedule.warmup_tokens=2k", "seq_len=128", "batch.sequences=8",
+    ],
     "run": ["run.device=cpu"],
-}
+}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("single", "stack", "ladder"))
     parser.add_argument("--cpu", action="store_true", help="models a hundred times smaller, on the CPU")
+    parser.add_argument("--free", action="store_true", help="with `single`: also without determinism")
     parser.add_argument("--state", type=Path, default=Path("runs/sweep_throughput"), help="where measurements are kept")
     args = parser.parse_args()
     device, scale = ("cpu", CPU) if args.cpu else (resolve_device("cuda"), GPU)
@@ -71,33 +83,39 @@ def main() -> None:
     if args.part == "ladder":
         measured |= ladder(args.state / f"ladder-{device}", scale)
     else:
-        measured["rows"] = rows(args.state / f"{args.part}-{device}.jsonl", args.part, scale, device)
+        measure = partial(single, free=args.free) if args.part == "single" else stack
+        measured["rows"] = rows(args.state / f"{args.part}-{device}.jsonl", scale[args.part], measure, scale, device)
     path = save(f"sweep_throughput_{args.part}_{device}", ["torch", "numpy"], measured, device)
     sys.stdout.write(path.read_text())
 
 
-def rows(kept: Path, part: str, scale: dict[str, Any], device: str) -> list[dict[str, Any]]:
+def rows(
+    kept: Path, sizes: tuple[str, ...], measure: Callable[..., dict[str, Any]], scale: dict[str, Any], device: str
+) -> list[dict[str, Any]]:
     """A row for each size; those that were measured before are read."""
     done = {row["size"]: row for row in read_json_lines(kept)}
-    for size in scale[part]:
+    for size in sizes:
         if size not in done:
-            append_json(kept, {"size": size, **(single if part == "single" else stack)(size, scale, device)})
+            append_json(kept, {"size": size, **measure(size, scale, device)})
             print(f"{size}: measured", file=sys.stderr, flush=True)
-    return [row for row in read_json_lines(kept) if row["size"] in scale[part]]
+    return [row for row in read_json_lines(kept) if row["size"] in sizes]
 
 
 # ---- one model, and a stack of them ----
 
 
-def single(size: str, scale: dict[str, Any], device: str) -> dict[str, Any]:
+def single(size: str, scale: dict[str, Any], device: str, free: bool) -> dict[str, Any]:
     """One model by the product's way, and by a plain loop."""
     trial, tokens, options = a_trial(size, scale, device)
-    check_numbers(trial, tokens, options, device)
+    check_numbers(trial, tokens, options, device, slots=1)
     contenders = {"plain": Plain(trial, tokens, device).step}
     if device == "cuda":
         contenders["ours"] = stacked_step([trial], tokens, options, device)
     else:
         contenders["ours"] = alone_step(trial, tokens, options, device)
+    if free and device == "cuda":
+        with nothing_deterministic():  # it is compiled and captured here
+            contenders["ours_free"] = stacked_step([trial], tokens, options, device)
     speeds = in_turns(contenders, trial.config.batch_tokens)
     ceiling = flops_ceiling(Path("runs"), device, trial.config.precision)
     flops = float(trial.flops_per_token.exact)
@@ -114,7 +132,7 @@ def single(size: str, scale: dict[str, Any], device: str) -> dict[str, Any]:
 def stack(size: str, scale: dict[str, Any], device: str) -> dict[str, Any]:
     """All learning rates and seeds at once, a quarter of them, and one at a time in two ways."""
     base, tokens, options = a_trial(size, scale, device)
-    check_numbers(base, tokens, options, device)
+    check_numbers(base, tokens, options, device, slots=len(SEEDS))
     trials = [
         Trial(replace(base.config, seed=seed, optim=replace(base.config.optim, lr=base.config.optim.lr * multiplier)))
         for multiplier in LR_MULTIPLIERS
@@ -140,9 +158,10 @@ def stack(size: str, scale: dict[str, Any], device: str) -> dict[str, Any]:
 
 
 def a_trial(size: str, scale: dict[str, Any], device: str) -> tuple[Trial, Tokens, Any]:
-    config = compose(
-        [f"model.params={size}", "budget.tokens=1G", "schedule.warmup_tokens=16k", *scale["shape"], *scale["run"]]
-    )
+    params, _, batch = size.partition("@")
+    sequences, seq_len = (batch or scale["batch"]).split("x")
+    shape = [f"model.params={params}", f"batch.sequences={sequences}", f"seq_len={seq_len}"]
+    config = compose([*shape, "budget.tokens=1G", "schedule.warmup_tokens=16k", *scale["data"], *scale["run"]])
     prepare_torch(config.run, device)
     tokens = prepare(config.data, Path(config.paths.tokens))
     return resolve(config, tokens, device), tokens, config.run
@@ -204,12 +223,16 @@ class Plain:
         self.config, self.device, self.data = trial.config, device, tokens.train
         model = GPT(trial.config.model).to(device).init_weights(0)
         self.parameters = [*model.parameters()]
-        self.loss = torch.compile(model.loss) if device == "cuda" else model.loss
+        self.loss = torch.compile(model.loss, dynamic=False) if device == "cuda" else model.loss
         groups = parameter_groups(model, trial.config.optim.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=trial.config.optim.lr, betas=(0.9, 0.95), fused=True)
         self.rng = np.random.default_rng(0)
 
     def step(self) -> torch.Tensor:
+        with nothing_deterministic():  # also while it is compiled, which its first backward is only when it is called
+            return self._step()
+
+    def _step(self) -> torch.Tensor:
         batch, seq_len = self.config.batch_sequences, self.config.model.seq_len
         starts = self.rng.integers(0, len(self.data) - seq_len - 1, batch)
         rows = torch.from_numpy(np.stack([self.data[s : s + seq_len + 1] for s in starts]).astype(np.int64))
@@ -223,10 +246,20 @@ class Plain:
         return loss.detach()
 
 
-def check_numbers(trial: Trial, tokens: Tokens, options: Any, device: str) -> None:
-    """Ten steps in a stack of two, and alone without compiling: the same losses, up to the precision's rounding."""
+@contextmanager
+def nothing_deterministic() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def check_numbers(trial: Trial, tokens: Tokens, options: Any, device: str, slots: int) -> None:
+    """Ten steps in a stack, and alone without compiling: the same losses, up to the precision's rounding."""
     steps, bound = 10, 2e-2 if trial.config.precision == "bf16" else 1e-4
-    made, curves = make_stack([trial, trial], tokens, options, device)
+    made, curves = make_stack([trial] * slots, tokens, options, device)
     setup = setup_of(trial, tokens, replace(options, compile=False), device)
     state = State.fresh(setup)
     for _ in range(steps):
@@ -276,16 +309,19 @@ def ladder(folder: Path, scale: dict[str, Any]) -> dict[str, Any]:
     """Launch it, or go on with it. Its seconds are of all launches together."""
     folder.mkdir(parents=True, exist_ok=True)
     overrides = [
-        "sweep.name=ladder", *scale["ladder"], *scale["shape"], *scale["run"], "eval.sample_tokens=0", "wandb.mode=off",
+        "sweep.name=ladder", *scale["ladder"], *scale["data"], *scale["run"], "eval.sample_tokens=0", "wandb.mode=off",
         "run.checkpoint_seconds=30", f"paths.runs={folder.resolve() / 'runs'}", f"paths.sweeps={folder.resolve()}",
     ]  # fmt: skip
+    data = compose([*scale["data"], "budget.tokens=1G"])
+    prepare(data.data, Path(data.paths.tokens))
     start = time.perf_counter()
-    command = [sys.executable, "-m", "sweep", "launch", *overrides]
+    command = [sys.executable, "-m", "sweep", "launch", "--no-report", *overrides]
     status = subprocess.run(command, cwd=ROOT, check=False).returncode
     append_json(folder / "launches.jsonl", {"seconds": time.perf_counter() - start, "status": status})
     launches = read_json_lines(folder / "launches.jsonl")
     if status:
         raise SystemExit(f"the launch ended with {status}; the same command goes on")
+    subprocess.run([sys.executable, "-m", "sweep", "collect", folder.resolve() / "ladder"], cwd=ROOT, check=True)
     meta = read_json(folder / "ladder" / "meta.json")
     return {
         "overrides": [text for text in overrides if not text.startswith("paths.")],
