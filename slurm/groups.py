@@ -64,7 +64,7 @@ def needs(plan: Plan, families: list[list[Trial]]) -> list[Need]:
         stacked, processes = one.way.stack > 1, one.way.processes
         company = min(one.way.stack, len(one.families)) if stacked else 1
         model_bytes = plan.memory_bytes(trials[0])
-        arithmetic = max(trial.flops for trial in trials) / (cluster.peak_tflops * 1e12 * cluster.mfu)
+        arithmetic = cluster.arithmetic_seconds(max(trial.flops for trial in trials), plan.device)
         longest = max(plan.estimates[trial.trial_id].seconds for trial in trials)
         on_gpu = plan.device == "cuda"
         checkpoint_bytes = ADAM_BYTES_PER_PARAM * trials[0].params_total  # copied to the host to be saved

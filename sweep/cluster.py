@@ -62,6 +62,11 @@ class SlurmSection:
     collector: SlurmJobSection = field(default_factory=SlurmJobSection)
 
 
+# TFLOP/s and seconds of overhead a step, for the guess before anything was measured: one core; a GPU of some years ago.
+PEAK_TFLOPS = {"cpu": 0.1, "cuda": 300.0}
+SECONDS_PER_STEP = {"cpu": 0.005, "cuda": 0.003}
+
+
 @dataclass
 class ClusterSection:
     """Where a sweep runs and what a device-hour costs there."""
@@ -71,10 +76,18 @@ class ClusterSection:
     dollars_per_device_hour: float = 0.0
     device_name: str | None = None
     device_memory_gib: float | None = None
-    peak_tflops: float = 0.1
+    peak_tflops: float | None = None
     mfu: float = 0.4
-    seconds_per_step: float = 0.003
+    seconds_per_step: float | None = None
     slurm: SlurmSection = field(default_factory=SlurmSection)
+
+    def arithmetic_seconds(self, flops: float, device: str) -> float:
+        """A guess of how long a device takes for so many FLOPs."""
+        return flops / ((self.peak_tflops or PEAK_TFLOPS[device]) * 1e12 * self.mfu)
+
+    def overhead_seconds(self, steps: int, device: str) -> float:
+        """A guess of what the host's launches add, that no arithmetic hides."""
+        return steps * (SECONDS_PER_STEP[device] if self.seconds_per_step is None else self.seconds_per_step)
 
 
 @dataclass(frozen=True)
@@ -111,10 +124,12 @@ def check(cluster: ClusterSection) -> None:
     """UserError where a value is impossible."""
     if cluster.scheduler not in SCHEDULERS:
         raise UserError(f"cluster.scheduler={cluster.scheduler}: must be one of {', '.join(SCHEDULERS)}")
-    for key in ("peak_tflops", "mfu"):
-        _at_least(f"cluster.{key}", getattr(cluster, key), 0, above=True)
-    for key in ("dollars_per_device_hour", "seconds_per_step"):
-        _at_least(f"cluster.{key}", getattr(cluster, key), 0)
+    if cluster.peak_tflops is not None:
+        _at_least("cluster.peak_tflops", cluster.peak_tflops, 0, above=True)
+    _at_least("cluster.mfu", cluster.mfu, 0, above=True)
+    _at_least("cluster.dollars_per_device_hour", cluster.dollars_per_device_hour, 0)
+    if cluster.seconds_per_step is not None:
+        _at_least("cluster.seconds_per_step", cluster.seconds_per_step, 0)
     if cluster.scheduler == "slurm":
         _check_slurm(cluster.slurm)
 

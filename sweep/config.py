@@ -222,6 +222,8 @@ def _check_section(name: str, value: Any) -> None:
         value.stack = "off" if value.stack is False else value.stack  # YAML reads off as false
         if value.stack not in ("auto", "off") and not (type(value.stack) is int and value.stack > 0):
             raise UserError(f"run.stack={value.stack}: must be auto, off or a number of trials")
+        if value.backend == "cudnn" and value.deterministic:
+            raise UserError("run.backend=cudnn: is not deterministic; give run.deterministic=false with it")
         if value.micro_batch_sequences is not None:
             _at_least("run.micro_batch_sequences", value.micro_batch_sequences, 1)
         _in_range("run.checkpoint_seconds", value.checkpoint_seconds, 0.0, float("inf"))

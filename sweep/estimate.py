@@ -54,22 +54,29 @@ class Speeds:
         return cls(found)
 
     def calibrated(self, trial: Trial, options: RunOptions, device_model: str, way: Way) -> float | None:
-        """Tokens per second of a device, all that share it together; None where it was not calibrated."""
+        """Tokens per second of a device, all that share it together; 0 for a way that its memory does not allow, None
+        where it was not calibrated."""
         rows = self.by_source["calibration"].get(speed_key(trial, options, device_model, way), [])[-5:]
         return statistics.median(row["tokens_per_second"] for row in rows) if rows else None
 
     def estimate(
-        self, trial: Trial, options: RunOptions, device_model: str, cluster: ClusterSection, way: Way = ALONE
+        self,
+        trial: Trial,
+        options: RunOptions,
+        device: str,
+        device_model: str,
+        cluster: ClusterSection,
+        way: Way = ALONE,
     ) -> Estimate:
         """Seconds for `trial` of a device of this model: its share, where others are trained at the same time."""
         key = speed_key(trial, options, device_model, way)
         for source in ("calibration", "records"):
-            if rows := self.by_source[source].get(key, [])[-5:]:
+            if rows := [row for row in self.by_source[source].get(key, [])[-5:] if row["tokens_per_second"] > 0]:
                 tokens_per_second = statistics.median(row["tokens_per_second"] for row in rows)
                 validations = statistics.median(row["validation_seconds"] for row in rows) * _validations(trial)
                 return Estimate(trial.tokens / tokens_per_second + validations, source)
-        arithmetic = trial.flops / (cluster.peak_tflops * 1e12 * cluster.mfu)
-        return Estimate(arithmetic + trial.config.steps * cluster.seconds_per_step, "guess")
+        seconds = cluster.arithmetic_seconds(trial.flops, device) + cluster.overhead_seconds(trial.config.steps, device)
+        return Estimate(seconds, "guess")
 
 
 def speed_key(trial: Trial, options: RunOptions, device_model: str, way: Way = ALONE) -> str:

@@ -47,7 +47,7 @@ def executions(
     chosen = []
     for alike in shapes.values():
         curves = math.ceil(sum(map(len, alike)) / peers)
-        way, why = _choose(alike[0][0], curves, options, speeds, device, device_model)
+        way, why = _choose(Work.of(alike, peers), curves, options, speeds, device, device_model)
         chosen.append(Execution(alike, curves, way, why))
     return chosen
 
@@ -82,10 +82,38 @@ def candidates(trial: Trial, curves: int, options: RunOptions, device: str, devi
     return ways
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one process will train of a shape, in optimizer steps."""
+
+    like: Trial
+    steps: float  # of all its curves, a family's trunk counted once
+    longest_curve: int  # a curve's steps follow each other, its trunk's included,
+    longest_family: float  # and without a stack so do all steps of a family
+
+    @classmethod
+    def of(cls, families: list[list[Trial]], peers: int) -> "Work":
+        steps = [
+            max(t.config.branch_step for t in family) + sum(t.config.steps - t.config.branch_step for t in family)
+            for family in families
+        ]
+        longest = max(trial.config.steps for family in families for trial in family)
+        return cls(families[0][0], sum(steps) / peers, longest, max(steps))
+
+    def seconds(self, way: Way, tokens_per_second: float, device: str) -> float:
+        """How long it takes, at a speed that was measured with all slots or processes at work.
+
+        They are not all at work to the end: a curve cannot be divided, and on a GPU idle slots are computed.
+        """
+        at_once = max(way.stack, way.processes)
+        least = self.longest_family if way.processes > 1 else self.longest_curve if device == "cuda" else 0.0
+        return max(self.steps / at_once, least) * at_once * self.like.config.batch_tokens / tokens_per_second
+
+
 def _choose(
-    trial: Trial, curves: int, options: RunOptions, speeds: Speeds, device: str, device_model: str
+    work: Work, curves: int, options: RunOptions, speeds: Speeds, device: str, device_model: str
 ) -> tuple[Way, str]:
-    """The way for as many curves of the trial's shape as one process will train, and why."""
+    """The way for as many curves of a shape as one process will train, and why."""
     alone = Way(stack=1) if options.graph and device == "cuda" else ALONE  # what is captured is a stack's step
     if curves < 2:
         return alone, ONLY_ONE
@@ -95,13 +123,17 @@ def _choose(
     if device == "cuda" and options.workers == "auto":
         ways += [Way(processes=count) for count in PROCESSES]
     fitting = [way for way in ways if max(way.stack, way.processes) <= curves]
-    measured = {way: speeds.calibrated(trial, options, device_model, way) for way in (alone, *fitting)}
-    found = {way: speed for way, speed in measured.items() if speed is not None}
-    others = [way for way in found if way != alone]
-    if alone not in found or not others:
+    measured = {way: speeds.calibrated(work.like, options, device_model, way) for way in (alone, *fitting)}
+    seconds = {
+        way: work.seconds(way, speed, device) if speed else math.inf
+        for way, speed in measured.items()
+        if speed is not None
+    }
+    others = [way for way in seconds if way != alone]
+    if not math.isfinite(seconds.get(alone, math.inf)) or not others:
         return alone, "run.stack=off" if options.stack == "off" else NOT_CALIBRATED
-    best = max(others, key=lambda way: found[way])
-    ratio = found[best] / found[alone]
+    best = min(others, key=lambda way: seconds[way])
+    ratio = seconds[alone] / seconds[best]
     if ratio < CLEARLY:
         return alone, f"calibrated: {best} is {ratio:.2f} times as fast"
     return best, f"calibrated: {ratio:.2f} times as fast as alone"

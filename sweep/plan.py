@@ -190,7 +190,7 @@ def make_plan(
         seen.add(trial.trial_id)
         plan.trials.append(trial)
         plan.points[trial.trial_id] = point.overrides
-        plan.estimates[trial.trial_id] = speeds.estimate(trial, first.run, device_name, cluster)
+        plan.estimates[trial.trial_id] = speeds.estimate(trial, first.run, device, device_name, cluster)
     if not plan.trials:
         conditions_said = ", ".join(plan.excluded_by_condition())
         raise UserError(f"no point of the grid is left: all {len(plan.excluded)} are excluded by {conditions_said}")
@@ -206,7 +206,7 @@ def _choose_executions(plan: Plan, speeds: Speeds, device_name: str) -> None:
     for one in plan.executions:
         for trial in itertools.chain.from_iterable(one.families):
             if one.way != ALONE and speeds.calibrated(trial, config.run, device_name, one.way) is not None:
-                estimate = speeds.estimate(trial, config.run, device_name, config.cluster, one.way)
+                estimate = speeds.estimate(trial, config.run, device, device_name, config.cluster, one.way)
                 plan.estimates[trial.trial_id] = estimate
 
 

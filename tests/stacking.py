@@ -56,6 +56,7 @@ def train(
                 env=env,
                 should_stop=should_stop,
                 on_progress=lambda news: None,
+                asked=stack.setup.options,
             )
             yield Member(family, failed=lambda trial, error: f"{trial.trial_id}: {error}", ended=note)
 

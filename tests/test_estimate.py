@@ -7,7 +7,7 @@ import tiny
 from sweep.cli import main
 from sweep.config import ClusterSection, RunOptions
 from sweep.errors import UserError
-from sweep.estimate import Speeds, record_speed, speed_key
+from sweep.estimate import Speeds, Way, record_speed, speed_key
 from sweep.verbs.plan import plan_here
 
 CLUSTER = ClusterSection(peak_tflops=2.0, mfu=0.5, seconds_per_step=0.01)
@@ -19,7 +19,7 @@ def trial(overrides):
 
 
 def estimate(runs, trial, options=None, device="CPU", cluster=CLUSTER):
-    return Speeds.read(runs).estimate(trial, options or RunOptions(), device, cluster)
+    return Speeds.read(runs).estimate(trial, options or RunOptions(), "cpu", device, cluster)
 
 
 def test_nothing_measured_is_a_guess_of_arithmetic_and_launch_overhead(trial, tmp_path):
@@ -98,5 +98,6 @@ def test_processes_on_one_device_are_timed_at_the_same_time(overrides, workspace
     from sweep.training import calibrate
 
     plan = plan_here([*overrides, tiny.steps(20)])
-    speed = calibrate._processes(plan.trials[0], plan.config.run, Path(plan.config.paths.tokens), "cpu", 2)
+    tokens = Path(plan.config.paths.tokens)
+    speed = calibrate._processes(plan.trials[0], plan.config.run, tokens, "cpu", Way(processes=2))
     assert speed > 1000

@@ -126,7 +126,7 @@ def test_an_estimate_is_of_a_trials_share(plan, tmp_path):
     calibrate(tmp_path, trial, {ALONE: 100.0, Way(stack=4): 400.0})
     speeds = Speeds.read(tmp_path)
     alone, share = (
-        speeds.estimate(trial, OPTIONS, "CPU", plan.config.cluster, way).seconds for way in (ALONE, Way(stack=4))
+        speeds.estimate(trial, OPTIONS, "cpu", "CPU", plan.config.cluster, way).seconds for way in (ALONE, Way(stack=4))
     )
     assert share == pytest.approx(alone / 4)
 
@@ -162,3 +162,22 @@ def test_a_launch_calibrates_where_it_pays(overrides, workspace, monkeypatch, ca
     assert len(speeds) == 2  # alone, and a stack of two
     assert main(["launch", "--no-report", *grid, "seed=0,1,2,3", "--extend"]) == 0
     assert "measuring" not in capsys.readouterr().err  # it is known
+
+
+def test_slots_that_would_idle_are_counted_where_they_are_computed(overrides, workspace):
+    """A trunk of most of a family's steps leaves little to do at the same time; on the CPU idle slots cost nothing."""
+    plan = plan_here([*overrides, tiny.steps(20, 40, 400)])
+    calibrate(plan.runs, plan.trials[0], {ALONE: 100.0, Way(stack=2): 150.0})
+    one = chosen(plan, plan.runs, device="cuda")[1]
+    assert one.way == ALONE
+    assert one.why == f"calibrated: stack of 2 is {412 / 100 / (400 * 2 / 150):.2f} times as fast"
+    assert chosen(plan, plan.runs)[1].way == Way(stack=2)
+
+
+def test_a_way_that_the_memory_does_not_allow_is_known_and_not_taken(plan, tmp_path):
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=2): 120.0, Way(stack=8): 0.0})
+    assert chosen(plan, tmp_path)[4].way == Way(stack=2)
+    calibrate(tmp_path / "none", plan.trials[0], {ALONE: 0.0, Way(stack=2): 0.0})
+    assert chosen(plan, tmp_path / "none")[4].way == ALONE
+    estimate = Speeds.read(tmp_path / "none").estimate(plan.trials[0], OPTIONS, "cpu", "CPU", plan.config.cluster)
+    assert estimate.source == "guess"

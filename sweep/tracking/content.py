@@ -51,7 +51,7 @@ def scale_of(trial: dict[str, Any], tokens: Path, env: dict[str, Any], cluster: 
     return Scale(
         bytes_per_token=meta.get("bytes_per_token"),
         reference_nats=meta.get("reference_lines"),
-        peak_flops_per_second=cluster["peak_tflops"] * 1e12 if known else None,
+        peak_flops_per_second=cluster["peak_tflops"] * 1e12 if known and cluster["peak_tflops"] else None,
     )
 
 

@@ -4,6 +4,7 @@ device, so that only what is faster is chosen (`sweep.execution`)."""
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sweep.data.tokens import Tokens
 from sweep.environment import attention_backend, device_memory_bytes, device_model, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Way, record_speed, speed_key
-from sweep.execution import Execution, candidates
+from sweep.execution import Execution, candidates, micro_batch
 from sweep.plan import Plan
 from sweep.training import loop
 from sweep.training.loop import Curve, Setup, State
@@ -24,6 +25,7 @@ from sweep.trial import Trial
 
 WARM_UP_STEPS = 3
 SECONDS = 1.5
+STEPS_AT_ONCE = 8
 START_SECONDS = 600.0  # that several processes may take until all of them train
 
 
@@ -43,7 +45,7 @@ def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = 
     shapes = {speed_key(one.families[0][0], options, name): one for one in chosen}
     for one in shapes.values():
         trial = one.families[0][0]
-        validation_seconds = _validation_seconds(_setup(trial, options, tokens, device))
+        validation_seconds = _validation_seconds(_setup(trial, options, tokens, device, ALONE))
         for way in (ALONE, *candidates(trial, one.curves, options, device, device_memory_bytes(device))):
             try:
                 tokens_per_second = _time(trial, options, tokens, device, way)
@@ -56,42 +58,48 @@ def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = 
 def _time(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way) -> float:
     """Tokens per second of training, all that share the device together."""
     if way.processes > 1:
-        return _processes(trial, options, tokens, device, way.processes)
-    setup = _setup(trial, options, tokens, device)
-    if way.stack:
-        stack = Stack(setup, way.stack, graph=options.graph and device == "cuda")
-        for _ in range(way.stack):
-            stack.seat(_curve(_setup(trial, options, tokens, device, stack)))
-        speed = _steps_per_second(stack.update, lambda: stack.loss_sum_K.sum().item())
-        return speed * way.stack * trial.config.batch_tokens
+        return _processes(trial, options, tokens, device, way)
+    setup = _setup(trial, options, tokens, device, way)
+    if not way.stack:
+        return _alone(setup)
+    stack = Stack(setup, way.stack, graph=options.graph and device == "cuda")
+    for _ in range(way.stack):
+        stack.seat(_curve(_setup(trial, options, tokens, device, way, stack)))
+    speed = _steps_per_second(stack.update, lambda: stack.loss_sum_K.sum().item(), device)
+    return speed * way.stack * trial.config.batch_tokens
+
+
+def _alone(setup: Setup) -> float:
     state = State.fresh(setup)
 
     def step() -> None:
-        loop.update(setup, state, trial.config.optim.lr)
+        loop.update(setup, state, setup.config.optim.lr)
         state.step += 1
 
-    return _steps_per_second(step, state.loss_sum.item) * trial.config.batch_tokens
+    return _steps_per_second(step, state.loss_sum.item, setup.device) * setup.config.batch_tokens
 
 
-def _steps_per_second(step: Callable[[], Any], wait: Callable[[], Any]) -> float:
-    """`wait` is for the device."""
+def _steps_per_second(step: Callable[[], Any], wait: Callable[[], Any], device: str) -> float:
+    """`wait` is for the device; as in training, not after every step."""
     for _ in range(WARM_UP_STEPS):
         step()
     wait()
+    at_once = STEPS_AT_ONCE if device == "cuda" else 1
     start, steps = time.monotonic(), 0
     while time.monotonic() - start < SECONDS:
-        step()
+        for _ in range(at_once):
+            step()
         wait()
-        steps += 1
+        steps += at_once
     return steps / (time.monotonic() - start)
 
 
-def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, count: int) -> float:
+def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way) -> float:
     """As many processes on one device at the same time."""
     context = multiprocessing.get_context("spawn")
-    ready, speeds = context.Barrier(count), context.SimpleQueue()
-    arguments = (trial, options, tokens, device, ready, speeds)
-    workers = [context.Process(target=_one_of_several, args=arguments) for _ in range(count)]
+    ready, speeds = context.Barrier(way.processes), context.SimpleQueue()
+    arguments = (trial, options, tokens, device, way, ready, speeds)
+    workers = [context.Process(target=_one_of_several, args=arguments) for _ in range(way.processes)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -99,12 +107,15 @@ def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, cou
     return sum(speeds.get() for _ in workers) if all(worker.exitcode == 0 for worker in workers) else 0.0
 
 
-def _one_of_several(trial: Trial, options: RunOptions, tokens: Path, device: str, ready: Any, speeds: Any) -> None:
+def _one_of_several(
+    trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way, ready: Any, speeds: Any
+) -> None:
     """A process's share. It trains a little first, so that all are measured while all train."""
     prepare_torch(options, device)
-    loop.update(setup := _setup(trial, options, tokens, device), State.fresh(setup), trial.config.optim.lr)
+    setup = _setup(trial, options, tokens, device, way)
+    loop.update(setup, State.fresh(setup), trial.config.optim.lr)
     ready.wait(START_SECONDS)  # one that cannot start must not keep the others
-    speeds.put(_time(trial, options, tokens, device, ALONE))
+    speeds.put(_alone(setup))
 
 
 def _validation_seconds(setup: Setup) -> float:
@@ -113,7 +124,11 @@ def _validation_seconds(setup: Setup) -> float:
     return time.monotonic() - start
 
 
-def _setup(trial: Trial, options: RunOptions, tokens: Path, device: str, stack: Stack | None = None) -> Setup:
+def _setup(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way, stack: Stack | None = None) -> Setup:
+    """As a worker's, its micro-batch what the memory model fits."""
+    if device == "cuda":
+        size = micro_batch(trial, options, device, device_memory_bytes(device) / way.processes, max(1, way.stack))
+        options = replace(options, micro_batch_sequences=size)
     backend = attention_backend(options.backend, device, trial.config.model.head_dim)
     found = Tokens.open(tokens, trial.config.data.fingerprint)
     desk = None if stack is None else stack.desk

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from sweep import files
+from sweep.config import RunOptions
 from sweep.estimate import Way, record_speed
 from sweep.record import Record
 from sweep.rundir import RunDir
@@ -38,6 +39,7 @@ class Family:
     env: dict[str, Any]
     should_stop: Callable[[], bool]
     on_progress: Callable[[dict[str, Any]], None]
+    asked: RunOptions  # what the setup's options were before the device's memory had its say
 
     @property
     def family_id(self) -> str:
@@ -259,7 +261,7 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
     )
     if finished:
         rate = state.step * trial.config.batch_tokens / state.seconds
-        record_speed(family.runs, trial, setup.options, record.device, rate, way=family.way)
+        record_speed(family.runs, trial, family.asked, record.device, rate, way=family.way)
         if setup.options.keep_weights:
             files.write(run.weights, lambda file: torch.save(setup.model.state_dict(), file))
     record.publish(run.record)

@@ -6,6 +6,7 @@ everything else stays on the device. So the same step runs eagerly, on the CPU t
 Shape suffixes: K slots, B sequences, T tokens of a sequence, N windows of a stream.
 """
 
+import gc
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +38,12 @@ def gather(tokens_1d: Tensor, windows_KB: Tensor, seq_len: int) -> Tensor:
 
 
 def captured(step: Callable[[], None]) -> Callable[[], None]:
-    """`step` as one CUDA graph. It is run to warm up, so whatever it changes must not matter yet."""
+    """`step` as one CUDA graph. It is run to warm up, so whatever it changes must not matter yet.
+
+    Warmed up and captured on a stream of its own: PyTorch's stream for captures is one for all graphs, and with the
+    first of them its cuBLAS workspace would go, whose address the others hold (pytorch issue 175276).
+    """
+    gc.collect()  # not while capturing: what is freed there may need the device
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -45,6 +51,6 @@ def captured(step: Callable[[], None]) -> Callable[[], None]:
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side):
         step()
     return graph.replay

@@ -76,7 +76,7 @@ class Setup:
             )
         self.model = shared_model or GPT(model, backend=self.backend).to(self.device)
         compiled = self.options.compile and shared_model is None
-        self.loss = torch.compile(self.model.loss) if compiled else self.model.loss
+        self.loss = torch.compile(self.model.loss, dynamic=False) if compiled else self.model.loss
         unique = config.data.unique_sequences
         self.batches = Batches(self.tokens.train, model.seq_len, config.batch_sequences, unique, config.seed)
         self.validation_NT = windows(self.tokens.validation, model.seq_len)[: config.eval.sequences]

@@ -45,8 +45,10 @@ class Stack:
         self.factors_FK = torch.tensor(IDLE, device=device)[:, None].repeat(1, slots)
         self.windows_KB = torch.zeros(slots, config.batch_sequences, dtype=torch.int64, device=device)
         self.model = StackedGPT(config.model, setup.backend, device)
-        self.losses = torch.compile(self.model.losses) if setup.options.compile else self.model.losses
-        self.apply = torch.compile(self._apply) if setup.options.compile else self._apply
+        self.losses, self.apply = self.model.losses, self._apply
+        if setup.options.compile:  # for these shapes alone: a second number of slots must not make it general, and slow
+            self.losses = torch.compile(self.losses, dynamic=False)
+            self.apply = torch.compile(self.apply, dynamic=False)
         self.train_tokens = resident(setup.tokens.train, device)
         self.seated: list[Curve | None] = [None] * slots
         self.computed = 0

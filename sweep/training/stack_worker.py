@@ -23,7 +23,11 @@ def train_stack(worker: "Worker", families: list[list[Trial]], slots: int) -> di
     """How each family went. A stack that the device has no memory for is halved, in the end to no stack at all."""
     outcomes: dict[str, str] = {}
     while slots:
-        stack, fits = _stack(worker, families[0], slots)
+        try:
+            stack, fits = _stack(worker, families[0], slots)
+        except UserError as error:
+            worker.failed(families[0][0], error)
+            return outcomes | {trials[0].family_id: "failed" for trials in families}
         if stack is None and fits:
             break
         if stack is not None and _Company(worker, families, stack, outcomes).train():
@@ -43,15 +47,20 @@ def train_stack(worker: "Worker", families: list[list[Trial]], slots: int) -> di
 def _stack(worker: "Worker", trials: list[Trial], slots: int) -> tuple[Stack | None, bool]:
     """A stack, and whether the device has the memory for one.
 
-    None where there cannot be one; then each family alone meets what is in the way, and tells of it as its own.
+    None where there cannot be one; then each family alone meets what is in the way, and tells of it as its own. But
+    UserError where a graph was asked for and cannot be had.
     """
+    graph = worker.options.graph and worker.device == "cuda"
     try:
         setup, _ = worker.setup(trials, slots=slots)
-        return Stack(setup, slots, graph=worker.options.graph and worker.device == "cuda"), True
+        return Stack(setup, slots, graph), True
     except torch.OutOfMemoryError:
         return None, False
     except (UserError, RuntimeError) as error:
-        worker.log(f"no stack of {slots}, each trial alone: {str(error).splitlines()[0]}")
+        why = str(error).splitlines()[0]
+        if graph and not isinstance(error, UserError):
+            raise UserError(f"run.graph=true: the step cannot be captured ({why}); give run.graph=false") from error
+        worker.log(f"no stack of {slots}, each trial alone: {why}")
         return None, True
 
 

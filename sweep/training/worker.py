@@ -33,6 +33,7 @@ from sweep.training.stack_worker import train_stack
 from sweep.training.supervisor import DEVICE_SHARE, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, FAILED, LOG, PEERS, say
 from sweep.trial import Trial
 
+COMPILED_SHAPES = 1000  # of one process, in all its micro-batches and stacks
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -216,6 +217,7 @@ class Worker:
             env=env,
             should_stop=should_stop,
             on_progress=on_progress,
+            asked=self.options,
         )
 
     def setup(self, trials: list[Trial], stack: Stack | None = None, slots: int = 1) -> tuple[Setup, dict[str, Any]]:
@@ -313,6 +315,9 @@ def _fits_in_memory(family: Family, trial: Trial) -> bool:
 def prepare_torch(options: RunOptions, device: str) -> None:
     """Process-wide settings that decide speed and bits."""
     torch.set_num_threads(options.threads)
+    if options.compile:  # a process compiles the same code for many shapes; past its limit torch would quietly not
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = COMPILED_SHAPES
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
     if device == "cpu":
         _keep_freed_memory()
     if options.deterministic and device == "cuda":
