@@ -238,12 +238,12 @@ def update(setup: Setup, state: State, lr: float) -> torch.Tensor:
 def evaluate(setup: Setup, windows_NT: np.ndarray) -> float:
     """Mean nats per token over windows of T+1 tokens, N of them."""
     setup.model.eval()
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=setup.device)  # read once: each reading waits for the device
     for start in range(0, len(windows_NT), setup.micro_batch):
         chunk = windows_NT[start : start + setup.micro_batch].astype(np.int64)
-        total += len(chunk) * setup.loss_of(chunk[:, :-1], chunk[:, 1:]).item()
+        total += len(chunk) * setup.loss_of(chunk[:, :-1], chunk[:, 1:]).double()
     setup.model.train()
-    return total / len(windows_NT)
+    return total.item() / len(windows_NT)
 
 
 def documents_from(tokens: torch.Tensor, eot_id: int | None) -> torch.Tensor:
