@@ -29,7 +29,7 @@ class Need:
     """What a family asks for, trained by one worker."""
 
     family_id: str
-    seconds: float  # of one worker
+    seconds: float  # of the worker that trains it; in a stack its share of the time of all
     device_bytes: int
     host_bytes: int
     busy: float  # the share of the device's time that one worker fills

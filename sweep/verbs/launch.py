@@ -6,8 +6,11 @@
   python -m sweep launch sweep=ladder_cluster cluster=slurm      on a Slurm cluster: submits arrays and returns
 
 The same command again trains only what is missing; what failed is tried again, until it is given up (see `retry`).
-Ctrl-C stops with everything saved. Exit status: 0 all trials have a record (on a cluster: what is missing is in the
-queue), 1 some failed, 75 stopped, launch again.
+Where a shape has much to train, a launch on this machine first measures whether several trials at a time are faster
+(run.stack=off does without). Ctrl-C stops with everything saved.
+
+Exit status: 0 all trials have a record (on a cluster: what is missing is in the queue), 1 some failed, 75 stopped,
+launch again.
 """
 
 import argparse
