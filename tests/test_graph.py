@@ -1,5 +1,7 @@
 """What a captured step is made of, run without CUDA: tokens by index, one step that asks the host nothing."""
 
+import itertools
+
 import numpy as np
 import pytest
 import stacking
@@ -7,6 +9,7 @@ import tiny
 import torch
 
 from sweep.data.tokens import windows
+from sweep.training import loop
 from sweep.training.graph import gather, resident
 from sweep.training.loop import State
 from sweep.training.stack import Stack
@@ -105,3 +108,53 @@ def test_torch_compile_sees_the_whole_step(plan):
         compiled.update()
     torch.testing.assert_close(compiled.weights_KP, plain.weights_KP, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(compiled.loss_sum_K, plain.loss_sum_K)
+
+
+# ---- rows that are read a step late, as on a device that works on meanwhile ----
+
+
+@pytest.fixture(scope="module")
+def families(overrides):
+    return plan_here([*overrides, tiny.steps(20, 40), "seed=0,1"])
+
+
+@pytest.fixture(scope="module")
+def at_once(families, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("at_once")
+    assert tiny.train(families, runs) == 0
+    stacking.train(families, runs / "stack", slots=3)
+    return runs
+
+
+def test_rows_that_are_read_late_are_the_same_rows(families, at_once, tmp_path, monkeypatch):
+    began = []
+    row_of = loop.Row.of
+    monkeypatch.setattr(loop.Row, "of", lambda *args: began.append(args) or row_of(*args))
+    monkeypatch.setattr(loop, "READ_LATE", ("cpu",))
+    assert tiny.train(families, tmp_path) == 0
+    stacking.train(families, tmp_path / "stack", slots=3)
+    for trial in families.trials:
+        assert tiny.everything(tmp_path, trial.trial_id) == tiny.everything(at_once, trial.trial_id)
+        assert tiny.everything(tmp_path / "stack", trial.trial_id) == tiny.everything(at_once / "stack", trial.trial_id)
+    assert len(began) > 20
+
+
+def test_a_row_is_written_before_a_curve_is_left(families, at_once, tmp_path, monkeypatch):
+    """However early it is told to stop; what is gone on with has every row, once."""
+    monkeypatch.setattr(loop, "READ_LATE", ("cpu",))
+    for calls in (11, 12, 30, 31):
+        runs, asked = tmp_path / str(calls), itertools.count(1)
+        stacking.train(families, runs, slots=3, should_stop=lambda asked=asked, calls=calls: next(asked) > calls)
+        stacking.train(families, runs, slots=3)
+        for trial in families.trials:
+            assert tiny.curve(runs, trial.trial_id) == tiny.curve(at_once / "stack", trial.trial_id), calls
+
+
+def test_divergence_is_seen_a_step_late_and_recorded(overrides, tmp_path, monkeypatch):
+    plan = plan_here([*overrides, tiny.steps(40), "optim.lr_multiplier=1e30"])
+    monkeypatch.setattr(loop, "READ_LATE", ("cpu",))
+    assert tiny.train(plan, tmp_path) == 0
+    (trial,) = plan.trials
+    record, last = tiny.record(tmp_path, trial.trial_id), tiny.curve(tmp_path, trial.trial_id)[-1]
+    assert (record["status"], last["train_loss_nats"]) == ("diverged", None)
+    assert record["steps_done"] in (last["step"], last["step"] + 1)

@@ -28,6 +28,7 @@ from sweep.training.optim import adamw
 from sweep.trial import Trial, TrialConfig
 
 PROMPT_TOKENS = 16
+READ_LATE = ("cuda",)  # devices that work on while the host reads what they did a step before
 
 
 class Diverged(Exception):
@@ -157,6 +158,7 @@ class Curve:
     on_progress: Callable[[dict[str, Any]], None]
     fetch: Callable[[], None] = lambda: None  # put the weights into the setup's model, where they are kept elsewhere
     saved_at: float = 0.0  # by the clock; whoever trains the curve starts it
+    row: "Row | None" = None  # of the step before, not written yet
 
     def lr(self, step: int) -> float:
         config = self.setup.config
@@ -169,6 +171,35 @@ class Curve:
         if self.length is None or step <= self.setup.config.schedule.branch_step(self.length):
             return "stable"
         return "decay"
+
+
+@dataclass
+class Row:
+    """A row of metrics, its numbers on their way from the device."""
+
+    step: int
+    lr: float
+    steps: int  # that its loss is the mean of
+    numbers: torch.Tensor  # mean loss and gradient norm, on the host
+    arrived: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, state: State, lr: float, grad_norm: torch.Tensor) -> "Row":
+        """Of the steps since the last row."""
+        numbers, arrived = torch.stack((state.loss_sum / state.loss_count, grad_norm)), None
+        if numbers.is_cuda:
+            host = torch.empty(2, pin_memory=True)
+            numbers, arrived = host.copy_(numbers, non_blocking=True), torch.cuda.Event()
+            arrived.record()
+        row = cls(state.step, lr, state.loss_count, numbers, arrived)
+        state.loss_sum.zero_()
+        state.loss_count = 0
+        return row
+
+    def read(self) -> list[float]:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.numbers.tolist()
 
 
 def train(curve: Curve, until: int) -> None:
@@ -186,29 +217,38 @@ def train(curve: Curve, until: int) -> None:
         grad_norm = update(setup, state, lr)
         state.step += 1
         after_update(curve, clock, lr, grad_norm)
-    clock.charge_training(state)
+    arrive(curve, clock)
+
+
+def arrive(curve: Curve, clock: "Clock") -> None:
+    """Bring what is known of a curve up to its step, for who looks at it from outside."""
+    _write_row(curve, clock)
+    clock.charge_training(curve.state)
 
 
 def stop(curve: Curve, clock: "Clock") -> NoReturn:
     """Save a curve where it is, and raise Stopped."""
-    clock.charge_training(curve.state)
+    arrive(curve, clock)
     curve.save(curve)
     raise Stopped
 
 
 def after_update(curve: Curve, clock: "Clock", lr: float, grad_norm: torch.Tensor) -> None:
     """What follows an update when its step or its time has come: a row, a sample, a checkpoint, news."""
+    _write_row(curve, clock)
     state, evaluation = curve.state, curve.setup.config.eval
     last = state.step == curve.length
     validate = last or is_log_spaced(state.step, evaluation.first_step, evaluation.points_per_doubling)
     if validate or state.step % evaluation.log_every_steps == 0:
-        _write_row(curve, clock, lr, grad_norm, validate)
+        curve.row = Row.of(state, lr, grad_norm)
+        if validate or curve.setup.device not in READ_LATE:
+            _write_row(curve, clock, validate)
     if evaluation.sample_tokens and (last or _is_power_of_four(state.step)):
-        clock.charge_training(state)
+        arrive(curve, clock)
         _write_sample(curve)
         clock.charge(state)
     if time.monotonic() - curve.saved_at >= curve.setup.options.checkpoint_seconds:
-        clock.charge_training(state)
+        arrive(curve, clock)
         curve.save(curve)
         clock.charge(state)
         curve.saved_at = time.monotonic()
@@ -299,37 +339,40 @@ class Clock:
         self.last = time.monotonic()
 
 
-def _write_row(curve: Curve, clock: Clock, lr: float, grad_norm: torch.Tensor, validate: bool) -> None:
-    setup, state = curve.setup, curve.state
+def _write_row(curve: Curve, clock: Clock, validate: bool = False) -> None:
+    """Write the row that was begun, if there is one. With a validation it must be of the curve's own step."""
+    setup, state, row = curve.setup, curve.state, curve.row
+    if row is None:
+        return
+    curve.row = None
     batch_tokens = setup.config.batch_tokens
-    mean_loss = (state.loss_sum / state.loss_count).item()  # waits for the device, so the lap below is honest
+    mean_loss, grad_norm = row.read()  # waits for the device, so the lap below is honest
     clock.charge_training(state)
-    speed = state.loss_count * batch_tokens / state.row_seconds
-    state.loss_sum.zero_()
-    state.loss_count, state.row_seconds = 0, 0.0
+    speed = row.steps * batch_tokens / state.row_seconds
+    state.row_seconds = 0.0
     val_loss = None
     if validate:
         curve.fetch()
         val_loss = evaluate(setup, setup.validation_NT)
     clock.charge(state)
-    tokens = state.step * batch_tokens
+    tokens = row.step * batch_tokens
     if val_loss is not None and val_loss < state.best_loss_nats:
         state.best_loss_nats, state.best_tokens = val_loss, tokens
-    row = {
-        "step": state.step,
+    written = {
+        "step": row.step,
         "tokens": tokens,
         "flops": tokens * setup.flops_per_token,
-        "phase": curve.phase(state.step),
-        "lr": lr,
+        "phase": curve.phase(row.step),
+        "lr": row.lr,
         "train_loss_nats": finite(mean_loss),
-        "grad_norm": finite(grad_norm.item()),
+        "grad_norm": finite(grad_norm),
         "val_loss_nats": finite(val_loss),
         "seconds": round(state.seconds, 4),
         "tokens_per_second": round(speed, 1),
         "mfu": setup.mfu(speed),
     }
-    append_json(curve.metrics, row)
-    curve.on_progress({"loss_nats": row["val_loss_nats"] or row["train_loss_nats"], **row})
+    append_json(curve.metrics, written)
+    curve.on_progress({"loss_nats": written["val_loss_nats"] or written["train_loss_nats"], **written})
     if not math.isfinite(mean_loss) or (val_loss is not None and not math.isfinite(val_loss)):
         raise Diverged(curve)
 

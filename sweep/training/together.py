@@ -81,7 +81,7 @@ class Together:
     def _follow(self, row: Row, lr: float, grad_norm: Tensor) -> None:
         loop.after_update(row.curve, self.clock, lr, grad_norm)
         if row.curve.state.step == row.until:
-            self.clock.share()
+            loop.arrive(row.curve, self.clock)
             row.curve, row.until = next(row.course)
             self.clock.skip()
 
