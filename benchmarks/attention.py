@@ -1,11 +1,11 @@
-"""Our attention on a CUDA device: first its numbers, then its speed beside the others'. About five minutes on an H200.
+"""Our attention on a CUDA device: its numbers, then its speed beside the others'. Five to eight minutes on an H200.
 
   python -m benchmarks.attention [--check-only]
 
-Numbers: fresh random inputs, every type, head dimensions, ragged lengths, grouped heads, windows, documents, and
-sequences of every timed shape, forward and gradients against fp64, new tensors poisoned with NaN. A device that
-passes is entered in `kernels/checked.json`, which is what makes `run.backend=auto` use the kernels there. Nothing is
-timed if a number is wrong; the exit status is then 1.
+Numbers: fresh random inputs, sequences of every timed shape, every type, head dimensions, ragged lengths, grouped
+heads, windows, documents, odd strides; forward and gradients against fp64, new tensors poisoned with NaN. A device that
+passes this and `benchmarks.cross_entropy` is entered in `kernels/checked.json`, which is what makes `run.backend=auto`
+use the kernels there. Nothing is timed if a number is wrong or a check fails; the exit status is then 1.
 
 Speed: causal bf16 of 64k tokens and 1,024 dimensions, forward and backward, beside PyTorch's FlashAttention-2,
 cuDNN, FlexAttention, and flash-attn if it is installed. TFLOP/s count the visible half of the scores; backward is
@@ -20,7 +20,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.gpu_timing import matmul_tflops, median_seconds, usable
+from benchmarks.gpu_timing import compiling, faults, matmul_tflops, median_seconds, poisoned, usable
 from benchmarks.provenance import save
-from kernels import reference
+from kernels import attention_op, reference
 from kernels.attention import attention
-from kernels.configurations import CHECKED, checked
+from kernels.configurations import enter_as_checked
 
 TOKENS, WIDTH = 65_536, 1024
 LENGTHS, HEAD_DIMS = (512, 1024, 2048, 4096), (32, 64, 128)
@@ -42,7 +42,7 @@ TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Case:
-    """A shape and a mask to check; `documents` is the mean length of one, 0 for none."""
+    """A shape and a mask to check; `documents` is the mean length of one, 0 for none. `odd`: nothing is aligned."""
 
     tokens: int
     head_dim: int
@@ -50,6 +50,7 @@ class Case:
     kv_heads: int = 4
     window: int = 0
     documents: int = 0
+    odd: bool = False
 
 
 SMALL = tuple(Case(**case) for case in (
@@ -62,9 +63,10 @@ SMALL = tuple(Case(**case) for case in (
     {"tokens": 515, "head_dim": 96, "kv_heads": 1},
     {"tokens": 1024, "head_dim": 128, "documents": 300},
     {"tokens": 999, "head_dim": 128, "kv_heads": 2, "window": 65},
+    {"tokens": 300, "head_dim": 64, "kv_heads": 2, "odd": True},
 ))  # fmt: skip
 TIMED = tuple(Case(tokens, d, WIDTH // d, WIDTH // d) for d in HEAD_DIMS for tokens in LENGTHS)
-TINY = (Case(33, 16, 2, 1), Case(70, 20, 2, 2, 9, 20))  # for the interpreter
+TINY = (Case(33, 16, 2, 1), Case(70, 20, 2, 2, 9, 20), Case(20, 16, 2, 1, odd=True))  # for the interpreter
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,39 +80,44 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("torch sees no CUDA device here")
     seed = secrets.randbits(32)
     print(f"inputs from seed {seed}", flush=True)
-    faults = check(args.device, seed)
-    if faults:
-        print("\n".join(faults))
+    wrong = check(args.device, seed)
+    if wrong:
+        print("\n".join(wrong))
         return 1
     if args.device == "cpu":
         return 0
-    enter_as_checked()
+    enter_as_checked("attention", torch.cuda.get_device_name(), triton.__version__)
     if not args.check_only:
-        ceiling = matmul_tflops()
-        rows = [row for case in TIMED for row in time_case(case, ceiling)]
-        report = {"command": "python -m benchmarks.attention", "matmul_tflops": ceiling, "seed": seed, "rows": rows}
-        print(json.dumps(report))
-        save("attention", ["torch", "triton"], report, "cuda")
+        time_all(seed)
     return 0
+
+
+def time_all(seed: int) -> None:
+    """Every timed shape; the result file is written after each, so that a run that is stopped keeps what it has."""
+    ceiling = matmul_tflops()
+    rows: list[dict[str, Any]] = []
+    report = {"command": "python -m benchmarks.attention", "matmul_tflops": ceiling, "seed": seed, "rows": rows}
+    for case in TIMED:
+        rows += time_case(case, ceiling)
+        save("attention", ["torch", "triton"], report, "cuda")
+    print(json.dumps(report))
 
 
 def check(device: str, seed: int) -> list[str]:
     """What is wrong, a line each."""
     generator = torch.Generator(device).manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # also fills every new tensor with NaN
-    faults = []
     if device == "cpu":
         plan = [(case, kind) for case in TINY for kind in ("fp16", "fp32")]  # the interpreter computes bf16 wrongly
-    else:
-        plan = [(case, kind) for case in SMALL for kind in TYPES] + [(case, "bf16") for case in TIMED]
-    for case, kind in plan:
-        wrong = list(check_case(case, TYPES[kind], device, generator))
-        print(case, kind, "; ".join(wrong) or "right", flush=True)
-        faults += [f"{case} {kind}: {line}" for line in wrong]
+    else:  # first what a sweep trains with
+        plan = [(case, "bf16") for case in TIMED] + [(case, kind) for case in SMALL for kind in TYPES]
+        with compiling():
+            for case, kind in plan:
+                launch(inputs(case, 2, TYPES[kind], device, generator), case.window, documents(case, 2, device))
+    checks = [(f"{case} {kind}", partial(check_case, case, TYPES[kind], device, generator)) for case, kind in plan]
     if device == "cuda":
-        faults += check_wide_offsets(generator)
-    torch.use_deterministic_algorithms(False)
-    return faults
+        checks.append(("more than 2³² elements", partial(check_wide_offsets, generator)))
+    with poisoned():
+        return faults(checks)
 
 
 def check_case(case: Case, dtype: torch.dtype, device: str, generator: torch.Generator) -> Iterator[str]:
@@ -137,23 +144,26 @@ def tolerance(exact: Tensor, spec: Tensor) -> float:
     return 2 * (spec - exact).abs().max().item() + ulps
 
 
-def check_wide_offsets(generator: torch.Generator) -> list[str]:
-    """A batch of more than 2³² elements: its last sequence must give the bits that it gives alone."""
+def check_wide_offsets(generator: torch.Generator) -> Iterator[str]:
+    """The last sequence of such a batch must give the bits that it gives alone."""
     case = Case(16_384, 64, 16, 16, window=64)
     given = inputs(case, 80, torch.bfloat16, "cuda", generator)
     together = values_and_gradients(attention, {"window": 64, "backend": "triton"}, given)
     alone = values_and_gradients(attention, {"window": 64, "backend": "triton"}, [x[-1:].clone() for x in given])
-    wrong = [
-        n for n, a, b in zip(("out", "dq", "dk", "dv"), together, alone, strict=True) if not torch.equal(a[-1:], b)
-    ]
-    return [f"{given[0].numel() * 4} elements: {name} of the last sequence is wrong" for name in wrong]
+    for name, a, b in zip(("out", "dq", "dk", "dv"), together, alone, strict=True):
+        if not torch.equal(a[-1:], b):
+            yield f"{name} of the last sequence is wrong"
 
 
 def inputs(case: Case, batch: int, dtype: torch.dtype, device: str, generator: torch.Generator) -> list[Tensor]:
-    """q, k, v as views of one projection, as a GPT makes them, and a gradient of the output."""
+    """q, k, v as views of one projection, as a GPT makes them, and a gradient of the output, in the same manner.
+
+    Of an odd case views that skip every second sequence and the first numbers of each head.
+    """
     H, K = case.heads, case.kv_heads
-    shape = (batch, case.tokens, 2 * H + 2 * K, case.head_dim)
-    fused = torch.randn(shape, device=device, generator=generator).to(dtype)
+    skipped = 3 if case.odd else 0
+    shape = (batch * (1 + case.odd), case.tokens, 2 * H + 2 * K, skipped + case.head_dim)
+    fused = torch.randn(shape, device=device, generator=generator).to(dtype)[:: 1 + case.odd, :, :, skipped:]
     return list(fused.split((H, K, K, H), dim=2))
 
 
@@ -170,20 +180,21 @@ def values_and_gradients(run: Callable[..., Tensor], mask: dict[str, Any], given
     return [out.detach(), *torch.autograd.grad(out, (q, k, v), given[3])]
 
 
-def enter_as_checked() -> None:
-    """Into `kernels/checked.json`, this device with these versions."""
-    device = torch.cuda.get_device_name()
-    others = [e for e in checked() if (e["device"], e["triton"]) != (device, triton.__version__)]
-    date = datetime.now(UTC).date().isoformat()
-    entry = {"device": device, "triton": triton.__version__, "torch": torch.__version__, "date": date}
-    CHECKED.write_text(json.dumps([*others, entry], indent=1) + "\n")
+def launch(given: list[Tensor], window: int = 0, documents_BT: Tensor | None = None) -> None:
+    """Our three kernels once, as `attention` and its backward launch them."""
+    q, k, v, dout = given
+    tokens = q.shape[1]
+    starts, ends = (None, None) if documents_BT is None else attention_op.document_bounds(documents_BT)
+    seen = min(window, tokens) or tokens
+    out, lse = torch.ops.sweep.attention(q, k, v, starts, ends, seen)
+    torch.ops.sweep.attention_backward(dout, q, k, v, starts, ends, out, lse, seen)
 
 
 def time_case(case: Case, ceiling: float) -> Iterator[dict[str, Any]]:
     """A row for the forward and one for the backward: TFLOP/s of each contender, and ours over each other's."""
     generator = torch.Generator("cuda").manual_seed(0)
     *qkv, dout = inputs(case, TOKENS // case.tokens, torch.bfloat16, "cuda", generator)
-    qkv = [x.detach().requires_grad_() for x in qkv]
+    qkv, dout = [x.detach().requires_grad_() for x in qkv], dout.contiguous()  # as the projection after it makes dout
     runs, why_not = usable({name: (lambda f=f: f(*qkv)) for name, f in contenders().items()})
     outs = {name: run() for name, run in runs.items()}
     backwards, why_not_backward = usable(
@@ -232,7 +243,8 @@ def _flex(*qkv: Tensor) -> Tensor:
 
     global _compiled_flex
     if _compiled_flex is None:
-        _compiled_flex = torch.compile(flex_attention, dynamic=False)
+        torch._dynamo.config.recompile_limit = 64  # beyond the default of 8 shapes it would run uncompiled, in silence
+        _compiled_flex = torch.compile(flex_attention, dynamic=False, fullgraph=True)
     tokens = qkv[0].shape[1]
     if tokens not in _masks:
         _masks[tokens] = create_block_mask(lambda b, h, t, s: t >= s, None, None, tokens, tokens)

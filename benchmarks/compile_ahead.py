@@ -2,14 +2,16 @@
 
   python -m benchmarks.compile_ahead [--architecture sm_90] [--types bf16] [--forms all] [--dry]
 
-Attention is compiled in two forms, plainly causal and with every mask (window and documents). A configuration must
-fit its chip's shared memory; in half precision attention must run on the tensor cores, and nothing may spill. fp32
-need only compile; its spills are reported. The table goes to `benchmarks/results/compile_ahead.json`. Exit status 1
-when a configuration is at fault. It cannot run in a process with Triton's interpreter.
+Attention is compiled in three forms: plainly causal; with every mask (window and documents); and the kernel that sums
+over a group of query heads also grouped, with every mask and a length that is a multiple of nothing. A configuration
+must fit its chip's shared memory; in half precision attention must run on the tensor cores, and nothing may spill,
+except in the grouped form: there, as in fp32, spills (slow, not wrong) are reported. The table goes to
+`benchmarks/results/compile_ahead.json`. Exit status 1 when a configuration is at fault. It cannot run in a process with
+Triton's interpreter.
 """
 
 import argparse
-import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -26,16 +28,16 @@ from triton.compiler import ASTSource
 
 from benchmarks.provenance import save
 from kernels import triton_attention, triton_cross_entropy
-from kernels.configurations import PATH, Configuration, Key, shipped
-from kernels.cross_entropy_op import MAX_BLOCK_V, NUM_WARPS
+from kernels.configurations import Configuration, Key, shipped, source_hash
+from kernels.cross_entropy_op import MAX_BLOCK_V, SCALE_BLOCK, num_warps
 
 TYPES = {"fp16": 2, "bf16": 2, "fp32": 4}  # bytes of an element
-FORMS = ("causal", "all")  # masks
+FORMS = ("causal", "all", "grouped")
 SHARED_BYTES = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448}
 TENSOR_CORES = {"sm_90": "HGMMA", "sm_100": r"UTC\w*MMA"}  # HMMA elsewhere
 ARGUMENTS = {
-    **dict.fromkeys(("q", "k", "v", "out", "dout", "dq", "dk", "dv", "logits", "gradient"), "*{}"),
-    **dict.fromkeys(("lse", "delta", "losses"), "*fp32"),
+    **dict.fromkeys(("q", "k", "v", "out", "dout", "dq", "dk", "dv", "logits", "gradient", "x"), "*{}"),
+    **dict.fromkeys(("lse", "delta", "losses", "factor"), "*fp32"),
     **dict.fromkeys(("starts", "ends"), "*i32"),
     **dict.fromkeys(("scale", "scale_log2", "gradient_scale"), "fp32"),
     "targets": "*i64",
@@ -54,16 +56,17 @@ class Job:
     options: dict[str, int | bool]
 
     def compile(self) -> Any:
-        """As the launcher would specialise it for a GPT: contiguous rows, everything else divisible by 16."""
+        """As the launcher would specialise it for a GPT: contiguous rows, lengths divisible by 16 unless grouped."""
         names = self.kernel.arg_names
         signature = {
             name: "constexpr" if name in self.constants else ARGUMENTS.get(name, "i32").format(self.type)
             for name in names
         }
+        lengths = r"\w+_[bthr]" if self.form == "grouped" else r"T|V|elements|\w+_[bthr]"
         divisible = {
             (i,): [["tt.divisibility", 16]]
             for i, name in enumerate(names)
-            if signature[name].startswith("*") or re.fullmatch(r"T|V|\w+_[bthr]", name)
+            if signature[name].startswith("*") or re.fullmatch(lengths, name)
         }
         constants = {(names.index(name),): value for name, value in self.constants.items()}
         source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=divisible)
@@ -75,7 +78,7 @@ class Job:
         compiled = self.compile()
         usage = _tool("cuobjdump", "-res-usage", compiled.asm["cubin"])
         sass = _tool("nvdisasm", "-c", compiled.asm["cubin"])
-        blocks = [str(value) for name, value in self.constants.items() if name.startswith("BLOCK_")]
+        blocks = [str(value) for name, value in self.constants.items() if name.startswith("BLOCK")]
         row = {
             "architecture": self.architecture, "kernel": self.kernel.__name__, "type": self.type, "form": self.form,
             "blocks": "x".join(blocks), "num_warps": self.options["num_warps"],
@@ -86,14 +89,14 @@ class Job:
         return {**row, "fault": self.fault(row, sass)}
 
     def fault(self, row: dict[str, Any], sass: str) -> str | None:
-        limit = SHARED_BYTES[self.architecture]
+        limit = SHARED_BYTES.get(self.architecture, min(SHARED_BYTES.values()))
         if row["shared_bytes"] > limit:
             return f"shared memory over {limit}"
         if self.type == "fp32":
             return None
         if "D" in self.constants and not re.search(TENSOR_CORES.get(self.architecture, "HMMA"), sass):
             return "not on the tensor cores"
-        return "spills" if row["spill_loads"] else None
+        return "spills" if row["spill_loads"] and self.form != "grouped" else None
 
 
 def main() -> int:
@@ -105,7 +108,7 @@ def main() -> int:
     args = parser.parse_args()
     jobs = list(all_jobs(args.architecture, args.types, args.forms))
     rows = []
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for row in pool.map(Job.row, jobs):
             rows.append(row)
             print(*row.values(), flush=True)
@@ -125,28 +128,26 @@ def all_jobs(
         for kind in types:
             for key, chosen in shipped().items():
                 if key.architecture == architecture and key.element_bytes == TYPES[kind]:
-                    wanted = forms if kind != "fp32" else FORMS[-1:]  # the larger one will do where spills may be
-                    yield from (attention_job(key, chosen, kind, form) for form in wanted)
+                    has = FORMS if key.kernel == "backward_kv" else FORMS[:-1]
+                    wanted = has if kind != "fp32" else has[-1:]  # the largest will do where spills may be
+                    yield from (attention_job(key, chosen, kind, form) for form in wanted if form in forms)
             yield Job(
                 triton_cross_entropy.cross_entropy, architecture, kind, "with gradient",
-                {"BLOCK_V": MAX_BLOCK_V, "WITH_GRADIENT": True, "logits_v": 1}, {"num_warps": NUM_WARPS},
+                {"BLOCK_V": MAX_BLOCK_V, "WITH_GRADIENT": True, "logits_v": 1}, {"num_warps": num_warps(MAX_BLOCK_V)},
             )  # fmt: skip
+            yield Job(
+                triton_cross_entropy.scale, architecture, kind, "in place", {"BLOCK": SCALE_BLOCK}, {"num_warps": 4}
+            )
 
 
 def attention_job(key: Key, chosen: Configuration, kind: str, form: str) -> Job:
     kernel = getattr(triton_attention, key.kernel)
     constants = {
         "BLOCK_Q": chosen.block_q, "BLOCK_K": chosen.block_k, "BLOCK_D": key.block_d, "D": key.block_d,
-        "EDGES": form == "all", "DOCUMENTS": form == "all", "G": 1,
+        "EDGES": form != "causal", "DOCUMENTS": form != "causal",
     }  # fmt: skip
-    constants |= {name: 1 for name in kernel.arg_names if name.endswith("_d")}
+    constants |= {name: 1 for name in kernel.arg_names if name.endswith("_d") or (name == "G" and form != "grouped")}
     return Job(kernel, key.architecture, kind, form, constants, chosen.launch())
-
-
-def source_hash() -> str:
-    """Of what is compiled: the kernels and their configurations."""
-    files = (Path(triton_attention.__file__), Path(triton_cross_entropy.__file__), PATH)
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _number(name: str, usage: str) -> int:

@@ -2,7 +2,8 @@
 
   python -m benchmarks.cross_entropy [--check-only]
 
-Numbers: fresh random logits, every type, against fp64; the form fused with the projection against the plain one.
+Numbers: fresh random logits, every type, against fp64; the form fused with the projection against the plain one. A
+device that passes this and `benchmarks.attention` is entered in `kernels/checked.json`, see there.
 Speed: 64k rows of bf16 logits, loss and gradient together, beside PyTorch's eager and compiled and Liger-Kernel's if it
 is installed; bytes per second count the logits read once and the gradient written once. The fused form: time and
 peak memory of loss and gradients from a width of 768. Results: `benchmarks/results/cross_entropy.json`.
@@ -15,18 +16,22 @@ import json
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.gpu_timing import copy_bytes_per_second, median_seconds, usable
+from benchmarks.gpu_timing import copy_bytes_per_second, faults, median_seconds, poisoned, usable
 from benchmarks.provenance import save
 from kernels import cross_entropy_op, reference
+from kernels.configurations import enter_as_checked
 from kernels.cross_entropy import CHUNK_LOGITS, cross_entropy
 
 ROWS, WIDTH = 65_536, 768
+SHARE = 0.3  # of a loss, to check what scales gradients
 VOCABULARIES = (1024, 4096, 8192, 32_768, 50_304)
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -42,57 +47,76 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("torch sees no CUDA device here")
     seed = secrets.randbits(32)
     print(f"inputs from seed {seed}", flush=True)
-    faults = list(check(args.device, seed))
-    if faults:
-        print("\n".join(faults))
+    wrong = check(args.device, seed)
+    if wrong:
+        print("\n".join(wrong))
         return 1
+    if args.device == "cpu":
+        return 0
+    enter_as_checked("cross_entropy", torch.cuda.get_device_name(), triton.__version__)
     if not args.check_only:
-        ceiling = copy_bytes_per_second()
-        rows = [time_plain(vocabulary, ceiling) for vocabulary in VOCABULARIES]
-        rows += [time_fused(vocabulary) for vocabulary in VOCABULARIES[2:]]
-        report = {"command": "python -m benchmarks.cross_entropy", "copy_bytes_per_second": ceiling, "rows": rows}
-        print(json.dumps(report))
-        save("cross_entropy", ["torch", "triton"], report, "cuda")
+        time_all()
     return 0
 
 
-def check(device: str, seed: int) -> Iterator[str]:
+def time_all() -> None:
+    """Both forms; the result file is written after each case, so that a run that is stopped keeps what it has."""
+    ceiling = copy_bytes_per_second()
+    rows: list[dict[str, Any]] = []
+    report = {"command": "python -m benchmarks.cross_entropy", "copy_bytes_per_second": ceiling, "rows": rows}
+    cases = [partial(time_plain, vocabulary, ceiling) for vocabulary in VOCABULARIES]
+    for case in (*cases, *(partial(time_fused, vocabulary) for vocabulary in VOCABULARIES[2:])):
+        rows.append(case())
+        save("cross_entropy", ["torch", "triton"], report, "cuda")
+    print(json.dumps(report))
+
+
+def check(device: str, seed: int) -> list[str]:
     """What is wrong, a line each."""
     generator = torch.Generator(device).manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)  # also fills every new tensor with NaN
     shapes = ((3, 5), (7, 300)) if device == "cpu" else ((1, 2), (33, 129), (512, 8192), (257, 50_257))
     kinds = ("fp16", "fp32") if device == "cpu" else tuple(TYPES)  # the interpreter computes bf16 wrongly
+    checks = []
     for rows, vocabulary in shapes:
         for kind in kinds:
-            logits = (4 * torch.randn(rows, vocabulary, device=device, generator=generator)).to(TYPES[kind])
-            targets = torch.randint(vocabulary, (rows,), device=device, generator=generator)
-            exact = loss_and_gradients(reference.cross_entropy, targets, logits.double())
-            spec = loss_and_gradients(lambda x, t: reference.cross_entropy(x.float(), t), targets, logits)
-            ours = loss_and_gradients(lambda x, t: cross_entropy(x, t, backend="triton"), targets, logits)
-            yield from _beyond(f"{rows}x{vocabulary} {kind}", exact, spec, ours, torch.finfo(TYPES[kind]).eps)
-        x, head = (torch.randn(n, 64, device=device, generator=generator) for n in (rows, vocabulary))
-        exact, spec = (loss_and_gradients(_plain, targets, x.to(t), head.to(t)) for t in (torch.float64, torch.float32))
-        fused = loss_and_gradients(lambda x, head, t: _fused(x, head, t, 5), targets, x, head)
-        yield from _beyond(f"fused {rows}x{vocabulary}", exact, spec, fused, torch.finfo(torch.float32).eps)
-    torch.use_deterministic_algorithms(False)
+            checks.append((f"{rows}x{vocabulary} {kind}", partial(check_plain, rows, vocabulary, kind, generator)))
+        checks.append((f"fused {rows}x{vocabulary}", partial(check_fused, rows, vocabulary, generator)))
+    with poisoned():
+        return faults(checks)
 
 
-def _beyond(what: str, exact: list[Tensor], spec: list[Tensor], ours: list[Tensor], eps: float) -> Iterator[str]:
+def check_plain(rows: int, vocabulary: int, kind: str, generator: torch.Generator) -> Iterator[str]:
+    logits = (4 * torch.randn(rows, vocabulary, device=generator.device, generator=generator)).to(TYPES[kind])
+    targets = torch.randint(vocabulary, (rows,), device=generator.device, generator=generator)
+    exact = loss_and_gradients(reference.cross_entropy, targets, logits.double(), share=SHARE)
+    spec = loss_and_gradients(lambda x, t: reference.cross_entropy(x.float(), t), targets, logits, share=SHARE)
+    ours = loss_and_gradients(_ours, targets, logits, share=SHARE)
+    return _beyond(exact, spec, ours, torch.finfo(TYPES[kind]).eps)
+
+
+def check_fused(rows: int, vocabulary: int, generator: torch.Generator) -> Iterator[str]:
+    x, head = (torch.randn(n, 64, device=generator.device, generator=generator) for n in (rows, vocabulary))
+    targets = torch.randint(vocabulary, (rows,), device=generator.device, generator=generator)
+    exact, spec = (loss_and_gradients(_plain, targets, x.to(t), head.to(t)) for t in (torch.float64, torch.float32))
+    fused = loss_and_gradients(lambda x, head, t: _fused(x, head, t, 5), targets, x, head)
+    return _beyond(exact, spec, fused, torch.finfo(torch.float32).eps)
+
+
+def _beyond(exact: list[Tensor], spec: list[Tensor], ours: list[Tensor], eps: float) -> Iterator[str]:
     """Errors above twice the specification's own and a few units in the last place."""
     for name, e, s, o in zip(("loss", "first gradient", "second gradient"), exact, spec, ours, strict=False):
         size = e.abs().max().item()
         ulps = 2 * eps * size * (name != "loss") + 8 * torch.finfo(torch.float32).eps * max(1.0, size)
         error, tolerance = (o - e).abs().max().item(), 2 * (s - e).abs().max().item() + ulps
-        right = error <= tolerance  # NaN is not
-        print(what, name, f"{error:.2e} of {tolerance:.2e}", flush=True)
-        if not right:
-            yield f"{what}: {name} is off by {error:.2e}, more than {tolerance:.2e}"
+        if not error <= tolerance:  # NaN is not
+            yield f"{name} is off by {error:.2e}, more than {tolerance:.2e}"
 
 
-def loss_and_gradients(run: Callable[..., Tensor], targets: Tensor, *inputs: Tensor) -> list[Tensor]:
+def loss_and_gradients(run: Callable[..., Tensor], targets: Tensor, *inputs: Tensor, share: float = 1) -> list[Tensor]:
+    """The gradients are of `share` of the loss, as where micro-batches are accumulated."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     loss = run(*leaves, targets)
-    return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+    return [loss.detach(), *torch.autograd.grad(loss, leaves, torch.full_like(loss, share))]
 
 
 def time_plain(vocabulary: int, ceiling: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 - `reference`: the specification.
 
 To add a backend: a function with `_sdpa`'s signature, in its own file if it is long, an entry in `BACKENDS`, what it
-needs in `_obstacle`, and a line in `resolve_backend` if "auto" should pick it on some device.
+needs in `obstacle`, and a line in `resolve_backend` if "auto" should pick it on some device.
 
 Shape suffixes: B batch, T tokens, H query heads, K key/value heads, D head dimension.
 """
@@ -24,6 +24,8 @@ from kernels import reference
 from kernels.configurations import MAX_HEAD_DIM, OLDEST, is_checked
 
 HALF = (torch.float16, torch.bfloat16)
+TRITON_TYPES = (*HALF, torch.float32)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # what torch.searchsorted takes
 
 
 def attention(
@@ -52,16 +54,16 @@ def resolve_backend(name: str, device: str, head_dim: int = 1) -> str:
     """The backend that `run.backend` means on a device type ("cpu", "cuda") for a head dimension.
 
     "auto" is our kernels where they are known to work: on a model of GPU, with a version of Triton, on which
-    `python -m benchmarks.attention` found every number right; elsewhere sdpa. ValueError for a name that is unknown
-    or cannot run here.
+    `python -m benchmarks.attention` and `benchmarks.cross_entropy` found every number right, of the kernels as they
+    are now; elsewhere sdpa. ValueError for a name that is unknown or cannot run here.
     """
     if name == "auto":
         return "triton" if device == "cuda" and _triton_is_known_to_work(head_dim) else "sdpa"
     if name not in BACKENDS:
         raise ValueError(f"run.backend={name}: must be one of auto, {', '.join(BACKENDS)} (on {device})")
-    obstacle = _obstacle(name, device, head_dim)
-    if obstacle:
-        raise ValueError(f"run.backend={name}: {obstacle}; use run.backend=sdpa")
+    why_not = obstacle(name, device, head_dim)
+    if why_not:
+        raise ValueError(f"run.backend={name}: {why_not}; use run.backend=sdpa")
     return name
 
 
@@ -74,14 +76,14 @@ def check_backend(name: str, head_dim: int) -> None:
 
 
 def _triton_is_known_to_work(head_dim: int) -> bool:
-    if _obstacle("triton", "cuda", head_dim):
+    if obstacle("triton", "cuda", head_dim):
         return False
     import triton
 
     return is_checked(torch.cuda.get_device_name(), triton.__version__)
 
 
-def _obstacle(name: str, device: str, head_dim: int) -> str | None:
+def obstacle(name: str, device: str, head_dim: int = 1) -> str | None:
     """Why a backend cannot run on a device type, or None."""
     if name == "triton":
         if head_dim > MAX_HEAD_DIM:
@@ -118,16 +120,16 @@ def _check(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, document
             raise ValueError(
                 f"attention: {name} is {x.dtype} on {x.device}, q is {q_BTHD.dtype} on {q_BTHD.device}; they must agree"
             )
-    if H % k_BTKD.shape[2]:
+    if k_BTKD.shape[2] == 0 or H % k_BTKD.shape[2]:
         raise ValueError(f"attention: k has {k_BTKD.shape[2]} heads, which do not divide q's {H}")
-    if window < 0:
-        raise ValueError(f"attention: window={window}; use 0 for no window, or a number of tokens")
+    if not isinstance(window, int) or window < 0:
+        raise ValueError(f"attention: window={window}; use 0 for no window, or a whole number of tokens")
     if documents_BT is None:
         return
-    if documents_BT.shape != (B, T) or documents_BT.device != q_BTHD.device or documents_BT.dtype.is_floating_point:
+    if documents_BT.shape != (B, T) or documents_BT.device != q_BTHD.device or documents_BT.dtype not in INTEGERS:
         raise ValueError(
             f"attention: documents is {documents_BT.dtype} of shape {tuple(documents_BT.shape)} on "
-            f"{documents_BT.device}; it must hold integers, of shape ({B}, {T}) on {q_BTHD.device}"
+            f"{documents_BT.device}; it must hold int8 to int64 or uint8, of shape ({B}, {T}) on {q_BTHD.device}"
         )
 
 
@@ -168,10 +170,10 @@ def _cudnn(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, *, window: int, docum
 
 
 def _triton(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, *, window: int, documents_BT: Tensor | None) -> Tensor:
-    obstacle = _obstacle("triton", q_BTHD.device.type, q_BTHD.shape[3])
-    if obstacle:
-        raise ValueError(f"run.backend=triton: {obstacle}")
-    if q_BTHD.dtype not in (*HALF, torch.float32):
+    why_not = obstacle("triton", q_BTHD.device.type, q_BTHD.shape[3])
+    if why_not:
+        raise ValueError(f"run.backend=triton: {why_not}")
+    if q_BTHD.dtype not in TRITON_TYPES:
         raise ValueError(f"run.backend=triton: q is {q_BTHD.dtype}; float16, bfloat16 and float32 are supported")
     from kernels import attention_op  # Triton exists on Linux only
 

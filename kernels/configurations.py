@@ -3,11 +3,14 @@
 The file lists, per architecture, kernel, element size and padded head dimension, the tile and the warps. A row's
 `origin` says where it comes from: "ahead of time" (chosen from registers and shared memory, never timed) or the
 device on which `python -m benchmarks.tune_attention` measured it. `checked.json` lists the devices and versions on
-which `python -m benchmarks.attention` found every number right; only there does `run.backend=auto` pick these kernels.
+which `python -m benchmarks.attention` and `benchmarks.cross_entropy` found every number right; only there, and only
+until kernels or tiles change, does `run.backend=auto` pick these kernels.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +18,8 @@ import torch
 
 PATH = Path(__file__).with_name("configurations.json")
 CHECKED = Path(__file__).with_name("checked.json")
+COMPILED = ("triton_*.py", "*_op.py", PATH.name)  # the kernels and what launches them: what numbers depend on
+PARTS = ("attention", "cross_entropy")  # of which each has its check, and `auto` takes both or neither
 KERNELS = ("forward", "backward_q", "backward_kv")
 OLDEST = (8, 0)  # compute capability; before it there is no bf16 on tensor cores and no asynchronous copy
 MAX_HEAD_DIM = 128
@@ -80,9 +85,27 @@ def architecture_of(device: torch.device) -> str:
     return f"sm_{major}{minor}"
 
 
+@cache
+def source_hash() -> str:
+    """Of what is compiled: the kernels, their launches and their configurations."""
+    files = sorted(file for pattern in COMPILED for file in PATH.parent.glob(pattern))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
 def is_checked(device_name: str, triton: str) -> bool:
-    """Whether the kernels' numbers were found right on this model of device with this version of Triton."""
-    return any(entry["device"] == device_name and entry["triton"] == triton for entry in checked())
+    """Whether the numbers of these very kernels were all found right on this model of device with this Triton."""
+    here = (device_name, triton, source_hash())
+    return {e["part"] for e in checked() if (e["device"], e["triton"], e["source"]) == here} >= set(PARTS)
+
+
+def enter_as_checked(part: str, device_name: str, triton: str) -> None:
+    """Into `checked.json`: the numbers of one of PARTS are right, as the kernels are now."""
+    entry = {
+        "part": part, "device": device_name, "triton": triton, "torch": torch.__version__,
+        "source": source_hash(), "date": datetime.now(UTC).date().isoformat(),
+    }  # fmt: skip
+    others = [e for e in checked() if (e["part"], e["device"], e["triton"]) != (part, device_name, triton)]
+    CHECKED.write_text(json.dumps([*others, entry], indent=1) + "\n")
 
 
 def checked() -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels import reference
+from kernels.attention import TRITON_TYPES, obstacle
 
 FUSED_FROM_VOCABULARY = 32_768  # from here on the logits of a batch outgrow everything else that a step keeps
 CHUNK_LOGITS = 2**27  # of the fused form, at a time
@@ -22,7 +23,8 @@ CHUNK_LOGITS = 2**27  # of the fused form, at a time
 def cross_entropy(logits_RV: Tensor, targets_R: Tensor, *, backend: str = "torch") -> Tensor:
     """Mean over rows of log Σ exp(logits) - logits[target], in nats, an fp32 scalar.
 
-    ValueError for an unknown backend and arguments that do not fit together.
+    ValueError for an unknown backend, arguments that do not fit together, and what a backend cannot run. `triton` makes
+    the gradient with the loss and scales it in place: a second backward through one loss is a RuntimeError.
     """
     if backend not in BACKENDS:
         raise ValueError(f"cross_entropy: backend={backend}: must be one of {', '.join(BACKENDS)}")
@@ -31,14 +33,17 @@ def cross_entropy(logits_RV: Tensor, targets_R: Tensor, *, backend: str = "torch
 
 
 def linear_cross_entropy(x_BTC: Tensor, head_VC: Tensor, targets_BT: Tensor, *, backend: str = "torch") -> Tensor:
-    """The same of the logits x·headᵀ. `triton` never holds all of them at once for a large vocabulary."""
-    if backend != "triton" or len(head_VC) < FUSED_FROM_VOCABULARY:
+    """The same of the logits x·headᵀ. `triton` never holds all of them at once for a large vocabulary, or compiled."""
+    # The compiler would copy the gradient that the plain form scales in place; the fused form gives it nothing to copy.
+    plain = len(head_VC) < FUSED_FROM_VOCABULARY and not torch.compiler.is_compiling()
+    if backend != "triton" or plain:
         return cross_entropy(F.linear(x_BTC, head_VC).flatten(0, -2), targets_BT.flatten(), backend=backend)
     if torch.is_autocast_enabled(x_BTC.device.type):
         dtype = torch.get_autocast_dtype(x_BTC.device.type)
         x_BTC, head_VC = x_BTC.to(dtype), head_VC.to(dtype)
     x_RC, targets_R = x_BTC.flatten(0, -2), targets_BT.flatten()
     _check((len(x_RC), len(head_VC)), x_RC.device, targets_R)
+    _check_triton(x_RC)
     from kernels import cross_entropy_op  # Triton exists on Linux only
 
     return cross_entropy_op.linear_cross_entropy(x_RC, head_VC, targets_R, max(1, CHUNK_LOGITS // len(head_VC)))
@@ -61,11 +66,20 @@ def _check(logits_shape: tuple[int, ...], device: torch.device, targets_R: Tenso
         )
 
 
+def _check_triton(logits: Tensor) -> None:
+    why_not = obstacle("triton", logits.device.type)
+    if why_not is None and logits.dtype not in TRITON_TYPES:
+        why_not = f"logits is {logits.dtype}; float16, bfloat16 and float32 are supported"
+    if why_not:
+        raise ValueError(f"cross_entropy: backend=triton: {why_not}; use backend=torch")
+
+
 def _torch(logits_RV: Tensor, targets_R: Tensor) -> Tensor:
     return F.cross_entropy(logits_RV.float(), targets_R)
 
 
 def _triton(logits_RV: Tensor, targets_R: Tensor) -> Tensor:
+    _check_triton(logits_RV)
     from kernels import cross_entropy_op  # Triton exists on Linux only
 
     return cross_entropy_op.cross_entropy(logits_RV, targets_R)

@@ -1,8 +1,9 @@
 """The Triton cross-entropy as operations that torch knows; see `attention_op.py` for the form.
 
 Losses and gradients are made together in the forward: the logits are read once, never copied to fp32, and not kept.
-The backward multiplies the kept gradient by the scalar that comes back. The fused form goes further: it makes the
-logits of some rows at a time, and keeps only the gradients of the projection's inputs.
+The backward scales the kept gradient in place by the scalar that comes back, which is 1 unless gradients are
+accumulated and then costs nothing: remaking the gradient from kept logits would read them once more. The fused form
+goes further: it makes the logits of some rows at a time, and keeps only the gradients of the projection's inputs.
 
 Shape suffixes: R rows (tokens), V vocabulary, C width.
 """
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from kernels import triton_cross_entropy as kernels
 
-MAX_BLOCK_V = 4096  # logits of a tile: 16 for each thread
-NUM_WARPS = 8
+MAX_BLOCK_V = 4096  # logits of a tile
+SCALE_BLOCK, SCALE_PROGRAMS = 4096, 1024  # programs to fill any chip, few enough to cost nothing when idle
 
+torch.library.define("sweep::scale_", "(Tensor(a!) x, Tensor factor) -> ()")
 torch.library.define("sweep::cross_entropy", "(Tensor logits, Tensor targets, bool with_gradient) -> (Tensor, Tensor)")
 torch.library.define(
     "sweep::linear_cross_entropy",
@@ -47,7 +49,8 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * dloss, None, None
+        torch.ops.sweep.scale_(gradient, dloss)
+        return gradient, None, None
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -61,6 +64,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         dx, dhead = ctx.saved_tensors
         return dx * dloss, dhead * dloss, None, None, None
+
+
+@torch.library.impl("sweep::scale_", ("cuda", "cpu"))
+def _scale(x: Tensor, factor: Tensor) -> None:
+    """A contiguous x by an fp32 scalar."""
+    programs = min(triton.cdiv(x.numel(), SCALE_BLOCK), SCALE_PROGRAMS)
+    with _on(x.device):
+        kernels.scale[(programs,)](x, factor, x.numel(), SCALE_BLOCK)
+    torch.autograd.graph.increment_version(x)  # so that a second backward raises instead of scaling twice
 
 
 @torch.library.impl("sweep::cross_entropy", ("cuda", "cpu"))
@@ -92,13 +104,23 @@ def _launch(logits: Tensor, targets: Tensor, losses: Tensor, gradient: Tensor | 
     with _on(logits.device):
         kernels.cross_entropy[(rows,)](
             logits, targets, losses, into, *logits.stride(), into.stride(0), vocabulary, scale,
-            block_v(vocabulary), gradient is not None, num_warps=NUM_WARPS,
+            block_v(vocabulary), gradient is not None, num_warps=num_warps(vocabulary),
         )  # fmt: skip
 
 
 def block_v(vocabulary: int) -> int:
     """Logits of a tile."""
     return min(MAX_BLOCK_V, max(128, triton.next_power_of_2(vocabulary)))
+
+
+def num_warps(vocabulary: int) -> int:
+    """Of a program: 16 logits of a tile to each thread."""
+    return max(1, min(8, block_v(vocabulary) // 512))
+
+
+@torch.library.register_fake("sweep::scale_")
+def _scale_fake(x: Tensor, factor: Tensor) -> None:
+    return None
 
 
 @torch.library.register_fake("sweep::cross_entropy")

@@ -104,7 +104,7 @@ def backward_q(
     t_Q = q0 + tl.arange(0, BLOCK_Q)
     q_QD = _load(q + _offset(b, q_b) + _offset(h, q_h), q0, q_t, q_d, T, D, BLOCK_Q, BLOCK_D, True)
     dout_QD = _load(dout + _offset(b, dout_b) + _offset(h, dout_h), q0, dout_t, dout_d, T, D, BLOCK_Q, BLOCK_D, True)
-    out_QD = _load(out + _offset(b, T * H * D) + h * D, q0, H * D, 1, T, D, BLOCK_Q, BLOCK_D, True)
+    out_QD = _load(out + _offset(b * T, H * D) + h * D, q0, H * D, 1, T, D, BLOCK_Q, BLOCK_D, True)
     delta_Q = tl.sum(out_QD.to(tl.float32) * dout_QD.to(tl.float32), 1)
     row_Q = _offset(b * H + h, T) + t_Q
     tl.store(delta + row_Q, delta_Q, mask=t_Q < T)

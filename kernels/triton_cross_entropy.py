@@ -23,8 +23,7 @@ def cross_entropy(
     max_logit = tl.full([], float("-inf"), tl.float32)
     total = tl.full([], 0.0, tl.float32)
     for v0 in range(0, V, BLOCK_V):
-        v = v0 + tl.arange(0, BLOCK_V)
-        x_v = tl.load(logits + v * logits_v, mask=v < V, other=float("-inf")).to(tl.float32)
+        x_v = _load(logits, v0, logits_v, V, BLOCK_V)
         new_max = tl.maximum(max_logit, tl.max(x_v, 0))
         subtracted = tl.where(new_max == float("-inf"), 0.0, new_max)  # -inf less -inf is not a number
         total = total * tl.exp(max_logit - subtracted) + tl.sum(tl.exp(x_v - subtracted), 0)
@@ -36,7 +35,28 @@ def cross_entropy(
         tl.debug_barrier()  # the row's target logit has been read before it may be overwritten
         for v0 in range(0, V, BLOCK_V):
             v = v0 + tl.arange(0, BLOCK_V)
-            x_v = tl.load(logits + v * logits_v, mask=v < V, other=float("-inf")).to(tl.float32)
+            x_v = _load(logits, v0, logits_v, V, BLOCK_V)
             gradient_v = tl.exp(x_v - max_logit) / total - tl.where(v == target, 1.0, 0.0)
             stored_v = (gradient_v * gradient_scale).to(gradient.dtype.element_ty)
             tl.store(gradient + row * gradient_r + v, stored_v, mask=v < V)
+
+
+@triton.jit
+def _load(logits, v0, logits_v, V, BLOCK_V: tl.constexpr):
+    """A tile of the row from `v0` on in fp32, -inf beyond V; where it starts is counted in 64 bits."""
+    v = tl.arange(0, BLOCK_V)
+    tile = logits + tl.cast(v0, tl.int64) * logits_v
+    return tl.load(tile + v * logits_v, mask=v0 + v < V, other=float("-inf")).to(tl.float32)
+
+
+@triton.jit
+def scale(x, factor, elements, BLOCK: tl.constexpr):
+    """Multiply the `elements` numbers of a contiguous x by the fp32 scalar `factor`, in place. Where that is exactly 1
+    nothing is read or written. Any number of programs."""
+    by = tl.load(factor)
+    if by != 1.0:
+        for first in range(tl.cast(tl.program_id(0), tl.int64) * BLOCK, elements, tl.num_programs(0) * BLOCK):
+            i = tl.arange(0, BLOCK)
+            inside = first + i < elements
+            x_i = tl.load(x + first + i, mask=inside, other=0.0).to(tl.float32)
+            tl.store(x + first + i, (x_i * by).to(x.dtype.element_ty), mask=inside)

@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton exists on Linux only")
 
-from benchmarks import attention, cross_entropy, tune_attention
+from benchmarks import attention, cross_entropy, gpu_timing, tune_attention
 from kernels import attention_op
 from kernels.configurations import PATH, Configuration, Key, shipped
 
@@ -65,15 +65,49 @@ def test_without_a_gpu_one_line_says_so(benchmark, capsys):
     assert "error: torch sees no CUDA device here" in capsys.readouterr().err
 
 
-def test_a_device_that_passed_is_entered_once(monkeypatch, tmp_path):
-    path = tmp_path / "checked.json"
-    path.write_text(json.dumps([{"device": "Other", "triton": "3.6.0", "torch": "2.11", "date": "2026-01-01"}]))
-    monkeypatch.setattr(attention, "CHECKED", path)
-    monkeypatch.setattr("kernels.configurations.CHECKED", path)
+@pytest.mark.parametrize("part", ["attention", "cross_entropy"])
+def test_a_device_enters_the_part_that_passed(monkeypatch, part):
+    benchmark = {"attention": attention, "cross_entropy": cross_entropy}[part]
+    entered = []
+    monkeypatch.setattr(benchmark, "enter_as_checked", lambda *what: entered.append(what))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
-    for _ in range(2):
-        attention.enter_as_checked()
-    assert [entry["device"] for entry in json.loads(path.read_text())] == ["Other", "NVIDIA H200"]
+    for wrong in (["a fault"], []):
+        monkeypatch.setattr(benchmark, "check", lambda device, seed, wrong=wrong: wrong)
+        assert benchmark.main(["--check-only"]) == len(wrong)
+    assert [what[:2] for what in entered] == [(part, "NVIDIA H200")]
+
+
+def test_an_error_in_a_check_is_a_fault_and_the_last_one():
+    def broken():
+        yield "off by 1"
+        raise RuntimeError("illegal access\nand much more")
+
+    checks = [("first", lambda: ["off by 2"]), ("second", lambda: []), ("third", broken), ("fourth", lambda: ["no"])]
+    assert gpu_timing.faults(checks) == [
+        "first: off by 2",
+        "third: off by 1",
+        "third: RuntimeError: illegal access",
+    ]
+
+
+@pytest.mark.parametrize("benchmark", [attention, cross_entropy])
+def test_a_run_that_is_stopped_keeps_what_it_measured(monkeypatch, benchmark):
+    saved = []
+
+    def one_row(case, ceiling):
+        if saved:
+            raise KeyboardInterrupt
+        return [{"case": case}]
+
+    for name in ("matmul_tflops", "copy_bytes_per_second"):
+        monkeypatch.setattr(benchmark, name, lambda: 1.0, raising=False)
+    for name in ("time_case", "time_plain"):
+        monkeypatch.setattr(benchmark, name, one_row, raising=False)
+    monkeypatch.setattr(benchmark, "save", lambda name, packages, report, device: saved.append(len(report["rows"])))
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.time_all(*[0] * (benchmark is attention))
+    assert saved == [1]
 
 
 def test_tuned_rows_replace_the_old_and_keep_the_others():

@@ -111,9 +111,13 @@ def test_cudnn_off_cuda_or_in_fp32_is_refused():
         ({"k": torch.zeros(2, 8, 3, 16), "v": torch.zeros(2, 8, 3, 16)}, r"k has 3 heads, which do not divide q's 4"),
         ({"v": torch.zeros(2, 8, 2, 16).half()}, r"v is torch\.float16 on cpu, q is torch\.float32 on cpu"),
         ({"k": torch.zeros(2, 8, 2, 16, device="meta")}, r"k is torch\.float32 on meta, q is torch\.float32 on cpu"),
+        ({"k": torch.zeros(2, 8, 0, 16), "v": torch.zeros(2, 8, 0, 16)}, r"k has 0 heads, which do not divide q's 4"),
         ({"window": -1}, r"window=-1; use 0"),
+        ({"window": 1.5}, r"window=1\.5; use 0 for no window, or a whole number"),
         ({"documents_BT": torch.zeros(2, 7).long()}, r"documents is torch\.int64 of shape \(2, 7\) .*shape \(2, 8\)"),
-        ({"documents_BT": torch.zeros(2, 8)}, r"documents is torch\.float32 .*must hold integers"),
+        ({"documents_BT": torch.zeros(2, 8)}, r"documents is torch\.float32 .*must hold int8 to int64 or uint8"),
+        ({"documents_BT": torch.zeros(2, 8).bool()}, r"documents is torch\.bool .*must hold int8 to int64 or uint8"),
+        ({"documents_BT": torch.zeros(2, 8).to(torch.uint16)}, r"documents is torch\.uint16 .*must hold int8 to int64"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(backend, changes, said):

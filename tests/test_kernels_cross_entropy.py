@@ -100,22 +100,51 @@ def test_strided_logits_and_no_gradient():
         assert torch.equal(cross_entropy(logits.requires_grad_(), targets, backend="triton"), whole)
 
 
+@pytest.mark.parametrize("programs", [1, 1024])
+def test_accumulated_gradients_are_scaled_by_any_number_of_programs(monkeypatch, programs):
+    monkeypatch.setattr("kernels.cross_entropy_op.SCALE_PROGRAMS", programs)
+    logits, targets = given(9, 1000)
+    whole, half = (
+        loss_and_gradients(lambda x: cross_entropy(x, targets, backend="triton"), weight, logits)[1]
+        for weight in (1.0, 0.5)
+    )
+    assert torch.equal(half, 0.5 * whole)
+
+
+def test_a_second_backward_cannot_scale_what_the_first_one_did():
+    logits, targets = given(4, 9)
+    loss = cross_entropy(logits.requires_grad_(), targets, backend="triton")
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_torch_sees_whole_operations(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     x, head = torch.randn(9, 8, generator=generator), torch.randn(50, 8, generator=generator)
     targets = torch.randint(50, (9,), generator=generator)
-    for fused_from in (1000, 10):
-        monkeypatch.setattr(module, "FUSED_FROM_VOCABULARY", fused_from)
-        torch.compiler.reset()
-        run = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr(module, "FUSED_FROM_VOCABULARY", 10)
+    for f, inputs in ((cross_entropy, (x @ head.T,)), (linear_cross_entropy, (x, head))):
+        run = torch.compile(f, fullgraph=True, backend="aot_eager")
         compiled, eager = (
-            loss_and_gradients(lambda x, head, f=f: f(x, head, targets, backend="triton"), 0.5, x, head)
-            for f in (run, linear_cross_entropy)
+            loss_and_gradients(lambda *x, f=f: f(*x, targets, backend="triton"), 0.5, *inputs) for f in (run, f)
         )
         assert all(torch.equal(a, b) for a, b in zip(compiled, eager, strict=True))
     for with_gradient in (True, False):
         torch.library.opcheck(torch.ops.sweep.cross_entropy.default, (x @ head.T, targets, with_gradient))
         torch.library.opcheck(torch.ops.sweep.linear_cross_entropy.default, (x, head, targets, 4, with_gradient))
+    torch.library.opcheck(torch.ops.sweep.scale_.default, (x.clone(), torch.tensor(0.5)))
+
+
+def test_compiled_logits_are_never_whole(monkeypatch):
+    """Whatever the vocabulary: the graph would copy a gradient that is scaled in place."""
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 4 * 50)
+    monkeypatch.delattr("kernels.cross_entropy_op.cross_entropy")
+    logits, targets = given(9, 50)
+    torch.compiler.reset()
+    run = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    loss = run(logits, torch.eye(50), targets, backend="triton")
+    torch.testing.assert_close(loss, cross_entropy(logits, targets), rtol=1e-5, atol=1e-6)
 
 
 def test_autocast_reaches_the_fused_form(monkeypatch):
@@ -142,6 +171,17 @@ def test_bad_arguments_are_named():
         cross_entropy(logits, targets[:3])
     with pytest.raises(ValueError, match=r"targets is torch\.int32 on cpu; it must be int64 on cpu"):
         cross_entropy(logits, targets.int(), backend="triton")
+
+
+@pytest.mark.parametrize("fused_from", [1000, 1])
+def test_what_triton_cannot_run_is_named(monkeypatch, fused_from):
+    monkeypatch.setattr(module, "FUSED_FROM_VOCABULARY", fused_from)
+    x, head, targets = torch.zeros(4, 3), torch.zeros(9, 3), torch.zeros(4).long()
+    with pytest.raises(ValueError, match=r"logits is torch\.float64; float16, bfloat16 and float32 are supported"):
+        linear_cross_entropy(x.double(), head.double(), targets, backend="triton")
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ValueError, match=r"backend=triton: needs a CUDA device.*; use backend=torch"):
+        linear_cross_entropy(x, head, targets, backend="triton")
 
 
 def test_the_loss_goes_with_the_attention():

@@ -13,7 +13,7 @@ import torch
 
 from kernels import reference
 from kernels.attention import attention, resolve_backend
-from kernels.configurations import Configuration, block_d
+from kernels.configurations import PARTS, Configuration, block_d, source_hash
 
 pytest.importorskip("triton", reason="Triton exists on Linux only")
 from kernels import attention_op
@@ -191,8 +191,8 @@ def test_where_it_cannot_run_one_line_says_so(monkeypatch):
 
 
 def test_auto_picks_it_only_where_its_numbers_were_checked(monkeypatch):
-    checked = [{"device": "NVIDIA H200", "triton": "3.6.0"}]
-    monkeypatch.setattr("kernels.configurations.checked", lambda: checked)
+    here = {"device": "NVIDIA H200", "triton": "3.6.0", "source": source_hash()}
+    monkeypatch.setattr("kernels.configurations.checked", lambda: [{"part": part, **here} for part in PARTS])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr("triton.__version__", "3.6.0")
     for name, chosen in (("NVIDIA H200", "triton"), ("NVIDIA B200", "sdpa")):
