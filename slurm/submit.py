@@ -76,7 +76,7 @@ def launch(
         try:
             _submit(made.submission, plan, earlier, lock)
         except UserError:
-            if first and not made.submission.folder.exists():  # nothing was submitted: the name is free again
+            if first and not lock.lost and not submissions(sweep):  # nothing was submitted: the name is free again
                 sweep.plan.unlink()
                 (sweep.path / "sweep.json").unlink()
             raise

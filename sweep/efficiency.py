@@ -1,7 +1,7 @@
 """What share of the devices' time a sweep turned into useful FLOPs: what it trained, over what its devices could do.
 
 The time of a device is that of the worker processes on it, from their start to the end of their last family, so that
-imports, compiling, waiting, validation, failures and what was trained twice all count against it.
+compiling, waiting, validation, failures and what was trained twice all count against it.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ def device_seconds(runs: Path, family_ids: Iterable[str]) -> float:
                 process = (row.get("host"), row.get("pid"), row.get("started"))
                 shares[process] = row.get("device_share", 1.0)
             if process is not None and "time" in row:
-                first, last = spans.get(process, (process[2] or row["time"], row["time"]))
+                first, last = spans.get(process, (row.get("worker_since") or row["time"], row["time"]))
                 spans[process] = first, max(last, row["time"])
     return sum(shares[process] * (last - first) for process, (first, last) in spans.items())
 

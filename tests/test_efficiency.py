@@ -20,7 +20,7 @@ def attempts(runs, family_id, *rows):
 
 
 def start(at, pid=1, **more):
-    return {"event": "start", "time": at, "host": "a", "pid": pid, "started": 95.0, **more}
+    return {"event": "start", "time": at, "host": "a", "pid": pid, "started": 5.0, "worker_since": 95.0, **more}
 
 
 def end(at):
@@ -36,7 +36,7 @@ def test_a_process_counts_from_its_start_to_the_end_of_its_last_family(tmp_path)
     assert device_seconds(tmp_path, ["one", "two", "beside"]) == 45.0
     attempts(tmp_path, "elsewhere", start(100.0, pid=2, device_share=0.25), end(120.0))
     assert device_seconds(tmp_path, ["one", "two", "elsewhere"]) == 35.0 + 0.25 * 25.0
-    attempts(tmp_path, "killed", start(500.0, pid=3, started=499.0))
+    attempts(tmp_path, "killed", start(500.0, pid=3, worker_since=499.0))
     assert device_seconds(tmp_path, ["killed", "never began"]) == 1.0
 
 

@@ -150,11 +150,15 @@ def test_a_row_is_written_before_a_curve_is_left(families, at_once, tmp_path, mo
             assert tiny.curve(runs, trial.trial_id) == tiny.curve(at_once / "stack", trial.trial_id), calls
 
 
-def test_divergence_is_seen_a_step_late_and_recorded(overrides, tmp_path, monkeypatch):
-    plan = plan_here([*overrides, tiny.steps(40), "optim.lr_multiplier=1e30"])
+@pytest.mark.parametrize("checkpoint_seconds", [0, 1000])
+def test_divergence_ends_a_trial_at_the_step_that_diverged(overrides, tmp_path, monkeypatch, checkpoint_seconds):
+    """Whenever it is noticed."""
+    plan = plan_here(
+        [*overrides, tiny.steps(40), "optim.lr_multiplier=1e30", f"run.checkpoint_seconds={checkpoint_seconds}"]
+    )
+    assert tiny.train(plan, tmp_path / "at_once") == 0
     monkeypatch.setattr(loop, "READ_LATE", ("cpu",))
-    assert tiny.train(plan, tmp_path) == 0
+    assert tiny.train(plan, tmp_path / "late") == 0
     (trial,) = plan.trials
-    record, last = tiny.record(tmp_path, trial.trial_id), tiny.curve(tmp_path, trial.trial_id)[-1]
-    assert (record["status"], last["train_loss_nats"]) == ("diverged", None)
-    assert record["steps_done"] in (last["step"], last["step"] + 1)
+    assert tiny.everything(tmp_path / "late", trial.trial_id) == tiny.everything(tmp_path / "at_once", trial.trial_id)
+    assert tiny.record(tmp_path / "late", trial.trial_id)["status"] == "diverged"

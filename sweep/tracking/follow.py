@@ -88,6 +88,7 @@ class Follower:
     task: Task
     say: Callable[[str], None] = lambda line: print(f"{NEWS}{line}", flush=True)
     mode: str = "offline"  # how new attempts begin
+    on_open: Callable[[], None] = lambda: None  # wandb's service is there by then
     families: dict[str, list[Mirror]] = field(init=False)  # those that W&B does not have to their end
     not_before: dict[str, float] = field(default_factory=dict)  # when to look at a family again
     broken: set[str] = field(default_factory=set)  # trials whose files cannot be read
@@ -187,7 +188,7 @@ class Follower:
                 raise
             self._go_offline(error)
             raise Again from error
-        give_way()  # wandb's service is there by now
+        self.on_open()
         if not mirror.run.offline:
             self._say_once(f"online, {mirror.run.project_url}")
 
@@ -253,7 +254,7 @@ def give_way() -> None:
     Where Linux weighs sessions against each other, niceness counts within one only: wandb's service, and a sidecar that
     was started as ours are, lead sessions of their own, which get a weight too. See sched(7), "The autogroup feature".
     """
-    os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         with contextlib.suppress(OSError):  # gone; no such feature; or too soon after somebody's: at the next run
             weight = Path(f"/proc/{process.pid}/autogroup")
@@ -267,7 +268,7 @@ def follow(task: Task, over: threading.Event) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # Slurm signals every process of a job; we end when our parent says so
     try:
-        follower = Follower(task)
+        follower = Follower(task, on_open=give_way)
         if not follower.families:
             return 0
         why = follower.choose_mode()

@@ -258,9 +258,15 @@ class Note:
         ours = Holder.here()
         if files.create_json(self.path, asdict(ours)):
             return ""
-        theirs = Holder.read(self.path)
-        if not theirs.is_gone() and (theirs.host, theirs.pid) != (ours.host, ours.pid):
+        if (theirs := self._holder()) is not None and theirs.is_gone() is not True and not theirs.is_same(ours):
             elsewhere = f" on {theirs.host}; if it is gone, remove {self.path}" if theirs.is_gone() is None else ""
             return f"process {theirs.pid}{elsewhere}"
         files.write_json(self.path, asdict(ours))
         return ""
+
+    def _holder(self) -> Holder | None:
+        """None for a note of an older version, which does not say enough of its process."""
+        try:
+            return Holder.read(self.path)
+        except UserError:
+            return None

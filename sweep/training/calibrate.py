@@ -1,10 +1,13 @@
 """Measuring how fast each shape of a plan trains here, for a plan whose time is not a guess; and each way of sharing a
 device, so that only what is faster is chosen (`sweep.execution`)."""
 
+import gc
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from sweep.trial import Trial
 WARM_UP_STEPS = 3
 SECONDS = 1.5
 STEPS_AT_ONCE = 8
-START_SECONDS = 600.0  # that several processes may take until all of them train
+EXIT_OUT_OF_MEMORY = 3
 
 
 def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = lambda line: None) -> None:
@@ -42,15 +45,22 @@ def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = 
             f"cluster.device_name={planned}: the device here is {name}; correct it, or measure on such a one"
         )
     prepare_torch(options, device)
-    shapes = {speed_key(one.families[0][0], options, name): one for one in chosen}
+    ordered = sorted(chosen, key=lambda one: one.curves)  # of several with one key, that with the most ways
+    shapes = {speed_key(one.families[0][0], options, name): one for one in ordered}
     for one in shapes.values():
         trial = one.families[0][0]
         validation_seconds = _validation_seconds(_setup(trial, options, tokens, device, ALONE))
         for way in (ALONE, *candidates(trial, one.curves, options, device, device_memory_bytes(device))):
+            gc.collect()  # the way before it must not take this one's memory
+            if device == "cuda":
+                torch.cuda.empty_cache()
             try:
                 tokens_per_second = _time(trial, options, tokens, device, way)
             except torch.OutOfMemoryError:
                 tokens_per_second = 0.0
+            except RuntimeError as error:
+                say(f"{trial.trial_id}: {way} cannot be measured: {str(error).splitlines()[0]}")
+                continue
             say(f"{trial.trial_id}: {way} {tokens_per_second:,.0f} tokens/s")
             record_speed(plan.runs, trial, options, name, tokens_per_second, validation_seconds, "calibration", way)
 
@@ -102,9 +112,16 @@ def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, way
     workers = [context.Process(target=_one_of_several, args=arguments) for _ in range(way.processes)]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join()
-    return sum(speeds.get() for _ in workers) if all(worker.exitcode == 0 for worker in workers) else 0.0
+    while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
+        connection.wait(alive)
+        if any(worker.exitcode for worker in workers):
+            ready.abort()  # the others need not wait for it
+    exits = [worker.exitcode for worker in workers]
+    if EXIT_OUT_OF_MEMORY in exits:
+        raise torch.OutOfMemoryError
+    if any(exits):
+        raise RuntimeError(f"of {way.processes} processes, some ended with {exits}")
+    return sum(speeds.get() for _ in workers)
 
 
 def _one_of_several(
@@ -112,10 +129,13 @@ def _one_of_several(
 ) -> None:
     """A process's share. It trains a little first, so that all are measured while all train."""
     prepare_torch(options, device)
-    setup = _setup(trial, options, tokens, device, way)
-    loop.update(setup, State.fresh(setup), trial.config.optim.lr)
-    ready.wait(START_SECONDS)  # one that cannot start must not keep the others
-    speeds.put(_alone(setup))
+    try:
+        setup = _setup(trial, options, tokens, device, way)
+        loop.update(setup, State.fresh(setup), trial.config.optim.lr)
+        ready.wait()
+        speeds.put(_alone(setup))
+    except torch.OutOfMemoryError:
+        sys.exit(EXIT_OUT_OF_MEMORY)
 
 
 def _validation_seconds(setup: Setup) -> float:

@@ -102,6 +102,11 @@ class Holder:
         except (TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a claim of this version ({error}); delete it") from error
 
+    def is_same(self, other: "Holder") -> bool:
+        """Whether both are one process."""
+        keys = ("host", "boot_id", "pid_namespace", "pid")
+        return all(getattr(self, key) == getattr(other, key) for key in keys)
+
     def is_gone(self) -> bool | None:
         """True or False where this host can tell, None where it cannot."""
         here = Holder.here()

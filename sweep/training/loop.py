@@ -166,6 +166,13 @@ class Curve:
         length = self.length if self.length is not None else 2**62
         return config.optim.lr * config.schedule.lr_factor(step, length)
 
+    def validates(self, step: int) -> bool:
+        evaluation = self.setup.config.eval
+        return step == self.length or is_log_spaced(step, evaluation.first_step, evaluation.points_per_doubling)
+
+    def logs(self, step: int) -> bool:
+        return step % self.setup.config.eval.log_every_steps == 0
+
     def phase(self, step: int) -> str:
         """Of the update that brought the curve to `step`."""
         if self.length is None or step <= self.setup.config.schedule.branch_step(self.length):
@@ -237,11 +244,11 @@ def after_update(curve: Curve, clock: "Clock", lr: float, grad_norm: torch.Tenso
     """What follows an update when its step or its time has come: a row, a sample, a checkpoint, news."""
     _write_row(curve, clock)
     state, evaluation = curve.state, curve.setup.config.eval
-    last = state.step == curve.length
-    validate = last or is_log_spaced(state.step, evaluation.first_step, evaluation.points_per_doubling)
-    if validate or state.step % evaluation.log_every_steps == 0:
+    last, validate = state.step == curve.length, curve.validates(state.step)
+    if validate or curve.logs(state.step):
         curve.row = Row.of(state, lr, grad_norm)
-        if validate or curve.setup.device not in READ_LATE:
+        soon = curve.validates(state.step + 1) or curve.logs(state.step + 1)  # whose time could not be told from ours
+        if validate or soon or curve.setup.device not in READ_LATE:
             _write_row(curve, clock, validate)
     if evaluation.sample_tokens and (last or _is_power_of_four(state.step)):
         arrive(curve, clock)
@@ -374,6 +381,7 @@ def _write_row(curve: Curve, clock: Clock, validate: bool = False) -> None:
     append_json(curve.metrics, written)
     curve.on_progress({"loss_nats": written["val_loss_nats"] or written["train_loss_nats"], **written})
     if not math.isfinite(mean_loss) or (val_loss is not None and not math.isfinite(val_loss)):
+        state.step = row.step  # what was trained while the row was on its way does not count
         raise Diverged(curve)
 
 

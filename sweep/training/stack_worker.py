@@ -26,8 +26,7 @@ def train_stack(worker: "Worker", families: list[list[Trial]], slots: int) -> di
         try:
             stack, fits = _stack(worker, families[0], slots)
         except UserError as error:
-            worker.failed(families[0][0], error)
-            return outcomes | {trials[0].family_id: "failed" for trials in families}
+            return outcomes | _failed(worker, [t for t in families if t[0].family_id not in outcomes], error)
         if stack is None and fits:
             break
         if stack is not None and _Company(worker, families, stack, outcomes).train():
@@ -41,6 +40,17 @@ def train_stack(worker: "Worker", families: list[list[Trial]], slots: int) -> di
     for trials in families:
         if outcomes.get(trials[0].family_id) in (None, "stopped") and not worker.stop.asked:
             outcomes[trials[0].family_id] = worker.run_family(trials)
+    return outcomes
+
+
+def _failed(worker: "Worker", families: list[list[Trial]], error: UserError) -> dict[str, str]:
+    """How families went that nothing can be done for: each an attempt that failed, unless it is done or another's."""
+    outcomes = {}
+    for trials in families:
+        held = worker.enter(trials)
+        outcomes[trials[0].family_id] = held if isinstance(held, str) else "failed"
+        if not isinstance(held, str):
+            worker.end(trials, held, "failed", worker.failed(trials[0], error))
     return outcomes
 
 

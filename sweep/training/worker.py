@@ -66,6 +66,7 @@ class Worker:
     on_row: Callable[[dict[str, Any]], None] = lambda row: None
     stop: StopSignal = field(default_factory=StopSignal)
     log: Callable[[str], None] = say
+    since: float = field(default_factory=time.time)
     peers: int = field(default_factory=lambda: int(os.environ.get(PEERS, "1")))  # that share the families, us included
 
     def run(self, families: list[list[Trial]]) -> int:
@@ -136,6 +137,7 @@ class Worker:
                 time=time.time(),
                 family_id=trials[0].family_id,
                 **dataclasses.asdict(held.holder),
+                worker_since=self.since,
                 standing=standing,
                 trials=[trial.trial_id for trial in trials],
                 log=os.environ.get(LOG),
