@@ -5,7 +5,7 @@
 One launch trains two trials on two cores, as many workers as there are cores, so that the mirror has no core to itself:
 the worst case. From the first rows that it has mirrored on, the mirror and wandb's service are stopped (SIGSTOP) for
 20 seconds, go on for 20, and so forth; at the default cadence that is two looks a turn. The machine's speed drifts by
-more than what is measured, so the ratio is the median over neighbouring turns, each the median speed of its rows. What
+more than what is measured, so the ratio is the median over pairs of turns, each the median speed of its rows. What
 piles up while they are stopped is mirrored in the turn after it, so the ratio, if anything, overstates the cost. What
 starting takes is in `mirror_cpu_seconds`: all that the mirror and wandb's service used from the launch to its end.
 """
@@ -87,7 +87,7 @@ class Watch:
             if turn >= 0 and written - seconds > starts[turn] + SETTLE_SECONDS:
                 speeds[turn].append(speed)
         medians = {turn: statistics.median(of) for turn, of in speeds.items()}
-        pairs = [(turn, turn + 1) for turn in medians if turn + 1 in medians]
+        pairs = [(turn, turn + 1) for turn in range(0, len(self.turns), 2) if {turn, turn + 1} <= medians.keys()]
         return [medians[a] / medians[b] if self.turns[a][1] else medians[b] / medians[a] for a, b in pairs]
 
 
@@ -123,15 +123,18 @@ def observe(folder: Path, minutes: float) -> tuple[Watch, dict[str, Any]]:
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
     watch = Watch(folder / "runs", psutil.Process(process.pid))
-    for _ in polls(process):
-        watch.look()
-        started = len(list(folder.glob("runs/wandb/offline-run-*/*.wandb"))) == 2
-        ended = any(folder.glob("runs/*/record.json"))
-        last, runs = watch.turns[-1] if watch.turns else (0.0, False)
-        if started and not ended and time.monotonic() - last > TURN_SECONDS:
-            watch.take_turn(not runs)
-        elif ended and not runs:
-            watch.take_turn(True)
+    try:
+        for _ in polls(process):
+            watch.look()
+            started = len(list(folder.glob("runs/wandb/offline-run-*/*.wandb"))) == 2
+            ended = any(folder.glob("runs/*/record.json"))
+            last, runs = watch.turns[-1] if watch.turns else (0.0, False)
+            if started and not ended and time.monotonic() - last > TURN_SECONDS:
+                watch.take_turn(not runs)
+            elif ended and not runs:
+                watch.take_turn(True)
+    finally:
+        watch.take_turn(True)  # whatever happens, the mirror must not stay stopped
     assert process.returncode == 0, "the launch failed; run it by itself to see why"
     records = [json.loads(path.read_text()) for path in folder.glob("runs/*/record.json")]
     mirrored = len(list(folder.glob("runs/*/wandb/mirrored.json")))

@@ -37,6 +37,11 @@ class Need:
     stack: str = ""  # its shape, where it is trained in a stack: families of one stack share elements,
     company: int = 1  # about so many at the same time
 
+    @property
+    def wall_seconds(self) -> float:
+        """From its first step to its last."""
+        return self.seconds * self.company
+
 
 @dataclass(frozen=True)
 class Element:
@@ -99,9 +104,9 @@ def elements(
     choices = buckets(slurm)
     longest = _capacity(choices[-1], slurm)
     for need in asked:
-        if need.seconds > longest and slurm.long_families == "refuse":
+        if need.wall_seconds > longest and slurm.long_families == "refuse":
             raise UserError(
-                f"family {need.family_id}: about {duration(need.seconds)}, times cluster.slurm.time_margin="
+                f"family {need.family_id}: about {duration(need.wall_seconds)}, times cluster.slurm.time_margin="
                 f"{slurm.time_margin:g}, does not fit {choices[-1].name}, the longest of cluster.slurm.time_buckets; "
                 "add a longer one, plan smaller budgets, or let it save and go on in several turns: "
                 "cluster.slurm.long_families=requeue"
@@ -132,8 +137,12 @@ def _elements(
     asked: list[Need], choices: list[Bucket], slurm: SlurmSection, threads: int, device_bytes: float
 ) -> list[Element]:
     alike: dict[tuple[Bucket, int, str], list[Need]] = defaultdict(list)
+    longest: dict[str, float] = defaultdict(float)  # of each stack, whose families go into one bucket
     for need in asked:
-        bucket = next((b for b in choices if need.seconds * need.company <= _capacity(b, slurm)), choices[-1])
+        longest[need.stack] = max(longest[need.stack], need.wall_seconds)
+    for need in asked:
+        seconds = longest[need.stack] if need.stack else need.seconds
+        bucket = next((b for b in choices if seconds <= _capacity(b, slurm)), choices[-1])
         alike[bucket, workers_for(need, slurm, threads, device_bytes), need.stack].append(need)
     made = []
     for (bucket, workers, _), together in alike.items():
@@ -145,7 +154,7 @@ def _elements(
                     memory_gib=_memory_gib(inside, len(slots), slurm),
                     families=[need.family_id for need in inside],
                     workers=len(slots),
-                    seconds=max(sum(need.seconds for need in slot) for slot in slots),
+                    seconds=max(_seconds(slot) for slot in slots),
                 )
             )
     return sorted(made, key=lambda e: (-e.bucket.seconds, e.group, -e.seconds))
@@ -174,6 +183,11 @@ def spread(together: list[Need], workers: int, capacity: float) -> list[list[lis
             return [element for element in dealt if element]
         surplus = over * seconds_in_all / len(ordered)  # of one family of each slot that is over
         count = min(most, count + max(1, int(surplus / (workers * capacity))))
+
+
+def _seconds(slot: list[Need]) -> float:
+    """Of a worker's families, one after the other, or several at a time."""
+    return max(sum(need.seconds for need in slot), *(need.wall_seconds for need in slot))
 
 
 def _capacity(bucket: Bucket, slurm: SlurmSection) -> float:

@@ -53,10 +53,19 @@ def executions(
 
 
 def peers(options: RunOptions, device: str) -> int:
-    """How many processes a launch on this machine starts, as far as a plan can know: GPUs are counted at launch."""
+    """How many processes share the families of a launch on this machine; on a GPU more where a calibration says so."""
     if options.workers != "auto":
         return int(options.workers)
-    return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)) // options.threads)
+    if device == "cuda":
+        return gpus()
+    return max(1, len(os.sched_getaffinity(0)) // options.threads)
+
+
+def gpus() -> int:
+    """Of this machine; 1 where a plan is made without one."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def shape_key(trial: Trial) -> str:
@@ -122,7 +131,8 @@ def _choose(
     ways = [Way(stack=2**k) for k in range(1, 7)] if options.stack == "auto" else []
     if device == "cuda" and options.workers == "auto":
         ways += [Way(processes=count) for count in PROCESSES]
-    fitting = [way for way in ways if max(way.stack, way.processes) <= curves]
+    # On a GPU slots may stay idle, if that is faster still.
+    fitting = [way for way in ways if way.processes <= curves and (device == "cuda" or way.stack <= curves)]
     measured = {way: speeds.calibrated(work.like, options, device_model, way) for way in (alone, *fitting)}
     seconds = {
         way: work.seconds(way, speed, device) if speed else math.inf
@@ -130,8 +140,10 @@ def _choose(
         if speed is not None
     }
     others = [way for way in seconds if way != alone]
-    if not math.isfinite(seconds.get(alone, math.inf)) or not others:
+    if alone not in seconds or not others:
         return alone, "run.stack=off" if options.stack == "off" else NOT_CALIBRATED
+    if not math.isfinite(seconds[alone]):
+        return alone, "calibrated: the device has no memory for more, if for one"
     best = min(others, key=lambda way: seconds[way])
     ratio = seconds[alone] / seconds[best]
     if ratio < CLEARLY:

@@ -76,7 +76,7 @@ class Plan:
     repeated: int  # grid points that are a trial named before
     estimates: dict[str, Estimate] = field(default_factory=dict)
     points: dict[str, list[str]] = field(default_factory=dict)  # the overrides of each trial's point, by its id
-    executions: list[Execution] = field(default_factory=list)  # how its families are trained, by shape
+    executions: list[Execution] = field(default_factory=list)  # how what is left of its families is trained, by shape
     device_bytes: float = math.inf  # of one device
     only: set[str] = field(default_factory=set)  # the families that this launch is about; all if none is named
 
@@ -112,6 +112,13 @@ class Plan:
         families = ([trial for trial in family if trial.trial_id not in done] for family in self.families())
         return [family for family in families if family]
 
+    def peers(self) -> int:
+        """How many processes share what is left: of a launch on this machine, or of one element on a cluster."""
+        slurm, options = self.config.cluster.slurm, self.config.run
+        if self.config.cluster.scheduler != "slurm":
+            return peers(options, self.device)
+        return slurm.gpus or max(1, slurm.cpus // options.threads)
+
     def worth_calibrating(self) -> list[Execution]:
         """Shapes that could be trained in several ways, of which so much is left that it pays to measure which."""
         options, device = self.config.run, self.device
@@ -120,7 +127,7 @@ class Plan:
         for one in self.executions:
             others = candidates(one.families[0][0], one.curves, options, device, self.device_bytes)
             costs = (1 + len(others)) * CALIBRATION_SECONDS[device]
-            seconds = sum(left.get(family[0].family_id, 0.0) for family in one.families) / peers(options, device)
+            seconds = sum(left.get(family[0].family_id, 0.0) for family in one.families) / self.peers()
             if one.why == NOT_CALIBRATED and others and seconds >= WORTH * costs:
                 found.append(one)
         return found
@@ -201,8 +208,7 @@ def make_plan(
 def _choose_executions(plan: Plan, speeds: Speeds, device_name: str) -> None:
     """How each shape is trained, and what that makes of the estimates: a trial's share of the device."""
     config, device = plan.config, plan.device
-    together = peers(config.run, device)
-    plan.executions = executions(plan.families(), config.run, speeds, device, device_name, together)
+    plan.executions = executions(plan.left(), config.run, speeds, device, device_name, plan.peers())
     for one in plan.executions:
         for trial in itertools.chain.from_iterable(one.families):
             if one.way != ALONE and speeds.calibrated(trial, config.run, device_name, one.way) is not None:

@@ -101,3 +101,11 @@ def test_processes_on_one_device_are_timed_at_the_same_time(overrides, workspace
     tokens = Path(plan.config.paths.tokens)
     speed = calibrate._processes(plan.trials[0], plan.config.run, tokens, "cpu", Way(processes=2))
     assert speed > 1000
+
+
+def test_one_of_several_processes_that_fails_ends_the_measurement(overrides, workspace):
+    from sweep.training import calibrate
+
+    plan = plan_here([*overrides, tiny.steps(20)])
+    with pytest.raises(RuntimeError, match=r"of 2 processes, some ended with \[1, 1\]"):
+        calibrate._processes(plan.trials[0], plan.config.run, Path("no-tokens"), "cpu", Way(processes=2))

@@ -9,7 +9,10 @@ from models.count import memory_bytes
 from sweep import execution
 from sweep.cli import main
 from sweep.config import RunOptions
+from sweep.environment import device_model
 from sweep.estimate import ALONE, Speeds, Way, record_speed
+from sweep.rundir import RunDir
+from sweep.training.worker import Worker
 from sweep.verbs.plan import plan_here
 
 OPTIONS = RunOptions()
@@ -178,6 +181,44 @@ def test_a_way_that_the_memory_does_not_allow_is_known_and_not_taken(plan, tmp_p
     calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=2): 120.0, Way(stack=8): 0.0})
     assert chosen(plan, tmp_path)[4].way == Way(stack=2)
     calibrate(tmp_path / "none", plan.trials[0], {ALONE: 0.0, Way(stack=2): 0.0})
-    assert chosen(plan, tmp_path / "none")[4].way == ALONE
+    unable = chosen(plan, tmp_path / "none")[4]
+    assert (unable.way, unable.why) == (ALONE, "calibrated: the device has no memory for more, if for one")
     estimate = Speeds.read(tmp_path / "none").estimate(plan.trials[0], OPTIONS, "cpu", "CPU", plan.config.cluster)
     assert estimate.source == "guess"
+
+
+def test_a_gpu_takes_a_measured_stack_with_slots_to_spare_if_that_is_faster_still(plan, tmp_path):
+    """Eight curves where a stack of 16 was measured: 176 steps in turns, or 40 of 16 slots."""
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=16): 2000.0})
+    one = chosen(plan, tmp_path, device="cuda")[4]
+    assert one.way == Way(stack=16)
+    assert one.why == f"calibrated: {176 / 100 / (40 * 16 / 2000):.2f} times as fast as alone"
+    assert chosen(plan, tmp_path)[4].way == ALONE
+
+
+def test_only_what_is_left_counts(overrides, workspace):
+    grid = [*overrides, tiny.steps(20), "seed=0,1,2,3", "run.workers=1"]
+    before = plan_here(grid)
+    calibrate_here = {ALONE: 100.0, Way(stack=4): 400.0}
+    for way, speed in calibrate_here.items():
+        record_speed(before.runs, before.trials[0], OPTIONS, device_model("cpu"), speed, 0.0, "calibration", way)
+    assert [one.way for one in plan_here(grid).executions] == [Way(stack=4)]
+    for trial in before.trials[1:]:
+        path = RunDir.of_trial(before.runs, trial.trial_id).record
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    assert [(one.way, one.curves, one.why) for one in plan_here(grid).executions] == [(ALONE, 1, execution.ONLY_ONE)]
+
+
+def test_processes_that_share_a_device_stack_only_where_told_to(plan, tmp_path, monkeypatch):
+    for way, speed in {ALONE: 100.0, Way(stack=4): 400.0}.items():
+        record_speed(tmp_path, plan.trials[0], OPTIONS, device_model("cpu"), speed, 0.0, "calibration", way)
+    families = [family for family in plan.families() if len(family) == 2]
+
+    def stacks(**options):
+        return Worker(tmp_path, tmp_path, replace(OPTIONS, **options), "cpu")._stacks(families)
+
+    assert {slots for _, slots in stacks().values()} == {4}
+    monkeypatch.setenv("SWEEP_DEVICE_SHARE", "0.5")
+    assert stacks() == {}
+    assert {slots for _, slots in stacks(stack=2).values()} == {2}

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 from rich.console import Console
@@ -83,6 +84,24 @@ def test_workers_stop_too_where_nobody_can_be_told(grid, workspace):
         assert time.monotonic() < end + 60, "a worker goes on unseen"
         time.sleep(0.1)
     assert "stopped" in [read_json_lines(trunk.attempts)[-1]["outcome"] for trunk in begun]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_while_it_measures(overrides, workspace, number):
+    """Nothing goes on unseen, and nothing was begun."""
+    process = launch([*overrides, "budget.tokens=40M", "seed=0,1,2,3", "wandb.mode=off"])
+    while "measuring what is faster" not in (line := process.stderr.readline()):
+        assert line, "it ended"
+    end = time.monotonic() + 60
+    while not (found := psutil.Process(process.pid).children(recursive=True)):
+        assert time.monotonic() < end, "nothing measures"
+    time.sleep(1.0)
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (75, "stopped before any training; launch again\n")
+    psutil.wait_procs(found, timeout=10)
+    assert not [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not Path("runs/trunks").exists()
 
 
 # ---- without processes of torch ----

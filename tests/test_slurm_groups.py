@@ -174,3 +174,16 @@ def test_as_many_workers_on_a_gpu_as_a_calibration_found_best():
     assert workers_for(packed, SlurmSection(gpus=2, cpus=8), 1, 80 * GIB) == 8
     assert workers_for(packed, SlurmSection(gpus=1, cpus=2), 1, 80 * GIB) == 2
     assert workers_for(packed, SlurmSection(gpus=1, cpus=8, workers=1), 1, 80 * GIB) == 1
+
+
+def test_a_stack_stays_together_and_is_as_long_as_its_longest_family():
+    slurm = SlurmSection(gpus=1, cpus=8, time_margin=1.0)
+    asked = [need("long", 600), *some(7, 60)]
+    (element,) = elements([replace(n, per_gpu=1, stack="s", company=8) for n in asked], slurm, device_bytes=80 * GIB)
+    assert (len(element.families), element.seconds, element.bucket.name) == (8, 4800, "2h")
+
+
+def test_a_stacked_family_that_fits_no_bucket_is_refused_by_what_it_takes_in_its_stack():
+    asked = [replace(need("f", 20 * 3600), per_gpu=1, stack="s", company=16)]
+    with pytest.raises(UserError, match=r"family f: about 13 d 8 h"):
+        elements(asked, SlurmSection(gpus=1, cpus=8), device_bytes=80 * GIB)

@@ -3,6 +3,7 @@
 Workers pull families by claiming them, so nothing is handed out here: they are started, watched, and told to stop.
 """
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from rich.table import Table
 
 from sweep.environment import ROOT, attention_backend, resolve_device
 from sweep.errors import UserError
-from sweep.execution import Execution, peers, processes_per_device
+from sweep.execution import Execution, gpus, peers, processes_per_device
 from sweep.files import Tail
 from sweep.plan import Plan
 from sweep.quantity import counted, duration, short
@@ -52,8 +53,7 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
     started = time.monotonic()
     workers: list[subprocess.Popen[bytes]] = []
     sidecar = Sidecar(Task.of_sweep(sweep), sweep.logs / "wandb.log")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: without us the workers would go on unseen
+    listen()
     try:
         logs = [Tail(_log(sweep, number)) for number in range(count)]  # from where they end now
         workers += (_start(sweep, number, plan) for number in range(count))
@@ -79,6 +79,12 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
     return outcome
 
 
+def listen() -> None:
+    """Take being told to end as Ctrl-C: without us what we started would go on unseen."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
 def calibrate_where_it_pays(plan: Plan, console: Console) -> bool:
     """Measure shapes that have much to train, in a process of its own: what that takes of a device is free afterwards.
 
@@ -90,8 +96,16 @@ def calibrate_where_it_pays(plan: Plan, console: Console) -> bool:
     trials = sum(len(family) for one in shapes for family in one.families)
     console.print(f"measuring what is faster for {trials} trials of {counted(len(shapes), 'shape', 'shapes')} …")
     process = multiprocessing.get_context("spawn").Process(target=_calibrate, args=(plan, shapes))
-    process.start()
-    process.join()
+    try:
+        process.start()
+        process.join()
+    except BaseException:
+        if process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has no session yet
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.join()
+        raise
     if process.exitcode:
         console.print("that broke off (see above); training goes on without what is missing", style="red")
     return True
@@ -100,7 +114,7 @@ def calibrate_where_it_pays(plan: Plan, console: Console) -> bool:
 def _calibrate(plan: Plan, shapes: list[Execution]) -> None:
     from sweep.training.calibrate import calibrate
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches us too; our parent says so
+    os.setsid()  # Ctrl-C reaches our parent alone, which ends us and what we start
     try:
         calibrate(plan, shapes, say=say)
     except UserError as error:
@@ -115,14 +129,8 @@ def worker_count(plan: Plan) -> int:
     if options.workers != "auto":
         return min(options.workers, families)
     if plan.device == "cuda":
-        return min(_gpus() * processes_per_device(plan.executions), families)
+        return min(peers(options, plan.device) * processes_per_device(plan.executions), families)
     return min(peers(options, plan.device), families)
-
-
-def _gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
@@ -135,7 +143,7 @@ def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
     }
     if plan.device == "cuda":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = visible.split(",") if visible else [str(index) for index in range(_gpus())]
+        names = visible.split(",") if visible else [str(index) for index in range(gpus())]
         environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
         environment[DEVICE_SHARE] = str(min(1.0, len(names) / worker_count(plan)))
     only = ["--families", ",".join(sorted(plan.only))] if plan.only else []

@@ -89,19 +89,34 @@ class Worker:
 
     def _train_all(self, families: list[list[Trial]]) -> dict[str, str]:
         """How each family went that was come to before the worker was told to stop."""
-        speeds, name = Speeds.read(self.runs), environment.device_model(self.device)
-        chosen = execution.executions(families, self.options, speeds, self.device, name, self.peers)
-        stacks = {trials[0].family_id: one for one in chosen if one.way.stack for trials in one.families}
+        stacks = self._stacks(families)
         outcomes: dict[str, str] = {}
         for trials in families:
             family_id = trials[0].family_id
             if family_id in outcomes or self.stop.asked:
                 continue
             if family_id in stacks:
-                outcomes |= train_stack(self, stacks[family_id].families, stacks[family_id].way.stack)
+                outcomes |= train_stack(self, *stacks[family_id])
             else:
                 outcomes[family_id] = self.run_family(trials)
         return outcomes
+
+    def _stacks(self, families: list[list[Trial]]) -> dict[str, tuple[list[list[Trial]], int]]:
+        """Of each family that is to be trained in a stack: all families of the stack, and its slots."""
+        left, options = families, self.options
+        if options.stack == "auto":  # a number is taken at its word, however few are left: bits are then as they were
+            left = [[trial for trial in trials if not self._has_record(trial)] for trials in families]
+            if device_share() < 1:  # calibrated were stacks that have a device to themselves
+                options = dataclasses.replace(options, stack="off")
+        speeds, name = Speeds.read(self.runs), environment.device_model(self.device)
+        chosen = execution.executions([x for x in left if x], options, speeds, self.device, name, self.peers)
+        found: dict[str, tuple[list[list[Trial]], int]] = {}
+        for one in chosen:
+            if one.way.stack:
+                inside = {trials[0].family_id for trials in one.families}
+                stack = [trials for trials in families if trials[0].family_id in inside]
+                found |= dict.fromkeys(inside, (stack, one.way.stack))
+        return found
 
     def run_family(self, trials: list[Trial]) -> str:
         """done, blocked, stopped, lost, failed or given up; what went wrong is in the attempts and error.txt."""
@@ -122,7 +137,7 @@ class Worker:
 
     def enter(self, trials: list[Trial]) -> Claim | str:
         """Claim a family and write the attempt's start down; or how it went already, where it is not to be trained."""
-        if all(RunDir.of_trial(self.runs, trial.trial_id).record.exists() for trial in trials):
+        if all(map(self._has_record, trials)):
             return "done"
         trunk = self.trunk(trials)
         held = claim.acquire(trunk.path, self.job_is_gone)
@@ -162,6 +177,9 @@ class Worker:
     def trunk(self, trials: list[Trial]) -> RunDir:
         return RunDir.of_trunk(self.runs, trials[0].family_id)
 
+    def _has_record(self, trial: Trial) -> bool:
+        return RunDir.of_trial(self.runs, trial.trial_id).record.exists()
+
     def _standing(self, trials: list[Trial]) -> dict[str, Any]:
         """What is there of a family: records, and the steps of its checkpoints. Training on changes it."""
         runs = [RunDir.of_trial(self.runs, trial.trial_id) for trial in trials]
@@ -186,7 +204,7 @@ class Worker:
         try:
             family = self.family(trials, held)
         except Exception as error:  # noqa: BLE001 — whatever ends one family must not end the others
-            missing = [t for t in trials if not RunDir.of_trial(self.runs, t.trial_id).record.exists()]
+            missing = [trial for trial in trials if not self._has_record(trial)]
             return "failed", self.failed((missing or trials)[0], error)
         for trial in family.missing():
             try:

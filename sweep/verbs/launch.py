@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
     from pathlib import Path
 
     from rich.console import Console
@@ -50,11 +51,16 @@ def run(args: argparse.Namespace) -> int:
         return 0
     local.check(plan)
     _refuse_damaged(plan)
-    if local.calibrate_where_it_pays(plan, console):
-        plan = plan_here(args.overrides)
+    only = set(args.only.split(",")) if args.only else set()
+    local.listen()
+    try:
+        if local.calibrate_where_it_pays(replace(plan, only=only).restricted(), console):
+            plan = plan_here(args.overrides)
+    except KeyboardInterrupt:
+        print("stopped before any training; launch again", file=sys.stderr)
+        return local.EXIT_AGAIN
     save(plan, sweep, command, extend=args.extend)
-    plan.only = set(args.only.split(",")) if args.only else set()
-    plan = plan.restricted()
+    plan = replace(plan, only=only).restricted()
     workers = local.worker_count(plan)
     on = f"{plan.device}, {workers} worker{'s' if workers > 1 else ''}" if workers else plan.device
     console.print(f"sweep {plan.name} on {on}: {price(plan, plan.done())}", highlight=False)
