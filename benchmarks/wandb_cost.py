@@ -134,7 +134,8 @@ def observe(folder: Path, minutes: float) -> tuple[Watch, dict[str, Any]]:
             elif ended and not runs:
                 watch.take_turn(True)
     finally:
-        watch.take_turn(True)  # whatever happens, the mirror must not stay stopped
+        if process.poll() is None:
+            watch.take_turn(True)  # the launch waits for its mirror, which must not stay stopped
     assert process.returncode == 0, "the launch failed; run it by itself to see why"
     records = [json.loads(path.read_text()) for path in folder.glob("runs/*/record.json")]
     mirrored = len(list(folder.glob("runs/*/wandb/mirrored.json")))
