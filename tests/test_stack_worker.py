@@ -12,8 +12,9 @@ import tiny
 import torch
 from test_kill import start
 
+from sweep.errors import UserError
 from sweep.rundir import RunDir
-from sweep.training import claim
+from sweep.training import claim, stack_worker
 from sweep.training.stack import Stack
 from sweep.training.worker import Worker
 from sweep.verbs.plan import plan_here
@@ -237,3 +238,16 @@ def test_the_heartbeat_tells_of_one_trial_at_a_time(plan, workspace):
     assert {news["trial_id"] for news in seen} == {t.trial_id for t in stacked}
     length = {t.trial_id: t.config.steps for t in stacked}
     assert all(news["steps"] == length[news["trial_id"]] >= news["step"] for news in seen)
+
+
+def test_where_no_stack_can_be_had_at_all_each_family_is_an_attempt_that_failed(plan, tmp_path):
+    done, *others = plan.families()
+    assert tiny.train(replace(plan, trials=done), tmp_path) == 0
+    worker = Worker(tmp_path, Path(plan.config.paths.tokens), plan.config.run, "cpu", log=(said := []).append)
+    outcomes = stack_worker._failed(worker, [done, *others], UserError("run.graph=true: the step cannot be captured"))
+    assert outcomes == {done[0].family_id: "done", **{family[0].family_id: "failed" for family in others}}
+    assert len(said) == len(others)
+    for family in others:
+        start, end = tiny.lines(RunDir.of_trunk(tmp_path, family[0].family_id).attempts)
+        assert (start["event"], end["outcome"]) == ("start", "failed")
+        assert end["error"] == "run.graph=true: the step cannot be captured"

@@ -47,11 +47,20 @@ def _failed(worker: "Worker", families: list[list[Trial]], error: UserError) -> 
     """How families went that nothing can be done for: each an attempt that failed, unless it is done or another's."""
     outcomes = {}
     for trials in families:
-        held = worker.enter(trials)
+        held = _enter(worker, trials)
         outcomes[trials[0].family_id] = held if isinstance(held, str) else "failed"
         if not isinstance(held, str):
             worker.end(trials, held, "failed", worker.failed(trials[0], error))
     return outcomes
+
+
+def _enter(worker: "Worker", trials: list[Trial]) -> Claim | str:
+    """As `Worker.enter`; a damaged claim or list of attempts, or a full disk, is of this family alone."""
+    try:
+        return worker.enter(trials)
+    except UserError as error:
+        worker.failed(trials[0], error)
+        return "failed"
 
 
 def _stack(worker: "Worker", trials: list[Trial], slots: int) -> tuple[Stack | None, bool]:
@@ -107,11 +116,7 @@ class _Company:
 
     def _enter(self, trials: list[Trial]) -> Member | None:
         worker, family_id = self.worker, trials[0].family_id
-        try:
-            held = worker.enter(trials)
-        except UserError as error:  # a damaged claim or list of attempts, a full disk: of this family alone
-            worker.failed(trials[0], error)
-            held = "failed"
+        held = _enter(worker, trials)
         if isinstance(held, str):
             self.outcomes[family_id] = held
             return None
