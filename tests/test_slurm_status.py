@@ -588,7 +588,7 @@ def test_cancel_ends_all_jobs_of_a_sweep_or_the_elements_of_a_run(small, slurm, 
     other_short, other_long, _ = family_of(plan, 1)
     record(plan, other_short)
     submission(plan, sweep)
-    collector = queue.Job(8, None, "small.001.collector-ab", "PENDING", "Dependency", "", 0, None)
+    collector = queue.Job(8, None, "small.001.collector-ab", "PENDING", "Dependency", "", 0)
     slurm(element(), collector)
     monkeypatch.setattr(queue, "cancel", lambda targets: print(f"({' '.join(targets)})"))
     assert main(["cancel", "small", short.trial_id]) == 0
