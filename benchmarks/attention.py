@@ -14,9 +14,7 @@ cuDNN, FlexAttention, and flash-attn if it is installed. TFLOP/s count the visib
 On a machine without a GPU, `TRITON_INTERPRET=1 … --check-only --device cpu` runs the check itself on tiny shapes.
 """
 
-import argparse
 import json
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,16 +22,15 @@ from functools import partial
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.gpu_timing import compiling, faults, matmul_tflops, median_seconds, poisoned, usable
+from benchmarks.gpu_checks import check_first, compiling, faults, poisoned
+from benchmarks.gpu_timing import matmul_tflops, median_seconds, usable
 from benchmarks.provenance import save
 from kernels import attention_op, reference
 from kernels.attention import attention
-from kernels.configurations import enter_as_checked
 
 TOKENS, WIDTH = 65_536, 1024
 LENGTHS, HEAD_DIMS = (512, 1024, 2048, 4096), (32, 64, 128)
@@ -70,26 +67,7 @@ TINY = (Case(33, 16, 2, 1), Case(70, 20, 2, 2, 9, 20), Case(20, 16, 2, 1, odd=Tr
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check-only", action="store_true", help="check the numbers and time nothing")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    args = parser.parse_args(argv)
-    if args.device == "cpu" and not args.check_only:
-        parser.error("--device cpu goes with --check-only: the interpreter's speed says nothing")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch sees no CUDA device here")
-    seed = secrets.randbits(32)
-    print(f"inputs from seed {seed}", flush=True)
-    wrong = check(args.device, seed)
-    if wrong:
-        print("\n".join(wrong))
-        return 1
-    if args.device == "cpu":
-        return 0
-    enter_as_checked("attention", torch.cuda.get_device_name(), triton.__version__)
-    if not args.check_only:
-        time_all(seed)
-    return 0
+    return check_first("attention", __doc__, argv, check, time_all)
 
 
 def time_all(seed: int) -> None:

@@ -11,23 +11,20 @@ peak memory of loss and gradients from a width of 768. Results: `benchmarks/resu
 On a machine without a GPU, `TRITON_INTERPRET=1 … --check-only --device cpu` runs the check itself on tiny shapes.
 """
 
-import argparse
 import json
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.gpu_timing import copy_bytes_per_second, faults, median_seconds, poisoned, usable
+from benchmarks.gpu_checks import check_first, faults, poisoned
+from benchmarks.gpu_timing import copy_bytes_per_second, median_seconds, usable
 from benchmarks.provenance import save
 from kernels import cross_entropy_op, reference
-from kernels.configurations import enter_as_checked
 from kernels.cross_entropy import CHUNK_LOGITS, cross_entropy
 
 ROWS, WIDTH = 65_536, 768
@@ -37,26 +34,7 @@ TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check-only", action="store_true", help="check the numbers and time nothing")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    args = parser.parse_args(argv)
-    if args.device == "cpu" and not args.check_only:
-        parser.error("--device cpu goes with --check-only: the interpreter's speed says nothing")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch sees no CUDA device here")
-    seed = secrets.randbits(32)
-    print(f"inputs from seed {seed}", flush=True)
-    wrong = check(args.device, seed)
-    if wrong:
-        print("\n".join(wrong))
-        return 1
-    if args.device == "cpu":
-        return 0
-    enter_as_checked("cross_entropy", torch.cuda.get_device_name(), triton.__version__)
-    if not args.check_only:
-        time_all()
-    return 0
+    return check_first("cross_entropy", __doc__, argv, check, lambda seed: time_all())
 
 
 def time_all() -> None:

@@ -1,18 +1,9 @@
-"""Timing on a CUDA device: contenders in rotated order, cold L2, device events, medians; the chip's two ceilings.
+"""Timing on a CUDA device: contenders in rotated order, cold L2, device events, medians; the chip's two ceilings."""
 
-And what comes before it: checks with poisoned outputs, and compilation of many launches at once.
-"""
-
-import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
-from unittest import mock
+from collections.abc import Callable
 
 import torch
-import triton
 
 FLUSH_BYTES = 2**29  # several times any L2
 LEAD_CYCLES = 2_000_000  # about a millisecond
@@ -62,45 +53,6 @@ def usable(contenders: dict[str, Callable[[], object]]) -> tuple[dict[str, Calla
         else:
             run[name] = contender
     return run, why_not
-
-
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """Every new tensor starts as NaN: what a kernel does not write shows."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def faults(checks: Iterable[tuple[str, Callable[[], Iterable[str]]]]) -> list[str]:
-    """What is wrong, a line each. The first error ends it: after an illegal access every later call fails too."""
-    found: list[str] = []
-    for what, check in checks:
-        before = len(found)
-        try:
-            for line in check():
-                found.append(f"{what}: {line}")
-        except Exception as error:  # noqa: BLE001 — what was found before must be reported whatever happens
-            return [*found, f"{what}: {one_line(error)}"]
-        print(what, "; ".join(found[before:]) or "right", flush=True)
-    return found
-
-
-@contextmanager
-def compiling() -> Iterator[None]:
-    """Triton's launches compile here, on all cores at once, and run nothing. What fails to, fails again when run."""
-
-    def only_compile(kernel: Any, grid: Any) -> Callable[..., object]:
-        return lambda *args, **options: kernel.run(*args, grid=grid, warmup=True, **options)
-
-    with (
-        mock.patch.object(triton.JITFunction, "__getitem__", only_compile),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        triton.AsyncCompileMode(pool, ignore_errors=True),
-    ):
-        yield
 
 
 def one_line(error: Exception) -> str:

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from benchmarks.attention import TOKENS, WIDTH, Case, inputs, launch, tolerance, values_and_gradients
 from benchmarks.compile_ahead import attention_job
-from benchmarks.gpu_timing import compiling, median_seconds, one_line, poisoned
+from benchmarks.gpu_checks import compiling, poisoned
+from benchmarks.gpu_timing import median_seconds, one_line
 from kernels import attention_op, reference
 from kernels.attention import attention
 from kernels.configurations import KERNELS, PATH, Configuration, Key, architecture_of, configuration

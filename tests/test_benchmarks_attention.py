@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton exists on Linux only")
 
-from benchmarks import attention, cross_entropy, gpu_timing, tune_attention
+from benchmarks import attention, cross_entropy, gpu_checks, tune_attention
 from kernels import attention_op
 from kernels.configurations import PATH, Configuration, Key, shipped
 
@@ -69,7 +69,7 @@ def test_without_a_gpu_one_line_says_so(benchmark, capsys):
 def test_a_device_enters_the_part_that_passed(monkeypatch, part):
     benchmark = {"attention": attention, "cross_entropy": cross_entropy}[part]
     entered = []
-    monkeypatch.setattr(benchmark, "enter_as_checked", lambda *what: entered.append(what))
+    monkeypatch.setattr(gpu_checks, "enter_as_checked", lambda *what: entered.append(what))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     for wrong in (["a fault"], []):
@@ -84,7 +84,7 @@ def test_an_error_in_a_check_is_a_fault_and_the_last_one():
         raise RuntimeError("illegal access\nand much more")
 
     checks = [("first", lambda: ["off by 2"]), ("second", lambda: []), ("third", broken), ("fourth", lambda: ["no"])]
-    assert gpu_timing.faults(checks) == [
+    assert gpu_checks.faults(checks) == [
         "first: off by 2",
         "third: off by 1",
         "third: RuntimeError: illegal access",

@@ -128,7 +128,7 @@ from types import SimpleNamespace
 from triton.backends.compiler import GPUTarget
 from benchmarks import tune_attention
 from benchmarks.attention import Case, inputs, launch
-from benchmarks.gpu_timing import compiling, poisoned
+from benchmarks.gpu_checks import compiling, poisoned
 from kernels import attention_op
 from kernels.configurations import Configuration, Key, configuration
 chip = {"get_current_device": 0, "get_current_stream": 0, "get_current_target": GPUTarget("cuda", 90, 32)}
