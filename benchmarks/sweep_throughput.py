@@ -200,18 +200,7 @@ def make_stack(trials: list[Trial], tokens: Tokens, options: Any, device: str) -
     curves = []
     for trial in trials:
         setup = setup_of(trial, tokens, options, device, made.desk)
-        curves.append(
-            Curve(
-                setup=setup,
-                state=State.fresh(setup),
-                length=None,
-                metrics=Path(),
-                samples=Path(),
-                save=lambda curve: None,
-                should_stop=lambda: False,
-                on_progress=lambda news: None,
-            )
-        )
+        curves.append(Curve.unsaved(setup, State.fresh(setup)))
         made.seat(curves[-1])
     return made, curves
 

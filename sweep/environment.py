@@ -1,5 +1,6 @@
 """What a trial ran on: enough to say whether two results should be bit-equal, and with which code they were made."""
 
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -88,6 +89,15 @@ def device_memory_bytes(device: str) -> int:
     import psutil
 
     return psutil.virtual_memory().total
+
+
+def free_memory(device: str) -> None:
+    """Give back what nobody holds any more, so that what comes next finds the device's memory."""
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def describe(device: str, backend: str, options: dict[str, Any], stack: int | None = None) -> dict[str, Any]:

@@ -91,6 +91,13 @@ def candidates(trial: Trial, curves: int, options: RunOptions, device: str, devi
     return ways
 
 
+def pays_to_calibrate(one: Execution, seconds: float, options: RunOptions, device: str, device_bytes: float) -> bool:
+    """Whether a shape leaves a choice, and so many seconds to train, that it is worth measuring which way is faster."""
+    others = candidates(one.families[0][0], one.curves, options, device, device_bytes)
+    costs = (1 + len(others)) * CALIBRATION_SECONDS[device]
+    return one.why == NOT_CALIBRATED and bool(others) and seconds >= WORTH * costs
+
+
 @dataclass(frozen=True)
 class Work:
     """What one process will train of a shape, in optimizer steps."""

@@ -27,16 +27,7 @@ from sweep.data.tokens import Tokens
 from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Estimate, Speeds
-from sweep.execution import (
-    CALIBRATION_SECONDS,
-    NOT_CALIBRATED,
-    WORTH,
-    Execution,
-    candidates,
-    executions,
-    micro_batch,
-    peers,
-)
+from sweep.execution import Execution, executions, micro_batch, pays_to_calibrate, peers
 from sweep.quantity import size
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
@@ -121,14 +112,11 @@ class Plan:
 
     def worth_calibrating(self) -> list[Execution]:
         """Shapes that could be trained in several ways, of which so much is left that it pays to measure which."""
-        options, device = self.config.run, self.device
-        left = {family[0].family_id: self.family_seconds(family) for family in self.left()}
+        left = {family[0].family_id: self.family_seconds(family) / self.peers() for family in self.left()}
         found = []
         for one in self.executions:
-            others = candidates(one.families[0][0], one.curves, options, device, self.device_bytes)
-            costs = (1 + len(others)) * CALIBRATION_SECONDS[device]
-            seconds = sum(left.get(family[0].family_id, 0.0) for family in one.families) / self.peers()
-            if one.why == NOT_CALIBRATED and others and seconds >= WORTH * costs:
+            seconds = sum(left.get(family[0].family_id, 0.0) for family in one.families)
+            if pays_to_calibrate(one, seconds, self.config.run, self.device, self.device_bytes):
                 found.append(one)
         return found
 

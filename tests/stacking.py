@@ -10,7 +10,7 @@ from sweep import environment
 from sweep.data.tokens import Tokens
 from sweep.plan import Plan
 from sweep.training.family import Family
-from sweep.training.loop import Curve, Setup, State
+from sweep.training.loop import Setup
 from sweep.training.stack import Stack
 from sweep.training.together import Member, Together
 from sweep.trial import Trial
@@ -23,20 +23,6 @@ def setup_of(plan: Plan, trial: Trial, slots: int | None = None, model=None, **o
     env = environment.describe("cpu", "sdpa", dataclasses.asdict(chosen), slots)
     tokens = Tokens.open(plan.config.paths.tokens, trial.config.data.fingerprint)
     return Setup.of(trial, tokens, chosen, "cpu", "sdpa", execution_class=env["execution_class"], shared_model=model)
-
-
-def curve_of(setup: Setup, state: State) -> Curve:
-    """A curve that leaves nothing on disk."""
-    return Curve(
-        setup=setup,
-        state=state,
-        length=None,
-        metrics=Path(),
-        samples=Path(),
-        save=lambda curve: None,
-        should_stop=lambda: False,
-        on_progress=lambda news: None,
-    )
 
 
 def train(

@@ -150,14 +150,14 @@ def test_what_is_worth_calibrating(plan, monkeypatch):
     seconds = sum(plan.family_seconds(family) for family in plan.families()[:4])
     one = replace(plan, executions=[*chosen(plan, plan.runs).values()])
     one.config = replace(plan.config, run=replace(plan.config.run, workers=1))
-    monkeypatch.setattr("sweep.plan.WORTH", 0.99 * seconds / 9)
+    monkeypatch.setattr("sweep.execution.WORTH", 0.99 * seconds / 9)
     assert [len(worth.families) for worth in one.worth_calibrating()] == [4]
-    monkeypatch.setattr("sweep.plan.WORTH", 1.01 * seconds / 9)
+    monkeypatch.setattr("sweep.execution.WORTH", 1.01 * seconds / 9)
     assert one.worth_calibrating() == []
 
 
 def test_a_launch_calibrates_where_it_pays(overrides, workspace, monkeypatch, capsys):
-    monkeypatch.setattr("sweep.plan.WORTH", 0)
+    monkeypatch.setattr("sweep.execution.WORTH", 0)
     grid = [*overrides, tiny.steps(20), "seed=0,1", "run.workers=1", "wandb.mode=off"]
     assert main(["launch", "--no-report", *grid]) == 0
     assert "measuring what is faster for 2 trials of 1 shape" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import torch
 from sweep.data.tokens import windows
 from sweep.training import loop
 from sweep.training.graph import gather, resident
-from sweep.training.loop import State
+from sweep.training.loop import Curve, State
 from sweep.training.stack import Stack
 from sweep.verbs.plan import plan_here
 
@@ -43,7 +43,7 @@ def stack_of(plan):
     stack = Stack(stacking.setup_of(plan, plan.trials[0]), len(plan.trials))
     for trial in plan.trials:
         setup = stacking.setup_of(plan, trial, model=stack.desk)
-        stack.seat(stacking.curve_of(setup, State.fresh(setup)))
+        stack.seat(Curve.unsaved(setup, State.fresh(setup)))
     return stack
 
 

@@ -19,7 +19,7 @@ import torch
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, loop
 from sweep.training.graph import gather
-from sweep.training.loop import State
+from sweep.training.loop import Curve, State
 from sweep.training.stack import Stack
 from sweep.verbs.plan import plan_here
 
@@ -68,7 +68,7 @@ def plain_step(plan, trial, start, dtype):
     setup.model.to(dtype)
     for moments in state.optimizer.state.values():
         moments |= {key: moments[key].to(dtype) for key in ("exp_avg", "exp_avg_sq")}
-    curve = stacking.curve_of(setup, state)
+    curve = Curve.unsaved(setup, state)
     norm = loop.update(setup, state, curve.lr(state.step))
     return {name: p.detach().double() for name, p in setup.model.named_parameters()}, norm.double()
 
@@ -82,7 +82,7 @@ def test_one_step_from_the_same_state_is_the_same_step(plan, alone, micro_batch)
     curves = []
     for trial, start in zip(trials, starts, strict=True):
         setup = stacking.setup_of(plan, trial, model=stack.desk, micro_batch_sequences=micro_batch)
-        curves.append(stacking.curve_of(setup, checkpoint.load(start, trial.family_id, setup)[0]))
+        curves.append(Curve.unsaved(setup, checkpoint.load(start, trial.family_id, setup)[0]))
         stack.seat(curves[-1])
     rates = stack.update()
     for trial, start, curve in zip(trials, starts, curves, strict=True):
@@ -351,7 +351,7 @@ def test_the_stack_reads_the_batches_of_each_curve(plan):
     for trial in trials:
         setup = stacking.setup_of(plan, trial, model=stack.desk)
         state = State.fresh(setup)
-        curves.append(stacking.curve_of(setup, state))
+        curves.append(Curve.unsaved(setup, state))
         stack.seat(curves[-1])
     seen = []
     stack.step = lambda: seen.append(stack.windows_KB.clone())

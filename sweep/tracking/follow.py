@@ -240,7 +240,7 @@ def device_use(trainer: Holder | None) -> dict[str, Any]:
 def is_sibling(holder: Holder) -> bool:
     """Whether a process was started by our parent, or is it."""
     here, parent = Holder.here(), os.getppid()
-    if (holder.host, holder.boot_id, holder.pid_namespace) != (here.host, here.boot_id, here.pid_namespace):
+    if holder.place != here.place:
         return False
     try:
         return holder.pid == parent or psutil.Process(holder.pid).ppid() == parent

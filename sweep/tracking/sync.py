@@ -258,11 +258,12 @@ class Note:
         ours = Holder.here()
         if files.create_json(self.path, asdict(ours)):
             return ""
-        if (theirs := self._holder()) is not None and theirs.is_gone() is not True and not theirs.is_same(ours):
-            elsewhere = f" on {theirs.host}; if it is gone, remove {self.path}" if theirs.is_gone() is None else ""
-            return f"process {theirs.pid}{elsewhere}"
-        files.write_json(self.path, asdict(ours))
-        return ""
+        theirs = self._holder()
+        if theirs is None or (theirs.place, theirs.pid) == (ours.place, ours.pid) or (gone := theirs.is_gone()):
+            files.write_json(self.path, asdict(ours))
+            return ""
+        elsewhere = f" on {theirs.host}; if it is gone, remove {self.path}" if gone is None else ""
+        return f"process {theirs.pid}{elsewhere}"
 
     def _holder(self) -> Holder | None:
         """None for a note of an older version, which does not say enough of its process."""

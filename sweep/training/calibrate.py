@@ -1,7 +1,6 @@
 """Measuring how fast each shape of a plan trains here, for a plan whose time is not a guess; and each way of sharing a
 device, so that only what is faster is chosen (`sweep.execution`)."""
 
-import gc
 import multiprocessing
 import sys
 import time
@@ -15,7 +14,7 @@ import torch
 
 from sweep.config import RunOptions
 from sweep.data.tokens import Tokens
-from sweep.environment import attention_backend, device_memory_bytes, device_model, resolve_device
+from sweep.environment import attention_backend, device_memory_bytes, device_model, free_memory, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Way, record_speed, speed_key
 from sweep.execution import Execution, candidates, micro_batch
@@ -51,9 +50,7 @@ def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = 
         trial = one.families[0][0]
         validation_seconds = _validation_seconds(_setup(trial, options, tokens, device, ALONE))
         for way in (ALONE, *candidates(trial, one.curves, options, device, device_memory_bytes(device))):
-            gc.collect()  # the way before it must not take this one's memory
-            if device == "cuda":
-                torch.cuda.empty_cache()
+            free_memory(device)  # of the way before it
             try:
                 tokens_per_second = _time(trial, options, tokens, device, way)
             except torch.OutOfMemoryError:
@@ -74,7 +71,8 @@ def _time(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way
         return _alone(setup)
     stack = Stack(setup, way.stack, graph=options.graph and device == "cuda")
     for _ in range(way.stack):
-        stack.seat(_curve(_setup(trial, options, tokens, device, way, stack)))
+        one = _setup(trial, options, tokens, device, way, stack)
+        stack.seat(Curve.unsaved(one, State.fresh(one)))
     speed = _steps_per_second(stack.update, lambda: stack.loss_sum_K.sum().item(), device)
     return speed * way.stack * trial.config.batch_tokens
 
@@ -153,11 +151,3 @@ def _setup(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Wa
     found = Tokens.open(tokens, trial.config.data.fingerprint)
     desk = None if stack is None else stack.desk
     return Setup.of(trial, found, options, device, backend, execution_class="calibration", shared_model=desk)
-
-
-def _curve(setup: Setup) -> Curve:
-    """A curve that leaves nothing on disk."""
-    nowhere = Path("/dev/null")
-    return Curve(
-        setup, State.fresh(setup), None, nowhere, nowhere, lambda curve: None, lambda: False, lambda news: None
-    )

@@ -102,10 +102,10 @@ class Holder:
         except (TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a claim of this version ({error}); delete it") from error
 
-    def is_same(self, other: "Holder") -> bool:
-        """Whether both are one process."""
-        keys = ("host", "boot_id", "pid_namespace", "pid")
-        return all(getattr(self, key) == getattr(other, key) for key in keys)
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Within which a process's number is its own."""
+        return self.host, self.boot_id, self.pid_namespace
 
     def is_gone(self) -> bool | None:
         """True or False where this host can tell, None where it cannot."""

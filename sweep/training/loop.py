@@ -160,6 +160,12 @@ class Curve:
     saved_at: float = 0.0  # by the clock; whoever trains the curve starts it
     row: "Row | None" = None  # of the step before, not written yet
 
+    @classmethod
+    def unsaved(cls, setup: Setup, state: State) -> "Curve":
+        """One that is only stepped, for measurements: it leaves nothing on disk."""
+        nowhere = Path("/dev/null")
+        return cls(setup, state, None, nowhere, nowhere, lambda curve: None, lambda: False, lambda news: None)
+
     def lr(self, step: int) -> float:
         config = self.setup.config
         # A trunk is asked only for steps before every branch, where any length gives the same factor.

@@ -3,12 +3,12 @@
 No more families are held at a time than this worker's share of them, so that the others have theirs.
 """
 
-import gc
 import math
 from typing import TYPE_CHECKING
 
 import torch
 
+from sweep.environment import free_memory
 from sweep.errors import UserError
 from sweep.training.claim import Claim
 from sweep.training.stack import Stack
@@ -32,9 +32,7 @@ def train_stack(worker: "Worker", families: list[list[Trial]], slots: int) -> di
         if stack is not None and _Company(worker, families, stack, outcomes).train():
             return outcomes
         del stack
-        gc.collect()
-        if worker.device == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(worker.device)
         worker.log(f"out of device memory with a stack of {slots}; going on with {slots // 2 or 'one trial'} at a time")
         slots //= 2
     for trials in families:

@@ -2,7 +2,6 @@
 
 import ctypes
 import dataclasses
-import gc
 import os
 import signal
 import time
@@ -299,9 +298,7 @@ class Worker:
         setup.micro_batch, setup.execution_class = size, family.env["execution_class"]
         setup.model.train()
         setup.model.zero_grad(set_to_none=True)
-        gc.collect()
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
+        environment.free_memory(self.device)
 
     def failed(self, trial: Trial, error: Exception) -> str:
         """Why a trial failed, in one line; the traceback, unless a person can correct it, is left in its folder."""
