@@ -9,6 +9,7 @@ at once, nothing is submitted from inside a job (which many sites forbid), and e
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -29,10 +30,23 @@ LOCK_SECONDS = 300
 
 def tokens_or_stand_in(config: DataConfig, root: Path) -> Tokens:
     """What this config was prepared to, or a stand-in that no other config has."""
-    return find(config, root) or cast(Tokens, _stand_in(config))
+    return find(config, root) or _stand_in(config, root)
 
 
-def _stand_in(config: DataConfig) -> Unprepared:
+def one_look() -> Callable[[DataConfig, Path], Tokens]:
+    """`tokens_or_stand_in` for several plans that must agree: data that comes between them is not there for any."""
+    seen: dict[str, Tokens] = {}
+
+    def look(config: DataConfig, root: Path) -> Tokens:
+        key = f"{root} {config}"
+        if key not in seen:
+            seen[key] = tokens_or_stand_in(config, root)
+        return seen[key]
+
+    return look
+
+
+def _stand_in(config: DataConfig, root: Path) -> Tokens:
     if isinstance(config, TextConfig):
         of_bytes = config.tokenizer.kind == "bytes"
         stand_in = Unprepared(BYTES_VOCABULARY if of_bytes else config.tokenizer.vocab_size)
@@ -41,7 +55,7 @@ def _stand_in(config: DataConfig) -> Unprepared:
     asked = {key: value for key, value in asdict(config).items() if key != "unique_tokens"}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     stand_in.fingerprint = f"{PREFIX}-{digest}"
-    return stand_in
+    return cast(Tokens, stand_in)
 
 
 def is_provisional(trial: Trial) -> bool:
@@ -60,24 +74,26 @@ def finish(submission: Submission) -> Plan:
 def up_to_date(plan: Plan, overrides: list[str], earlier: list[Submission]) -> Plan:
     """The plan as it is now, for who has the right to submit: its data may have come since it was made.
 
-    Earlier submissions get their real ids too, where their data is there and its job has not written them (it waits
-    for us, or was killed between the two).
+    Earlier submissions get the real ids of data that is there too, if its job has not written them (it waits for us,
+    is still at other data, or was killed).
     """
+    look = one_look()
     if any(map(is_provisional, plan.trials)):
-        only, plan = plan.only, absolute_paths(make_plan(overrides, tokens_or_stand_in))
+        only, plan = plan.only, absolute_paths(make_plan(overrides, look))
         plan.only = only
     for submission in earlier:
         if submission.unprepared and not (submission.folder / PREPARED).exists():
-            theirs = absolute_paths(make_plan(submission.overrides, tokens_or_stand_in))
-            if not any(map(is_provisional, theirs.trials)):
+            theirs = absolute_paths(make_plan(submission.overrides, look))
+            if not all(map(is_provisional, theirs.trials)):
                 _write_ids(submission, theirs)
     return plan
 
 
 def _write_ids(submission: Submission, plan: Plan) -> None:
-    _write_plan(plan, SweepDir(Path(submission.sweep)))
+    _write_plan(submission, plan)
     files.write_json_lines(submission.folder / "tasks.jsonl", real_tasks(submission.tasks(), plan))
-    files.write_json(submission.folder / PREPARED, {"time": time.time()})
+    if not any(map(is_provisional, plan.trials)):
+        files.write_json(submission.folder / PREPARED, {"time": time.time()})
 
 
 def real_tasks(tasks: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
@@ -96,9 +112,11 @@ def real_tasks(tasks: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
     return made
 
 
-def _write_plan(plan: Plan, sweep: SweepDir) -> None:
-    """Real trials in the place of provisional ones; what else the plan holds stays."""
-    kept = [trial for trial in planned_trials(sweep) if not is_provisional(trial)]
+def _write_plan(submission: Submission, plan: Plan) -> None:
+    """Real trials in the place of this submission's provisional ones; what else the sweep's plan holds stays."""
+    sweep = SweepDir(Path(submission.sweep))
+    provisional = {trial.trial_id for trial in absolute_paths(make_plan(submission.overrides, _stand_in)).trials}
+    kept = [trial for trial in planned_trials(sweep) if trial.trial_id not in provisional]
     there = {trial.trial_id for trial in kept}
     new = [trial for family in plan.families() for trial in family if trial.trial_id not in there]
     files.write_json_lines(sweep.plan, (trial.to_json() for trial in [*kept, *new]))

@@ -11,6 +11,7 @@ from slurm.draft import Limits, draft
 from slurm.submission import Submission, exclusive
 from slurm.submit import _write
 from slurm.unprepared import finish, is_provisional, real_tasks, tokens_or_stand_in, up_to_date
+from sweep.data.prepare import find, prepare
 from sweep.errors import UserError
 from sweep.plan import absolute_paths, additions, make_plan, planned_trials, save
 from sweep.sweepdir import SweepDir
@@ -90,6 +91,45 @@ def test_data_that_has_come_meanwhile_gives_real_ids_to_plan_and_submission(subm
     assert now.trials == plan_here(typed).trials
     assert additions(now, SweepDir(Path(submission.sweep)), extend=False) == set()
     assert sorted(families_of(submission)) == sorted(family[0].family_id for family in now.families())
+
+
+def test_data_that_comes_while_a_launch_plans_is_there_for_all_plans_or_for_none(submitted, monkeypatch):
+    """Else a launch found its own sweep's folder to hold another grid."""
+    submission, plan, typed = submitted("seed=0,1", tiny.steps(20))
+
+    def just_before_it_came(config, root):
+        found = find(config, root)
+        prepare(config, root, progress=False)
+        return found
+
+    monkeypatch.setattr("slurm.unprepared.find", just_before_it_came)
+    now = up_to_date(plan, typed, [submission])
+    assert all(map(is_provisional, now.trials))
+    assert additions(now, SweepDir(Path(submission.sweep)), extend=False) == set()
+    now = up_to_date(plan, typed, [submission])
+    assert not any(map(is_provisional, now.trials))
+    assert additions(now, SweepDir(Path(submission.sweep)), extend=False) == set()
+
+
+def test_of_two_data_sets_the_one_that_is_there_gives_its_trials_real_ids(submitted):
+    """A launch while the job prepares the second."""
+    submission, plan, typed = submitted("data.validation_fraction=0.2,0.3", tiny.steps(20))
+    plan_here([word.replace("=0.2,0.3", "=0.2") for word in typed])
+    now = up_to_date(plan, typed, [submission])
+    assert [is_provisional(trial) for trial in now.trials] == [False, True]
+    assert additions(now, SweepDir(Path(submission.sweep)), extend=False) == set()
+    assert not (submission.folder / "prepared.json").exists()
+    finish(Submission.read(submission.folder))
+    assert sorted(families_of(submission)) == sorted(family[0].family_id for family in plan_here(typed).families())
+
+
+def test_another_submissions_provisional_trials_stay_in_the_plan(submitted):
+    first, _, _ = submitted("data.validation_fraction=0.2", tiny.steps(20))
+    other = absolute_paths(make_plan([word.replace("=0.2", "=0.3") for word in first.overrides], tokens_or_stand_in))
+    sweep = SweepDir(Path(first.sweep))
+    save(other, sweep, [], extend=True)
+    finish(Submission.read(first.folder))
+    assert [is_provisional(trial) for trial in planned_trials(sweep)] == [True, False]
 
 
 def test_two_data_sets_that_are_not_there_are_not_taken_for_one(submitted):
