@@ -22,12 +22,12 @@ from benchmarks.provenance import save
 from slurm import queue
 from slurm.submission import Chunk, Submission
 from sweep import files
+from sweep.claim import Holder
 from sweep.data.tokens import Unprepared
 from sweep.plan import Plan, make_plan
 from sweep.plan import save as save_plan
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.training.claim import Holder
 
 ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 5

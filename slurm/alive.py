@@ -1,10 +1,10 @@
-"""Whether the Slurm job that claimed a family is gone: what `sweep.training.claim` cannot know by itself."""
+"""Whether the Slurm job that claimed a family is gone: what `sweep.claim` cannot know by itself."""
 
 import os
 from collections.abc import Iterable
 
 from slurm import queue
-from sweep.training.claim import Job
+from sweep.claim import Job
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")  # none of its processes is left
 

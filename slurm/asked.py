@@ -8,9 +8,9 @@ from pathlib import Path
 from slurm import queue
 from slurm.alive import is_gone
 from slurm.submission import Submission, folder_of
+from sweep.claim import Job
 from sweep.errors import UserError
 from sweep.sweepdir import SweepDir
-from sweep.training.claim import Job
 
 
 @dataclass

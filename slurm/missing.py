@@ -9,10 +9,9 @@ from slurm import queue
 from slurm.alive import job_is_gone
 from slurm.queue import Job
 from slurm.submission import Submission
-from sweep import attempts
+from sweep import attempts, claim
 from sweep.plan import Plan
 from sweep.rundir import RunDir
-from sweep.training import claim
 from sweep.trial import Trial
 
 ENDING_SECONDS = 40.0  # that a job may take to end: Slurm kills it after KillWait, 30 s unless a site says else

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.cluster import SlurmJobSection, SlurmSection
+from sweep.exits import EXIT_AGAIN
 from sweep.quantity import parse_duration
-from sweep.training.supervisor import EXIT_AGAIN
 
 HEAD = """\
 #!/bin/bash -l

@@ -19,14 +19,13 @@ from typing import Any
 from slurm import queue
 from slurm.asked import Asked, ask
 from slurm.submission import PREPARED
-from sweep import attempts
+from sweep import attempts, claim
 from sweep.attempts import GIVEN_UP, Attempt
+from sweep.claim import Holder
 from sweep.errors import UserError
 from sweep.quantity import duration
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.training import claim
-from sweep.training.claim import Holder
 
 STATES = ("finished", "diverged", "running", "queued", "failed", "lost", "missing")
 TRAINS_ANOTHER = "its element runs, and trains another family"

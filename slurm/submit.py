@@ -15,10 +15,10 @@ from slurm.missing import Missing, adopt, missing
 from slurm.submission import JobRef, Submission, exclusive, submissions
 from slurm.unprepared import is_provisional, up_to_date
 from sweep import files
+from sweep.claim import Claim
 from sweep.errors import UserError
 from sweep.plan import Plan, additions, save
 from sweep.sweepdir import SweepDir
-from sweep.training.claim import Claim
 from sweep.trial import Trial
 
 ARRAY_SIZE = 1001  # Slurm's own default of MaxArraySize, for scripts shown where there is no Slurm to ask

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep import attempts
+from sweep import attempts, claim
 from sweep.files import read_json
 from sweep.rundir import RunDir
-from sweep.training import claim
 
 
 @dataclass(frozen=True)

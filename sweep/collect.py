@@ -11,13 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from sweep import attempts, files
+from sweep import attempts, claim, files
 from sweep.efficiency import device_seconds, efficiency
 from sweep.errors import UserError
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.training import claim
 
 RESULTS = {  # Record field → table column, where the names differ or the meaning narrows
     "loss_nats": "loss_nats",

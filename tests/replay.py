@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sweep import claim
 from sweep.rundir import RunDir
 from sweep.tracking import fragments
 from sweep.tracking.follow import Task
 from sweep.tracking.sidecar import Sidecar
-from sweep.training import claim
 from sweep.trial import Trial
 
 PROJECT = "scaling-sweeps"

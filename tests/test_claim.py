@@ -11,11 +11,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sweep import files
+from sweep import claim, files
+from sweep.claim import Claim, Holder, Job
 from sweep.errors import UserError
 from sweep.files import create_json, write_json
-from sweep.training import claim
-from sweep.training.claim import Claim, Holder, Job
 
 
 @pytest.fixture

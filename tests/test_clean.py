@@ -7,11 +7,10 @@ from dataclasses import asdict, replace
 import pytest
 import tiny
 
-from sweep import files
+from sweep import claim, files
+from sweep.claim import Holder
 from sweep.cli import main
 from sweep.rundir import RunDir
-from sweep.training import claim
-from sweep.training.claim import Holder
 from sweep.verbs.plan import plan_here
 
 KEPT = {"trial.json", "metrics.jsonl", "samples.jsonl", "record.json", "env.json"}

@@ -10,14 +10,13 @@ import pandas as pd
 import pytest
 import tiny
 
-from sweep import attempts, collect, files
+from sweep import attempts, claim, collect, files
+from sweep.claim import Holder
 from sweep.cli import main
 from sweep.collect import collect as collect_now
 from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.training import claim
-from sweep.training.claim import Holder
 
 
 @pytest.fixture(scope="module")

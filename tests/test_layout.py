@@ -20,12 +20,25 @@ BELOW = {
     "sweep.verbs": {"kernels", "models", "sweep", "slurm"},
     "hydra_plugins": {"kernels", "models", "sweep", "slurm"},
 }
+# And the packages inside sweep/ of each other; its own modules are below them all.
+INSIDE = {
+    "data": set(),
+    "fitting": set(),
+    "reporting": {"fitting"},
+    "tracking": {"fitting", "reporting"},
+    "training": {"data", "fitting", "tracking"},
+}
 FROM_RESULTS = ("collect", "where", "fitting.fit", "fitting.frontier", "fitting.predict", "reporting.report")
 SLOW = ("torch", "models", "kernels", "wandb", "datasets")
 
 
 def room_of(module: str) -> str:
     return "sweep.verbs" if module.startswith("sweep.verbs") else module.partition(".")[0]
+
+
+def package_of(module: str) -> str:
+    """The package inside sweep/ that a module or a name belongs to."""
+    return module.removeprefix("sweep.").partition(".")[0] if module.startswith("sweep.") else ""
 
 
 @cache
@@ -68,6 +81,17 @@ def test_rooms_import_only_what_is_below_them():
     assert not wrong, "\n".join(wrong)
 
 
+def test_packages_inside_sweep_import_only_what_is_below_them():
+    wrong = []
+    for module, path in modules().items():
+        mine = package_of(module)
+        for name, line in imports(path):
+            other = package_of(name)
+            if other in INSIDE and mine in INSIDE and other not in {mine, *INSIDE[mine]}:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: sweep.{mine} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_optimized_kernels_do_not_lean_on_their_reference():
     """Only the files that offer it as a backend, by name, import it."""
     leaning = set()
@@ -105,11 +129,10 @@ def test_no_module_that_others_import_is_run_as_a_script():
 @pytest.fixture(scope="module")
 def loaded():
     """Module names in memory after importing what works on results, one process for all of them."""
-    names = [name for name in FROM_RESULTS if f"sweep.{name}" in modules()]
-    verbs = [f"verbs.{name}" for name in ("collect", "fit", "report") if f"sweep.verbs.{name}" in modules()]
+    names = [*FROM_RESULTS, *(f"verbs.{name}" for name in ("collect", "fit", "report"))]
     code = (
         "import importlib, json, sys\n"
-        f"for name in {names + verbs}: importlib.import_module('sweep.' + name)\n"
+        f"for name in {names}: importlib.import_module('sweep.' + name)\n"
         "print(json.dumps([sorted(sys.modules), {n: sys.modules[n].__file__ for n in ('sweep',)}]))\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -125,10 +148,9 @@ def test_what_reads_results_imports_nothing_that_trains(loaded):
 def test_what_reads_results_says_so_in_its_source_too():
     """Also inside functions, and in whatever of ours it imports."""
     for name in FROM_RESULTS:
-        if f"sweep.{name}" in modules():
-            for module in reachable(f"sweep.{name}"):
-                for imported, line in imports(modules()[module]):
-                    assert imported.partition(".")[0] not in SLOW, f"{name} reaches {module}:{line}, {imported}"
+        for module in reachable(f"sweep.{name}"):
+            for imported, line in imports(modules()[module]):
+                assert imported.partition(".")[0] not in SLOW, f"{name} reaches {module}:{line}, {imported}"
 
 
 def reachable(module: str) -> set[str]:
@@ -148,9 +170,10 @@ def test_the_names_are_ours():
     """`kernels` is also a distribution on the index."""
     import kernels
     import models
+    import slurm
     import sweep
 
-    for package in (kernels, models, sweep):
+    for package in (kernels, models, slurm, sweep):
         assert Path(package.__path__[0]).resolve() == ROOT / package.__name__
 
 

@@ -20,12 +20,11 @@ from slurm import queue
 from slurm.asked import Asked, ask
 from slurm.status import look
 from slurm.submission import Chunk, JobRef, Submission
-from sweep import attempts, files
+from sweep import attempts, claim, files
+from sweep.claim import Holder, Job
 from sweep.cli import main
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.training import claim
-from sweep.training.claim import Holder, Job
 from sweep.verbs import cancel, launch
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,10 +16,10 @@ from slurm_cluster import wait_until
 
 from slurm import queue
 from slurm.submission import exclusive, submissions
+from sweep import claim
 from sweep.cli import main
 from sweep.environment import ROOT
 from sweep.sweepdir import SweepDir
-from sweep.training import claim
 
 HELD = [
     "cluster=slurm",

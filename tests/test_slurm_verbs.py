@@ -11,10 +11,10 @@ from slurm_cluster import clear, release, wait_until
 
 from slurm import queue
 from slurm.submission import submissions
+from sweep import claim
 from sweep.cli import main
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.training import claim
 from sweep.verbs.plan import plan_here
 
 CLUSTER = [

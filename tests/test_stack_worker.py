@@ -12,9 +12,10 @@ import tiny
 import torch
 from test_kill import start
 
+from sweep import claim
 from sweep.errors import UserError
 from sweep.rundir import RunDir
-from sweep.training import claim, stack_worker
+from sweep.training import stack_worker
 from sweep.training.stack import Stack
 from sweep.training.worker import Worker
 from sweep.verbs.plan import plan_here

@@ -15,12 +15,12 @@ import pytest
 import tiny
 from wandb_api import ENTITY, KEY, Stored, Trouble, signed_in
 
+from sweep import claim
+from sweep.claim import Holder
 from sweep.cli import main
 from sweep.sweepdir import SweepDir
 from sweep.tracking import account, fragments, settings, sync
 from sweep.tracking.section import WandbSection
-from sweep.training import claim
-from sweep.training.claim import Holder
 
 ROOT = Path(__file__).resolve().parents[1]
 SECTION = WandbSection(mode="offline", project="p")

@@ -3,9 +3,9 @@
 import pytest
 import tiny
 
+from sweep import claim
+from sweep.exits import EXIT_AGAIN
 from sweep.rundir import RunDir
-from sweep.training import claim
-from sweep.training.supervisor import EXIT_AGAIN
 from sweep.verbs.work import _after_others
 
 

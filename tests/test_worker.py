@@ -15,11 +15,11 @@ import tiny
 import torch
 from test_kill import start
 
-from sweep import attempts, files
+from sweep import attempts, claim, files
 from sweep.cli import main
 from sweep.errors import UserError
 from sweep.rundir import RunDir
-from sweep.training import claim, loop
+from sweep.training import loop
 from sweep.training.local import held_elsewhere
 from sweep.training.worker import Worker
 from sweep.verbs.plan import plan_here

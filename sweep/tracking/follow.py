@@ -22,14 +22,14 @@ from typing import Any
 
 import psutil
 
+from sweep import claim
+from sweep.claim import Holder
 from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.tracking import account, content, fragments, settings
 from sweep.tracking.mirror import Mirror, NotKept
 from sweep.tracking.section import WandbSection
-from sweep.training import claim
-from sweep.training.claim import Holder
 
 NEWS = "W&B: "
 NICENESS = 10  # a tenth of a core where training wants them all; with less, runs would begin minutes late

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweep import claim
+from sweep.claim import Claim
 from sweep.errors import UserError
+from sweep.exits import EXIT_AGAIN
 from sweep.files import read_json, read_json_lines, write_json
 from sweep.rundir import RunDir
 from sweep.schedule import Schedule
 from sweep.tracking import content, fragments, settings
 from sweep.tracking.section import WandbSection
-from sweep.training import claim
-from sweep.training.claim import Claim
-from sweep.training.supervisor import EXIT_AGAIN
 
 KEPT_SECONDS = 15.0  # until a file that has not ended is incomplete
 

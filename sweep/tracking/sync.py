@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweep import files
+from sweep import claim, files
+from sweep.claim import Holder
 from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
@@ -27,8 +28,6 @@ from sweep.tracking.account import Account
 from sweep.tracking.follow import Follower, Task
 from sweep.tracking.mirror import NotKept
 from sweep.tracking.section import WandbSection
-from sweep.training import claim
-from sweep.training.claim import Holder
 
 WAITS_SECONDS = (10.0, 30.0, 60.0, 120.0, 300.0)  # before each new round, while the server is too busy
 LONGEST_UPLOAD_SECONDS = 1800

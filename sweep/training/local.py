@@ -20,9 +20,11 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from sweep import claim
 from sweep.environment import ROOT, attention_backend, resolve_device
 from sweep.errors import UserError
 from sweep.execution import Execution, gpus, peers, processes_per_device
+from sweep.exits import EXIT_AGAIN, EXIT_FAILED, FAILED, say
 from sweep.files import Tail
 from sweep.plan import Plan
 from sweep.quantity import counted, duration, short
@@ -31,8 +33,7 @@ from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.tracking.follow import Task
 from sweep.tracking.sidecar import Sidecar
-from sweep.training import claim
-from sweep.training.supervisor import DEVICE_SHARE, EXIT_AGAIN, EXIT_FAILED, FAILED, LOG, PEERS, say
+from sweep.training.supervisor import DEVICE_SHARE, LOG, PEERS
 
 REFRESH_SECONDS = 1.0
 

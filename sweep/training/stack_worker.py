@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sweep.claim import Claim
 from sweep.environment import free_memory
 from sweep.errors import UserError
-from sweep.training.claim import Claim
 from sweep.training.stack import Stack
 from sweep.training.together import Member, Together
 from sweep.trial import Trial

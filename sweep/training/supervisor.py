@@ -7,14 +7,13 @@ the job has cores of its own. Workers pull families by claiming them, so all get
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
-EXIT_DONE, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75  # 75 is EX_TEMPFAIL: saved, run me again
-FAILED = "failed: "  # how a worker's log says so; a launch passes such lines on
+from sweep.exits import EXIT_AGAIN, EXIT_FAILED, say
+
 LOG = "SWEEP_LOG"  # in a worker's environment: the file that its output goes to;
 PEERS = "SWEEP_PEERS"  # how many workers share the families;
 DEVICE_SHARE = "SWEEP_DEVICE_SHARE"  # how much of a device each of them has
@@ -99,9 +98,3 @@ def cores_of(number: int, workers: int, cores: list[int]) -> list[int]:
     if len(cores) > granted or len(cores) < workers:
         return cores
     return cores[number * len(cores) // workers : (number + 1) * len(cores) // workers]
-
-
-def say(line: str) -> None:
-    """One line in one write, so that those of several workers on one log do not mix."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

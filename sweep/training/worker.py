@@ -14,22 +14,23 @@ from typing import Any
 import torch
 
 from models.count import memory_bytes
-from sweep import attempts, environment, execution
+from sweep import attempts, claim, environment, execution
 from sweep.attempts import GIVEN_UP, Attempt
+from sweep.claim import Claim, JobIsGone
 from sweep.config import RunOptions
 from sweep.data.tokens import Tokens
 from sweep.errors import UserError
 from sweep.estimate import Speeds
+from sweep.exits import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, FAILED, say
 from sweep.quantity import size as size_of
 from sweep.rundir import RunDir
-from sweep.training import checkpoint, claim
+from sweep.training import checkpoint
 from sweep.training.ceiling import flops_ceiling
-from sweep.training.claim import Claim, JobIsGone
 from sweep.training.family import Family, train_trial
 from sweep.training.loop import Setup, Stopped
 from sweep.training.stack import Stack
 from sweep.training.stack_worker import train_stack
-from sweep.training.supervisor import DEVICE_SHARE, EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, FAILED, LOG, PEERS, say
+from sweep.training.supervisor import DEVICE_SHARE, LOG, PEERS
 from sweep.trial import Trial
 
 COMPILED_SHAPES = 1000  # of one process, in all its micro-batches and stacks

@@ -131,9 +131,8 @@ def _workers(sweep) -> list:
 
 def _trained_here(sweep, families: list[str], workers: set[int]) -> dict[int, str]:
     """Which of the families each of these processes has claimed. One that this sweep trains elsewhere is told of."""
-    from sweep import attempts
+    from sweep import attempts, claim
     from sweep.rundir import RunDir
-    from sweep.training import claim
 
     runs, found = Path(sweep.settings()["paths"]["runs"]), {}
     for family_id in families:

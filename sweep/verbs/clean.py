@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from sweep import claim
     from sweep.clean import removable, stuck_claims
     from sweep.errors import UserError
     from sweep.quantity import size
-    from sweep.training import claim
 
     runs = Path(args.runs)
     if not runs.is_dir():

@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from sweep.exits import EXIT_AGAIN
     from sweep.plan import additions, save
     from sweep.sweepdir import SweepDir
     from sweep.training import local
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             plan = plan_here(args.overrides)
     except KeyboardInterrupt:
         print("stopped before any training; launch again", file=sys.stderr)
-        return local.EXIT_AGAIN
+        return EXIT_AGAIN
     save(plan, sweep, command, extend=args.extend)
     plan = replace(plan, only=only).restricted()
     workers = local.worker_count(plan)
@@ -143,18 +144,19 @@ def _say(line: str) -> None:
 
 def _end(args: argparse.Namespace, plan, sweep, command: list[str], outcome, console) -> int:
     """Say how it went and how to go on; then collect, fit and report."""
+    from sweep.exits import EXIT_AGAIN
     from sweep.quantity import duration
     from sweep.training import local
 
     done = len(plan.done())
     after = duration(outcome.seconds)
     console.print(f"{done} of {len(plan.trials)} trials have a record, after {after}", highlight=False)
-    status = outcome.status or (0 if done == len(plan.trials) else local.EXIT_AGAIN)
+    status = outcome.status or (0 if done == len(plan.trials) else EXIT_AGAIN)
     for held in local.held_elsewhere(plan):
         console.print(f"being trained by another launch: {held}", highlight=False, soft_wrap=True)
     if status:
         print(f"exit status {status}; logs are in {sweep.logs}; to go on:\n  {shlex.join(command)}", file=sys.stderr)
-    if done and not args.no_report and outcome.status != local.EXIT_AGAIN:
+    if done and not args.no_report and outcome.status != EXIT_AGAIN:
         _report(sweep)
     return status
 

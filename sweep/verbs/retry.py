@@ -40,9 +40,8 @@ def run(args: argparse.Namespace) -> int:
 def forget(sweep, names: list[str]) -> list[str]:
     """Clear the failures of families that have missing trials and that nobody trains; which those are."""
     from slurm.alive import job_is_gone
-    from sweep import attempts
+    from sweep import attempts, claim
     from sweep.rundir import RunDir
-    from sweep.training import claim
 
     runs = Path(sweep.settings()["paths"]["runs"])
     missing: dict[str, list[RunDir]] = {}

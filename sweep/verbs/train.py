@@ -77,10 +77,10 @@ def _print_row(row: dict[str, Any]) -> None:
 
 def show_record(runs: Path, trial_id: str, family_id: str) -> int:
     """Print how a trial ended; 1, and who holds its family, where it has not."""
+    from sweep import claim
     from sweep.quantity import duration
     from sweep.record import Record
     from sweep.rundir import RunDir
-    from sweep.training import claim
 
     run = RunDir.of_trial(runs, trial_id)
     if not run.record.exists():

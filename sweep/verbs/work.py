@@ -72,16 +72,17 @@ def _train(sweep, families: set[str] | None, max_attempts: int) -> int:
 
 def _supervise(args: argparse.Namespace) -> int:
     """Start the element's workers, and what mirrors them to W&B, and wait. It listens to signals before all else."""
-    from sweep.training.supervisor import Supervisor, say
+    from sweep.exits import say
+    from sweep.training.supervisor import Supervisor
 
     command = [sys.executable, "-m", "sweep", "work", args.sweep, "--submission", args.submission]
     supervisor = Supervisor([*command, "--task", str(args.task), "--worker"])
     supervisor.listen()
 
+    from sweep.claim import Job
     from sweep.sweepdir import SweepDir
     from sweep.tracking.follow import Task
     from sweep.tracking.sidecar import Sidecar
-    from sweep.training.claim import Job
     from sweep.training.supervisor import LOG
 
     sweep = SweepDir(Path(args.sweep))
@@ -107,11 +108,10 @@ def _supervise(args: argparse.Namespace) -> int:
 def _after_others(sweep, families: list[str], status: int) -> int:
     """What becomes of families that somebody else is training now: they are left to them, or, where those train other
     budgets than this sweep misses, waited for in the queue. The exit status, EXIT_AGAIN for the latter."""
-    from sweep import attempts
+    from sweep import attempts, claim
+    from sweep.exits import EXIT_AGAIN, say
     from sweep.plan import by_family, planned_trials
     from sweep.rundir import RunDir
-    from sweep.training import claim
-    from sweep.training.supervisor import EXIT_AGAIN, say
 
     runs = Path(sweep.settings()["paths"]["runs"])
     for trials in by_family([trial for trial in planned_trials(sweep) if trial.family_id in families]):
@@ -150,7 +150,7 @@ class _Progress:
         self.begun: set[str] = set()
 
     def __call__(self, news: dict[str, Any]) -> None:
-        from sweep.training.supervisor import say
+        from sweep.exits import say
 
         self.trial_id = news.get("trial_id", self.trial_id)  # in a stack all news say whose they are
         if self.trial_id not in self.begun:
