@@ -144,20 +144,10 @@ class Worker:
         if held is None:
             return "blocked"
         try:
-            standing = self._standing(trials)
-            in_vain = attempts.without_progress(trunk, standing)
-            trunk.attempt(
-                "start",
-                attempt=held.generation,
-                time=time.time(),
-                family_id=trials[0].family_id,
-                **dataclasses.asdict(held.holder),
-                worker_since=self.since,
-                standing=standing,
-                trials=[trial.trial_id for trial in trials],
-                log=os.environ.get(LOG),
-                device_share=device_share(),
-            )
+            saved = self._saved(trials)
+            in_vain = attempts.without_progress(trunk, saved)
+            trial_ids = [trial.trial_id for trial in trials]
+            attempts.begin(trunk, held, trial_ids, saved, self.since, device_share(), os.environ.get(LOG))
         except BaseException:
             held.release()
             raise
@@ -170,7 +160,7 @@ class Worker:
     def end(self, trials: list[Trial], held: Claim, outcome: str, error: str | None) -> None:
         """Write the attempt's end down and let the family go."""
         try:
-            self.trunk(trials).attempt("end", time=time.time(), attempt=held.generation, outcome=outcome, error=error)
+            attempts.end(self.trunk(trials), held, outcome, error)
         finally:
             held.release()
 
@@ -180,8 +170,8 @@ class Worker:
     def _has_record(self, trial: Trial) -> bool:
         return RunDir.of_trial(self.runs, trial.trial_id).record.exists()
 
-    def _standing(self, trials: list[Trial]) -> dict[str, Any]:
-        """What is there of a family: records, and the steps of its checkpoints. Training on changes it."""
+    def _saved(self, trials: list[Trial]) -> dict[str, Any]:
+        """What there is of a family: records, and the steps of its checkpoints. Training on changes it."""
         runs = [RunDir.of_trial(self.runs, trial.trial_id) for trial in trials]
         steps = {run.path.name: checkpoint.step_of(run.checkpoint) for run in runs if run.checkpoint.exists()}
         return {
@@ -289,10 +279,7 @@ class Worker:
                 "fewer workers on each"
             )
         size = next(size for size in range(full - 1, 0, -1) if setup.config.batch_sequences % size == 0)
-        device_model = environment.device_model(self.device)
-        family.trunk.attempt(
-            "out of memory", attempt=held.generation, micro_batch_sequences=size, device_model=device_model
-        )
+        attempts.out_of_memory(family.trunk, held, size, environment.device_model(self.device))
         self.log(f"{family.family_id}: out of device memory with {full} sequences at a time; going on with {size}")
         setup.options = dataclasses.replace(setup.options, micro_batch_sequences=size)
         family.env = environment.describe(self.device, setup.backend, dataclasses.asdict(setup.options))
