@@ -17,13 +17,13 @@ them a family is given up until a person says `retry`.
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sweep.claim import Claim
 from sweep.files import append_json, read_json_lines
 from sweep.rundir import RunDir
 
-GIVEN_UP = "given up"
+GIVEN_UP: Literal["given up"] = "given up"
 
 
 @dataclass
