@@ -19,7 +19,7 @@ from sweep.training.family import Family
 from sweep.training.loop import Setup, Stopped
 from sweep.training.memory import options_that_fit
 from sweep.training.stack import Stack
-from sweep.training.supervisor import LOG
+from sweep.training.workers import LOG
 from sweep.trial import Trial
 
 Outcome = Literal["done", "blocked", "stopped", "lost", "failed", "given up"]  # blocked: somebody else holds it

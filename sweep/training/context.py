@@ -12,7 +12,7 @@ from sweep import claim
 from sweep.claim import JobIsGone
 from sweep.config import RunOptions
 from sweep.exits import say
-from sweep.training.supervisor import DEVICE_SHARE, PEERS
+from sweep.training.workers import DEVICE_SHARE, PEERS, STOP
 
 
 class StopSignal:
@@ -22,7 +22,7 @@ class StopSignal:
         self.asked = False
 
     def listen(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for number in STOP:
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
