@@ -21,6 +21,7 @@ from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.training import loop
 from sweep.training.local import held_elsewhere
+from sweep.training.setup import Setup
 from sweep.training.worker import Worker
 from sweep.verbs.plan import plan_here
 
@@ -256,7 +257,7 @@ def small_device(monkeypatch):
     """A device that holds this many sequences at a time."""
 
     def hold(sequences, after_calls=0):
-        loss_of, calls = loop.Setup.loss_of, []
+        loss_of, calls = Setup.loss_of, []
 
         def loss_or_error(setup, inputs_BT, targets_BT):
             calls.append(len(inputs_BT))
@@ -264,7 +265,7 @@ def small_device(monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return loss_of(setup, inputs_BT, targets_BT)
 
-        monkeypatch.setattr(loop.Setup, "loss_of", loss_or_error)
+        monkeypatch.setattr(Setup, "loss_of", loss_or_error)
         return calls
 
     return hold

@@ -15,9 +15,10 @@ from sweep.rundir import RunDir
 from sweep.training import checkpoint
 from sweep.training.ceiling import flops_ceiling
 from sweep.training.context import WorkerContext, device_share
+from sweep.training.curve import Stopped
 from sweep.training.family import Family
-from sweep.training.loop import Setup, Stopped
 from sweep.training.memory import options_that_fit
+from sweep.training.setup import Setup
 from sweep.training.stack import Stack
 from sweep.training.workers import LOG
 from sweep.trial import Trial
@@ -163,7 +164,7 @@ def set_up(
         backend,
         execution_class=env["execution_class"],
         flops_ceiling=flops_ceiling(context.runs, device, trial.config.precision),
-        shared_model=None if stack is None else stack.desk,
+        shared_model=None if stack is None else stack.scratch_model,
     )
     return setup, env
 

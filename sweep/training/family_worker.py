@@ -5,8 +5,8 @@ import torch
 from sweep.training import memory
 from sweep.training.attempt import Attempt, NotBegun, Outcome, tell_failure
 from sweep.training.context import WorkerContext
+from sweep.training.curve import Stopped
 from sweep.training.family import Family, train_trial
-from sweep.training.loop import Stopped
 from sweep.trial import Trial
 
 

@@ -13,7 +13,7 @@ from sweep.quantity import size as size_of
 from sweep.rundir import RunDir
 from sweep.training.context import WorkerContext, device_share
 from sweep.training.family import Family
-from sweep.training.loop import Setup
+from sweep.training.setup import Setup
 from sweep.trial import Trial
 
 

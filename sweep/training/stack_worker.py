@@ -14,7 +14,7 @@ from sweep.training.attempt import Attempt, NotBegun, Outcome, set_up, tell_fail
 from sweep.training.context import WorkerContext
 from sweep.training.family_worker import train_family
 from sweep.training.stack import Stack
-from sweep.training.together import Member, Together
+from sweep.training.stack_scheduler import Member, StackScheduler
 from sweep.trial import Trial
 
 
@@ -90,12 +90,12 @@ class StackRun:
 
     def train(self) -> None:
         """torch.OutOfMemoryError where the device is too small: every family is let go as last saved."""
-        together = Together(self.stack, self._next)
+        scheduler = StackScheduler(self.stack, self._next)
         try:
-            together.train()
+            scheduler.train()
             memory.compare_with_model(self.context, self.stack.setup, self.stack.slots)
         except torch.OutOfMemoryError:
-            together.let_go()
+            scheduler.let_go()
             raise
         finally:
             for attempt in self.attempts.values():
