@@ -43,7 +43,8 @@ from sweep.environment import ROOT, code_hash, device_model, resolve_device
 from sweep.files import append_json, read_json, read_json_lines, write_json_lines
 from sweep.training import loop
 from sweep.training.ceiling import flops_ceiling
-from sweep.training.loop import Curve, Setup, State
+from sweep.training.curve import Curve, State
+from sweep.training.setup import Setup
 from sweep.training.stack import Stack
 from sweep.training.worker import prepare_torch
 from sweep.trial import Trial, resolve
