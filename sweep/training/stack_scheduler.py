@@ -1,9 +1,10 @@
 """Training families of one shape in one stack: who sits in its slots, and what follows when they arrive.
 
-A family comes in when slots are free. Its trunk takes one, and each time that it comes to a branch, the trial that
-leaves it there joins the queue as a curve of its own. What happens to a curve between two steps is `loop.after_update`,
-as for a curve alone; whatever ends one (its last step, divergence, an error, a lost claim) frees its slot and leaves
-the others be. So a stack is only a way to train: each trial is left on disk as it would be alone.
+A family comes in when slots are free. Its trunk takes one; when it comes to a branch, the trial that leaves it there
+joins the queue as a curve of its own, behind the trunk's way to the next branch. What happens to a curve between two
+steps is `loop.after_update`, as for a curve alone; whatever ends one (its last step, divergence, an error, a lost
+claim) frees its slot and leaves the others be. So a stack is only a way to train: each trial is left on disk as it
+would be alone.
 """
 
 from collections import deque
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from sweep.training import loop
 from sweep.training.curve import Curve, Diverged, State, Stopped
-from sweep.training.family import Course, Family, trial_course, trunk_course, waits_for_trunk
+from sweep.training.family import Family, Segment, trial_segment, trunk_segment, waits_for_trunk
 from sweep.training.loop import Clock
 from sweep.training.stack import Stack
 from sweep.trial import Trial
@@ -36,13 +37,13 @@ class Member:
 
 @dataclass(eq=False)
 class Lane:
-    """What a slot is wanted for: a trial's own curve, or the trunk for all trials that wait for it."""
+    """What a slot is wanted for: a trial's own steps, or those of its trunk to the next branch."""
 
     member: Member
-    trials: list[Trial]
-    course: Course
-    curve: Curve = field(init=False)  # once it has a slot
-    until: int = field(init=False)
+    trials: list[Trial]  # one; of a trunk all that wait for it, the next to branch first
+    of_trunk: bool
+    segment: Segment = field(init=False)  # once it has a slot
+    over: bool = False
 
 
 class StackScheduler:
@@ -52,7 +53,7 @@ class StackScheduler:
         self.stack, self.next_family = stack, next_family
         self.queue: deque[Lane] = deque()
         self.lanes: list[Lane] = []
-        self.clock = SharedClock(lambda: [lane.curve.state for lane in self.lanes])
+        self.clock = SharedClock(lambda: [lane.segment.curve.state for lane in self.lanes])
 
     def train(self) -> None:
         """Train until no family is left. Families that are told to stop leave with everything saved."""
@@ -75,37 +76,41 @@ class StackScheduler:
     def _step(self) -> None:
         """One update of all lanes, then what follows it for each."""
         rates = self.stack.update()
-        for lane, (lr, grad_norm) in [(lane, rates[self.stack.slot(lane.curve)]) for lane in self.lanes]:
+        for lane, (lr, grad_norm) in [(lane, rates[self.stack.slot(lane.segment.curve)]) for lane in self.lanes]:
             self._attend(lane, partial(self._follow, lane, lr, grad_norm))
         self.clock.share()
 
     def _follow(self, lane: Lane, lr: float, grad_norm: Tensor) -> None:
-        loop.after_update(lane.curve, self.clock, lr, grad_norm)
-        if lane.curve.state.step == lane.until:
-            loop.arrive(lane.curve, self.clock)
-            lane.curve, lane.until = next(lane.course)
+        curve = lane.segment.curve
+        loop.after_update(curve, self.clock, lr, grad_norm)
+        if curve.state.step == lane.segment.until:
+            loop.arrive(curve, self.clock)
+            lane.segment.arrived()
+            lane.over = True
+            if lane.of_trunk:
+                self._queue(lane.member, lane.trials, first=True)
             self.clock.skip()
 
     def _ask_to_stop(self, lane: Lane) -> None:
-        if lane.curve.should_stop():
-            loop.stop(lane.curve, self.clock)
+        if lane.segment.curve.should_stop():
+            loop.stop(lane.segment.curve, self.clock)
 
     def _attend(self, lane: Lane, action: Callable[[], None]) -> None:
-        """Do something of one lane. It leaves when its course is over; what goes wrong ends this lane alone."""
+        """Do something of one lane. It leaves when it is over; what goes wrong ends this lane alone."""
         member = lane.member
         try:
             try:
                 action()
-                return
-            except Diverged as diverged:
-                lane.course.throw(diverged)  # it writes the record, and has nothing more to train
-        except StopIteration:
-            pass
+            except Diverged:
+                lane.segment.diverged()
+                lane.over = True
         except Stopped:
-            member.stopped = True
+            member.stopped = lane.over = True
         except Exception as error:  # noqa: BLE001 — whatever ends one lane must not end the others
             member.failures += [member.failed(trial, error) for trial in lane.trials]
-        self._remove(lane)
+            lane.over = True
+        if lane.over:
+            self._remove(lane)
 
     # ---- into slots and out of them ----
 
@@ -123,30 +128,31 @@ class StackScheduler:
         return self.queue.popleft()
 
     def _admit(self, member: Member) -> None:
-        family, missing = member.family, member.family.missing()
-        waiting = [trial for trial in missing if waits_for_trunk(family, trial)]
-        if waiting:
-            self._queue(Lane(member, waiting, trunk_course(family, waiting, partial(self._at_branch, member))))
-        for trial in missing:
-            if trial not in waiting:
-                self._queue(Lane(member, [trial], trial_course(family, trial)))
+        missing = member.family.missing()
+        self._queue(member, missing)
         if not missing:
             member.ended(member)
 
-    def _at_branch(self, member: Member, trial: Trial) -> None:
-        self._queue(Lane(member, [trial], trial_course(member.family, trial)), first=True)
-
-    def _queue(self, lane: Lane, first: bool = False) -> None:
-        lane.member.lanes += 1
-        self.queue.insert(0 if first else len(self.queue), lane)
+    def _queue(self, member: Member, trials: list[Trial], first: bool = False) -> None:
+        """Those of a family's trials that can begin, and before them the trunk where others wait for it."""
+        waiting = [trial for trial in trials if waits_for_trunk(member.family, trial)]
+        lanes = [Lane(member, waiting, of_trunk=True)] if waiting else []
+        lanes += [Lane(member, [trial], of_trunk=False) for trial in trials if trial not in waiting]
+        member.lanes += len(lanes)
+        if first:
+            self.queue.extendleft(reversed(lanes))
+        else:
+            self.queue.extend(lanes)
 
     def _seat(self, lane: Lane) -> None:
-        """Begin a course: its curve gets a slot, and is read from there whenever it is looked at."""
-        family, trial = lane.member.family, lane.trials[-1]  # what is told of a trunk is told as its longest trial's
+        """Begin a segment: its curve gets a slot, and is read from there whenever it is looked at."""
+        family, trial = lane.member.family, lane.trials[0]  # what is told of a trunk is told as its next trial's
         if family.should_stop():
             raise Stopped
-        lane.curve, lane.until = next(lane.course)
-        curve, save = lane.curve, lane.curve.save
+        lane.segment = (trunk_segment if lane.of_trunk else trial_segment)(family, trial)
+        curve = lane.segment.curve
+        save = curve.save
+        family.tell_progress(trial, curve.state.step)
 
         def save_from_slot(curve: Curve) -> None:
             self.stack.read(curve, moments=True)
@@ -168,7 +174,7 @@ class StackScheduler:
     def _remove(self, lane: Lane) -> None:
         if lane in self.lanes:
             self.lanes.remove(lane)
-            self.stack.leave(lane.curve)
+            self.stack.leave(lane.segment.curve)
         lane.member.lanes -= 1
         if lane.member.lanes == 0:
             lane.member.ended(lane.member)
