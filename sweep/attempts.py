@@ -8,7 +8,8 @@ One line for each event:
                   `device_share`, how much of it; `standing`, what was saved of the family at that moment; `trials`, ids
                   of all that it is to train; `log`, the file that its worker writes to
   out of memory   went on with fewer sequences at a time: `attempt`, `micro_batch_sequences`, `device_model`
-  end             `attempt`, `time`, `outcome` (done, stopped, failed, lost, given up), `error` in one line
+  end             `attempt`, `time`, `outcome`, `error` in one line. Outcomes: done; stopped; failed; lost, to another
+                  worker; let go, by a stack that could not go on; given up
   retry           a person wants it tried again: `time`
 
 An attempt without an end was killed. Attempts that began with the same things saved made no progress, and after some of
@@ -46,8 +47,9 @@ class Attempt:
     error: str | None = None
 
     def made_no_progress_from(self, saved: dict[str, Any]) -> bool:
-        """Whether this attempt speaks against trying again from there. A person's Ctrl-C does not."""
-        if self.outcome in ("lost", GIVEN_UP) or (self.outcome == "stopped" and self.job is None):
+        """Whether this attempt speaks against trying again from there. A person's Ctrl-C does not, nor does what befell
+        its stack: alone it may go well."""
+        if self.outcome in ("lost", "let go", GIVEN_UP) or (self.outcome == "stopped" and self.job is None):
             return False
         return self.saved == saved
 

@@ -23,7 +23,8 @@ from sweep.training.stack import Stack
 from sweep.training.workers import LOG
 from sweep.trial import Trial
 
-Outcome = Literal["done", "blocked", "stopped", "lost", "failed", "given up"]  # blocked: somebody else holds it
+# blocked: somebody else holds it; let go: not over, its worker trains it in another way
+Outcome = Literal["done", "blocked", "stopped", "let go", "lost", "failed", "given up"]
 
 
 class NotBegun(Exception):
@@ -169,11 +170,14 @@ def set_up(
     return setup, env
 
 
+def in_one_line(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def tell_failure(context: WorkerContext, trial: Trial, error: Exception) -> str:
     """Why a trial failed, in one line; the traceback, unless a person can correct it, is left in its folder."""
-    by_person = isinstance(error, UserError)
-    line = str(error) if by_person else f"{type(error).__name__}: {error}".splitlines()[0]
-    text = line if by_person else "".join(traceback.format_exception(error))
+    line = in_one_line(error)
+    text = line if isinstance(error, UserError) else "".join(traceback.format_exception(error))
     context.log(f"{FAILED}{trial.trial_id}: {line}")
     path = RunDir.of_trial(context.runs, trial.trial_id).error
     try:

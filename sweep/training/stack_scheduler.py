@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sweep.training import loop
@@ -32,6 +33,7 @@ class Member:
     ended: Callable[["Member"], None]
     lanes: int = 0  # in the queue or in a slot
     stopped: bool = False
+    let_go: bool = False  # as it is, for its stack cannot go on
     failures: list[str] = field(default_factory=list)
 
 
@@ -69,7 +71,7 @@ class StackScheduler:
     def let_go(self) -> None:
         """Leave every family as its last checkpoints left it."""
         for lane in [*self.lanes, *self.queue]:
-            lane.member.stopped = True
+            lane.member.let_go = True
             self._remove(lane)
         self.queue.clear()
 
@@ -89,14 +91,14 @@ class StackScheduler:
             lane.over = True
             if lane.of_trunk:
                 self._queue(lane.member, lane.trials, first=True)
-            self.clock.skip()
 
     def _ask_to_stop(self, lane: Lane) -> None:
         if lane.segment.curve.should_stop():
             loop.stop(lane.segment.curve, self.clock)
 
     def _attend(self, lane: Lane, action: Callable[[], None]) -> None:
-        """Do something of one lane. It leaves when it is over; what goes wrong ends this lane alone."""
+        """Do something of one lane. It leaves when it is over; what goes wrong ends this lane alone, but for a device
+        whose memory is full: that is the stack's."""
         member = lane.member
         try:
             try:
@@ -106,6 +108,8 @@ class StackScheduler:
                 lane.over = True
         except Stopped:
             member.stopped = lane.over = True
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # noqa: BLE001 — whatever ends one lane must not end the others
             member.failures += [member.failed(trial, error) for trial in lane.trials]
             lane.over = True
@@ -153,6 +157,10 @@ class StackScheduler:
         curve = lane.segment.curve
         save = curve.save
         family.tell_progress(trial, curve.state.step)
+        if curve.state.step == lane.segment.until:  # the attempt before ended between its checkpoint and its record
+            lane.segment.arrived()
+            lane.over = True
+            return
 
         def save_from_slot(curve: Curve) -> None:
             self.stack.read(curve, moments=True)
@@ -178,6 +186,7 @@ class StackScheduler:
         lane.member.lanes -= 1
         if lane.member.lanes == 0:
             lane.member.ended(lane.member)
+        self.clock.skip()  # its record is not the others' training
 
 
 class SharedClock(Clock):

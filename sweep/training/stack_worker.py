@@ -10,7 +10,7 @@ import torch
 from sweep.environment import free_memory
 from sweep.errors import UserError
 from sweep.training import memory
-from sweep.training.attempt import Attempt, NotBegun, Outcome, set_up, tell_failure
+from sweep.training.attempt import Attempt, NotBegun, Outcome, in_one_line, set_up, tell_failure
 from sweep.training.context import WorkerContext
 from sweep.training.family_worker import train_family
 from sweep.training.stack import Stack
@@ -24,8 +24,16 @@ class NoStack(Exception):
 
 def train_stack(context: WorkerContext, families: list[list[Trial]], slots: int) -> dict[str, Outcome]:
     """How each family went. A stack that the device has no memory for is halved, in the end to no stack at all."""
+    try:
+        return _train(context, families, slots)
+    finally:
+        free_memory(context.device)
+
+
+def _train(context: WorkerContext, families: list[list[Trial]], slots: int) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
-    while slots:
+    while slots and not context.stop.asked:
+        free_memory(context.device)  # of who was there before; an error's frames hold their tensors until it is over
         try:
             StackRun(context, families, _stack(context, families[0], slots), outcomes).train()
             return outcomes
@@ -33,13 +41,12 @@ def train_stack(context: WorkerContext, families: list[list[Trial]], slots: int)
             context.log(str(why))
             break
         except torch.OutOfMemoryError:
-            pass  # memory is freed below: until then the error's frames hold their tensors
+            fewer = slots // 2
+            context.log(f"out of device memory with a stack of {slots}; going on with {fewer or 'one trial'} at a time")
+            slots = fewer
         except UserError as error:
             return outcomes | _fail(context, [t for t in families if t[0].family_id not in outcomes], error)
-        free_memory(context.device)
-        fewer = slots // 2
-        context.log(f"out of device memory with a stack of {slots}; going on with {fewer or 'one trial'} at a time")
-        slots = fewer
+    free_memory(context.device)
     for trials in _left(families, outcomes):
         if not context.stop.asked:
             outcomes[trials[0].family_id] = train_family(context, trials)
@@ -55,7 +62,7 @@ def _stack(context: WorkerContext, trials: list[Trial], slots: int) -> Stack:
     except torch.OutOfMemoryError:
         raise
     except (UserError, RuntimeError) as error:
-        why = str(error).splitlines()[0]
+        why = in_one_line(error)
         if graph and not isinstance(error, UserError):
             raise UserError(f"run.graph=true: the step cannot be captured ({why}); give run.graph=false") from error
         raise NoStack(f"no stack of {slots}, each trial alone: {why}") from error
@@ -73,8 +80,8 @@ def _fail(context: WorkerContext, families: list[list[Trial]], error: UserError)
 
 
 def _left(families: list[list[Trial]], outcomes: dict[str, Outcome]) -> list[list[Trial]]:
-    """Those that no stack has come to, or that one too large for the device was stopped with."""
-    return [trials for trials in families if outcomes.get(trials[0].family_id) in (None, "stopped")]
+    """Those that no stack has come to, or that one has let go."""
+    return [trials for trials in families if outcomes.get(trials[0].family_id) in (None, "let go")]
 
 
 class StackRun:
@@ -89,7 +96,8 @@ class StackRun:
         self.attempts: dict[Member, Attempt] = {}
 
     def train(self) -> None:
-        """torch.OutOfMemoryError where the device is too small: every family is let go as last saved."""
+        """torch.OutOfMemoryError where the device is too small, NoStack where a step of all breaks off for another
+        reason: every family is let go as last saved."""
         scheduler = StackScheduler(self.stack, self._next)
         try:
             scheduler.train()
@@ -97,6 +105,9 @@ class StackRun:
         except torch.OutOfMemoryError:
             scheduler.let_go()
             raise
+        except Exception as error:
+            scheduler.let_go()
+            raise NoStack(f"a stack of {self.stack.slots} broke off, each trial alone: {in_one_line(error)}") from error
         finally:
             for attempt in self.attempts.values():
                 attempt.held.release()
@@ -127,7 +138,9 @@ class StackRun:
 
     def _ended(self, member: Member) -> None:
         attempt = self.attempts.pop(member)
-        if member.stopped:
+        if member.let_go:
+            outcome = attempt.end("let go")
+        elif member.stopped:
             outcome = attempt.stop()
         elif member.failures:
             outcome = attempt.end("failed", member.failures[0])
