@@ -190,6 +190,12 @@ def test_the_names_are_ours():
         assert Path(package.__path__[0]).resolve() == ROOT / package.__name__
 
 
+def test_the_code_that_trains_is_where_its_hash_looks_for_it():
+    from sweep.environment import TRAINING_CODE
+
+    assert all(any(ROOT.glob(pattern)) for pattern in TRAINING_CODE), TRAINING_CODE
+
+
 def test_every_verb_has_its_three_parts():
     from sweep.cli import HIDDEN, VERBS
 
