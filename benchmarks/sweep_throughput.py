@@ -211,7 +211,7 @@ def make_stack(trials: list[Trial], tokens: Tokens, options: Any, device: str) -
     made = Stack(setup_of(trials[0], tokens, options, device), len(trials), graph=device == "cuda")
     curves = []
     for trial in trials:
-        setup = setup_of(trial, tokens, options, device, made.desk)
+        setup = setup_of(trial, tokens, options, device, made.scratch_model)
         curves.append(Curve.unsaved(setup, State.fresh(setup)))
         made.seat(curves[-1])
     return made, curves

@@ -114,7 +114,7 @@ def read(trunk: RunDir) -> list[Attempt]:
 
 
 def without_progress(trunk: RunDir, saved: dict[str, Any]) -> list[Attempt]:
-    """The last attempts, back to progress or a person's `retry`, that began with just this saved."""
+    """The last attempts, back to progress or a person's `retry`, that began with exactly this saved."""
     rows = read_json_lines(trunk.attempts)
     last_retry = max((index for index, row in enumerate(rows) if row["event"] == "retry"), default=-1)
     attempts = _attempts(rows[last_retry + 1 :])

@@ -115,6 +115,7 @@ def fake_workers(monkeypatch, *codes):
     started = []
 
     def start(plan, sweep, number, workers):
+        assert workers == len(codes)
         started.append(subprocess.Popen([sys.executable, "-c", codes[number]], start_new_session=True))
         return started[-1]
 

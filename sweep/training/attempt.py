@@ -23,7 +23,8 @@ from sweep.training.stack import Stack
 from sweep.training.workers import LOG
 from sweep.trial import Trial
 
-# blocked: somebody else holds it; let go: not over, its worker trains it in another way
+# blocked: somebody else holds the family; lost: somebody else took it over while it was trained; let go: not over, its
+# worker trains it in another way
 Outcome = Literal["done", "blocked", "stopped", "let go", "lost", "failed", "given up"]
 
 
@@ -45,7 +46,10 @@ class Attempt:
 
     @classmethod
     def begin(cls, context: WorkerContext, trials: list[Trial]) -> "Attempt":
-        """Claim a family and write down that it begins. NotBegun where it is done, blocked, given up, or that fails."""
+        """Claim a family and write down that it begins.
+
+        NotBegun where it is done, somebody else holds it, it is given up, or it cannot be claimed or written down.
+        """
         if all(has_record(context, trial) for trial in trials):
             raise NotBegun("done")
         trunk = RunDir.of_trunk(context.runs, trials[0].family_id)
@@ -111,7 +115,7 @@ class Attempt:
         return self.end("failed", tell_failure(self.context, (missing or self.trials)[0], error))
 
     def _write_start(self) -> list[attempts.Attempt]:
-        """The attempts before it that began with the same saved."""
+        """Write down that it begins; the attempts just before it that began where it does, and so came to nothing."""
         try:
             saved = self._saved()
             in_vain = attempts.without_progress(self.trunk, saved)

@@ -33,6 +33,8 @@ class StopSignal:
 
 @dataclass
 class WorkerContext:
+    """What `Worker` is made with, for those below it that train its families."""
+
     runs: Path
     tokens_root: Path
     options: RunOptions
@@ -42,7 +44,7 @@ class WorkerContext:
     on_row: Callable[[dict[str, Any]], None] = lambda row: None
     stop: StopSignal = field(default_factory=StopSignal)
     log: Callable[[str], None] = say
-    since: float = field(default_factory=time.time)
+    since: float = field(default_factory=time.time)  # when this process began to use the device
     peers: int = field(default_factory=lambda: int(os.environ.get(PEERS, "1")))  # that share the families, us included
 
 

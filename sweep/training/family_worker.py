@@ -34,7 +34,7 @@ def _train(attempt: Attempt) -> Outcome:
                 memory.take_smaller_micro_batch(context, family, attempt.held)
         except Stopped:
             return attempt.stop()
-        except Exception as error:  # noqa: BLE001 — as above, of one trial
+        except Exception as error:  # noqa: BLE001 — whatever ends one trial must not end the others
             failures.append(tell_failure(context, trial, error))
     memory.compare_with_model(context, family.setup)
     return attempt.end("failed", failures[0]) if failures else attempt.end("done")

@@ -20,6 +20,8 @@ from sweep.trial import Trial, TrialConfig
 
 @dataclass
 class Setup:
+    """A family's model, data and options, on one device."""
+
     config: TrialConfig  # its `steps` is of any one trial, and not used here
     flops_per_token: float
     tokens: Tokens
