@@ -8,6 +8,7 @@ import csv
 import hashlib
 import itertools
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,18 @@ class Rows:
     data_sha256: str
     convention: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """Every variable that the forms may ask for and these rows have."""
+        return {"N": self.N, "D": self.D, "C": self.C, "M": self.D / self.N} | self.extra
+
+    @property
+    def n_families(self) -> int:
+        return len(np.unique(self.family.astype(str)))
+
+    @property
+    def dropped_by_reason(self) -> dict[str, int]:
+        return dict(Counter(d.shown for d in self.dropped))
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ import pandas as pd
 
 from sweep import files
 from sweep.fitting import laws
-from sweep.fitting.fit import counted
+from sweep.fitting.fit import rows_and_families
+from sweep.plain import plain
 from sweep.quantity import short
 from sweep.reporting import answers, page, render
 from sweep.reporting.figures import describe
 from sweep.reporting.numbers import significant
-from sweep.reporting.picture import Figure, LeftOut, plain
+from sweep.reporting.picture import Figure, LeftOut
 from sweep.reporting.pieces import ROADS, refusals, with_ids
 from sweep.reporting.results import Results
 
@@ -209,7 +210,7 @@ def _fit(results: Results) -> dict[str, Any] | None:
         "columns": results.columns,
         "n_rows": fit["n_rows"],
         "n_families": fit["n_families"],
-        "counted": counted(fit),
+        "counted": rows_and_families(fit),
         "flops_model": fit["flops_model"],
         "rows": [
             {
