@@ -1,4 +1,5 @@
-"""The compute-optimal frontier: for C FLOPs, which model size N_opt and how many tokens D_opt; N_opt ~ C^a, D_opt ~ C^b.
+"""The compute-optimal frontier: which model size N_opt and how many tokens D_opt for C FLOPs; N_opt ~ C^a, D_opt ~
+C^b.
 
 A *road* is a way to find it: approach 1, 2 or 3 of Hoffmann et al. 2022 (arXiv 2203.15556).
 1. envelope: the least loss of all training curves at each C, from undecayed (constant learning rate) points;
