@@ -317,7 +317,7 @@ def ladder(folder: Path, scale: dict[str, Any]) -> dict[str, Any]:
         "wall_seconds": round(sum(row["seconds"] for row in launches), 1),
         "launches": len(launches),
         "flops_useful": meta["flops_total"] - meta["flops_saved"],
-        "device_seconds": round(meta["device_seconds"], 1),
+        "worker_seconds": round(meta["worker_seconds"], 1),
         "sweep_efficiency": meta["efficiency"],
         "trials": len(read_json_lines(folder / "ladder" / "plan.jsonl")),
     }

@@ -157,7 +157,7 @@ def test_shared_trunk_counts_once_in_device_time(written):
     from sweep.reporting import answers
 
     shared = results.Results("shared", table)
-    assert answers.device_seconds(shared) == pytest.approx(4.0 * len(families) + 6.0 * families.nunique())
+    assert answers.training_seconds(shared) == pytest.approx(4.0 * len(families) + 6.0 * families.nunique())
 
 
 def test_sweep_without_curves_samples_meta_or_fit(tmp_path):

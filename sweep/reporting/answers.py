@@ -50,8 +50,8 @@ def flops_per_device_hour(results: Results) -> float | None:
     return float(3600 * largest["flops"].sum() / largest["wall_seconds"].sum())
 
 
-def device_seconds(results: Results) -> float:
-    """Device time of all finished trials, with each family's shared trunk counted once."""
+def training_seconds(results: Results) -> float:
+    """Of all finished trials, with each family's shared trunk counted once."""
     rows = results.finished
     trunk = (rows["wall_seconds"] - rows["device_seconds"]).groupby(rows["family_id"]).max()
     return float(rows["device_seconds"].sum() + trunk.sum())

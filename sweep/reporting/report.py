@@ -152,7 +152,7 @@ def _compute(results: Results) -> dict[str, Any]:
     finished = results.table[results.table["status"] == "finished"]
     alone = float(finished["flops"].sum())
     saved = _positive(results.meta.get("flops_saved")) if alone else None
-    hours = answers.device_seconds(results) / 3600
+    hours = answers.training_seconds(results) / 3600
     rate = results.meta.get("dollars_per_device_hour")
     return {
         "flops": alone - (saved or 0),
