@@ -96,10 +96,10 @@ def _speed() -> Part:
     tokens_per_second = wr.SummaryMetric("tokens_per_second")
     return Part(
         "Speed",
-        "Tokens per second, MFU where the device's peak is known, and what the device was busy with.",
+        "Tokens per second, MFU by the device's fastest measured matrix product, and what the device was busy with.",
         [
             wr.LinePlot(title="Tokens per second", x="tokens", y=["speed/tokens_per_second"], **_by_size("tokens/s")),
-            wr.LinePlot(title="MFU", x="tokens", y=["speed/mfu"], **_by_size("share of the peak")),
+            wr.LinePlot(title="MFU", x="tokens", y=["speed/mfu"], **_by_size("share of the ceiling")),
             wr.ScatterPlot(title="Speed against size", x=wr.Config("N"), y=tokens_per_second, log_x=True),
             wr.LinePlot(title="GPU use (%)", x="Relative Time (Process)", metric_regex=r"system/gpu\..*\.gpu$"),
         ],
