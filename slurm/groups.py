@@ -34,8 +34,8 @@ class Need:
     host_bytes: int
     busy: float  # the share of the device's time that one worker fills
     per_gpu: int | None = None  # workers that a calibration found best; None: as many as `busy` leaves room for
-    stack: str = ""  # its shape, where it is trained in a stack: families of one stack share elements,
-    company: int = 1  # about so many at the same time
+    stack: str = ""  # its shape, where it is trained in a stack; families of one stack share elements
+    company: int = 1  # families, itself included, that its stack trains at the same time
 
     @property
     def wall_seconds(self) -> float:

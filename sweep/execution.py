@@ -104,8 +104,8 @@ class Work:
 
     like: Trial
     steps: float  # of all its curves, a family's trunk counted once
-    longest_curve: int  # a curve's steps follow each other, its trunk's included,
-    longest_family: float  # and without a stack so do all steps of a family
+    longest_curve: int  # of one trial, its trunk's steps included: they can only follow each other
+    longest_family: float  # of one family: outside of a stack its curves follow each other too
 
     @classmethod
     def of(cls, families: list[list[Trial]], peers: int) -> "Work":
