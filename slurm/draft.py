@@ -73,7 +73,7 @@ def draft(
         unprepared=unprepared,
         slurm=asdict(slurm),
         chunks=[
-            Chunk(f"{stem}.{k}-{tag}", f"array-{k}.sbatch", None, group, (first, last), first)
+            Chunk(f"{stem}.{k}-{tag}", f"array-{k}.sbatch", None, group, (first, last))
             for k, (group, first, last) in enumerate(chunked(taken, limits.array_size))
         ],
         prepare=JobRef(f"{stem}.prepare-{tag}", "prepare.sbatch") if unprepared else None,
