@@ -22,7 +22,7 @@ from sweep.data.tokens import Tokens
 from sweep.errors import UserError
 from sweep.estimate import Speeds
 from sweep.exits import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED, FAILED, say
-from sweep.quantity import size as size_of
+from sweep.quantity import format_bytes
 from sweep.rundir import RunDir
 from sweep.training import checkpoint
 from sweep.training.ceiling import flops_ceiling
@@ -277,7 +277,7 @@ class Worker:
         expected = slots * memory_bytes(config.model, setup.micro_batch, config.precision)["total"]
         used = torch.cuda.max_memory_allocated()
         if used > expected:
-            self.log(f"memory: {size_of(used)} used where {size_of(expected)} were expected")
+            self.log(f"memory: {format_bytes(used)} used where {format_bytes(expected)} were expected")
         torch.cuda.reset_peak_memory_stats()
 
     def _take_smaller_micro_batch(self, family: Family, held: Claim) -> None:
