@@ -1,6 +1,6 @@
 """A sweep's dashboards as code: a W&B workspace and a report.
 
-Panels name what `sweep.tracking.content` and `sweep.tracking.frontier` put into the runs; the report's numbers are
+Panels name what `sweep.tracking.content` and `sweep.tracking.sweep_run` put into the runs; the report's numbers are
 those of report.json. Building them needs no login (`export`); `save` changes those that were saved before.
 """
 
@@ -19,7 +19,7 @@ from sweep.quantity import short
 from sweep.reporting.numbers import power, with_interval
 from sweep.sweepdir import SweepDir
 from sweep.tracking import account as accounts
-from sweep.tracking import frontier, settings
+from sweep.tracking import settings, sweep_run
 from sweep.tracking.account import Account
 from sweep.tracking.section import WandbSection
 
@@ -121,8 +121,8 @@ def _failures() -> Part:
 
 
 def _chart(entity: str) -> wr.CustomChart:
-    fields = dict(zip(("kind", "series", "trial", "flops", "loss", "low", "high"), frontier.POINT_COLUMNS, strict=True))
-    chart = wr.CustomChart.from_table(frontier.POINTS, chart_fields=fields, chart_strings={})
+    fields = {column: column for column in sweep_run.POINT_COLUMNS}  # the chart's names are the table's
+    chart = wr.CustomChart.from_table(sweep_run.POINTS, chart_fields=fields, chart_strings={})
     chart.chart_name = f"{entity}/{CHART}"
     return chart
 
@@ -164,7 +164,7 @@ def report(name: str, entity: str, project: str, numbers: dict[str, Any] | None,
     project of a run set that names one; without a login it is the report's own."""
     runsets = {
         "trials": f"{_tagged(name)} and Metric('JobType') = 'trial'",
-        "frontier": f"{_tagged(name)} and Metric('JobType') = '{frontier.JOB_TYPE}'",
+        "frontier": f"{_tagged(name)} and Metric('JobType') = '{sweep_run.JOB_TYPE}'",
         "failed": f"{_tagged(name)} and {FAILED}",
     }
     blocks: list[Any] = [wr.MarkdownBlock(text) for text in (answers(numbers) if numbers else [])]
@@ -248,7 +248,7 @@ def _numbers(sweep: SweepDir) -> dict[str, Any] | None:
 def export(sweep: SweepDir, section: WandbSection, out: Path) -> list[Path]:
     """Write workspace.json, report.json and the chart's chart.json: what `save` would send."""
     entity = section.entity or ANYBODY
-    with frontier.of_this_version(sweep):
+    with sweep_run.of_this_version(sweep):
         written = report(sweep.name, entity, section.project, _numbers(sweep))
     models = {
         "workspace": workspace(sweep.name, entity, section.project)._to_model().spec,
@@ -263,8 +263,8 @@ def export(sweep: SweepDir, section: WandbSection, out: Path) -> list[Path]:
 
 def save(sweep: SweepDir, section: WandbSection, account: Account) -> list[str]:
     """Make both, or change those that were made before; lines that say so. UserError where W&B refuses."""
-    remembered, numbers = frontier.Remembered.of(sweep), _numbers(sweep)
-    with frontier.of_this_version(sweep):
+    remembered, numbers = sweep_run.Remembered.of(sweep), _numbers(sweep)
+    with sweep_run.of_this_version(sweep):
         written = report(sweep.name, account.entity, section.project, numbers, signed_in=True)
     laid_out = workspace(sweep.name, account.entity, section.project)
     lines: list[str] = []
