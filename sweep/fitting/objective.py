@@ -140,8 +140,8 @@ def minimise(
             theta_BP, free_BP, damping_B, index_B = (part[busy_B] for part in (theta_BP, free_BP, damping_B, index_B))
             log_loss_n, weight_n = (part[busy_B] if part.ndim == 2 else part for part in (log_loss_n, weight_n))
             state = tuple(part[busy_B] for part in state)
-        rows = (log_loss_n, weight_n, objective)
-        theta_BP, state, damping_B = _stepped(bound, *rows, theta_BP, state, damping_B, free_BP)
+        problem = (log_loss_n, weight_n, objective)
+        theta_BP, state, damping_B = _stepped(bound, *problem, theta_BP, state, damping_B, free_BP)
     return Minimum(out_theta_BP, out_value_B, out_decrement_B, out_decrement_B <= tolerance)
 
 
