@@ -111,7 +111,7 @@ def make_runs(plan: Plan) -> None:
 def submit(plan: Plan, sweep: SweepDir) -> None:
     """One submission of all families, as it would lie on disk."""
     folder = sweep.path / "slurm" / "001"
-    chunk = Chunk("big.001.0-benchmark", "array-0.sbatch", 1, "30m", (0, ELEMENTS - 1), 0)
+    chunk = Chunk("big.001.0-benchmark", "array-0.sbatch", 1, "30m", (0, ELEMENTS - 1))
     made = Submission(
         folder,
         1,

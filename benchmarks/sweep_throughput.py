@@ -327,7 +327,7 @@ def ladder(folder: Path, scale: dict[str, Any]) -> dict[str, Any]:
         "wall_seconds": round(sum(row["ended"] - row["started"] for row in read_json_lines(launches)), 1),
         "launches": len(read_json_lines(launches)),
         "flops_useful": meta["flops_total"] - meta["flops_saved"],
-        "device_seconds": round(meta["device_seconds"], 1),
+        "worker_seconds": round(meta["worker_seconds"], 1),
         "sweep_efficiency": meta["efficiency"],
         "trials": len(read_json_lines(folder / "ladder" / "plan.jsonl")),
     }

@@ -16,8 +16,9 @@ from sweep.rundir import RunDir
 Process = tuple[str, int, float | None]  # host, pid, and when it started
 
 
-def device_seconds(runs: Path, family_ids: Iterable[str]) -> float:
-    """Of all processes that trained these families. An attempt that was killed counts up to its last known moment."""
+def worker_seconds(runs: Path, family_ids: Iterable[str]) -> float:
+    """Of all processes that trained these families, each times its share of a device. An attempt that was killed counts
+    up to its last known moment."""
     spans: dict[Process, tuple[float, float]] = {}
     shares: dict[Process, float] = {}
     for attempt in chain.from_iterable(attempts.read(RunDir.of_trunk(runs, name)) for name in family_ids):

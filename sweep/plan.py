@@ -28,7 +28,7 @@ from sweep.environment import device_memory_bytes, device_model, planned_device,
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Estimate, Speeds
 from sweep.execution import Execution, executions, micro_batch, pays_to_calibrate, peers
-from sweep.quantity import size
+from sweep.quantity import format_bytes
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.trial import Trial, check, resolve
@@ -409,6 +409,6 @@ def _check_memory(plan: Plan, trial: Trial, available_gib: float) -> None:
     needed = plan.memory_bytes(trial)
     if needed > available_gib * 2**30:
         raise UserError(
-            f"{trial.trial_id} needs about {size(needed)} of device memory and there are {available_gib:.1f} GiB; "
-            "give a smaller run.micro_batch_sequences, a smaller model, or a larger device"
+            f"{trial.trial_id} needs about {format_bytes(needed)} of device memory and there are "
+            f"{available_gib:.1f} GiB; give a smaller run.micro_batch_sequences, a smaller model, or a larger device"
         )

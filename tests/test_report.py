@@ -16,7 +16,7 @@ from example_sweeps import HOSTILE, write
 from rich.console import Console
 
 from sweep.errors import UserError
-from sweep.fitting import frontier
+from sweep.fitting.fitted import Fitted
 from sweep.quantity import short
 from sweep.reporting import report as reports
 from sweep.reporting import results
@@ -157,7 +157,7 @@ def test_shared_trunk_counts_once_in_device_time(written):
     from sweep.reporting import answers
 
     shared = results.Results("shared", table)
-    assert answers.device_seconds(shared) == pytest.approx(4.0 * len(families) + 6.0 * families.nunique())
+    assert answers.training_seconds(shared) == pytest.approx(4.0 * len(families) + 6.0 * families.nunique())
 
 
 def test_sweep_without_curves_samples_meta_or_fit(tmp_path):
@@ -354,13 +354,13 @@ heads[3].click(); tell("descending", String(sizes().every((n, i, all) => !i || a
     assert 'data-descending="true"' in dom
     fit = json.loads((folder / "fit.json").read_text())
     answer = json.loads(html.unescape(re.search(r'data-optimum="([^"]+)"', dom)[1]))
-    expected = frontier.optimal(fit, 1e13)
+    expected = Fitted.of(fit).optimal(1e13)
     assert [float(answer[name]) for name in ("N", "D", "loss_nats")] == pytest.approx(
         [expected[name] for name in ("N", "D", "loss_nats")]
     )
     assert [float(end) for end in answer["interval"].split(",")] == pytest.approx(expected["loss_nats_interval"])
     flops = float(re.search(r'data-cheapest="([^"]+)"', dom)[1])
-    assert flops == pytest.approx(frontier.compute_for_loss(fit, 2.8), rel=1e-6)
+    assert flops == pytest.approx(Fitted.of(fit).compute_for_loss(2.8), rel=1e-6)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine to open the page with")

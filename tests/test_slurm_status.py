@@ -164,7 +164,7 @@ def test_damage_is_said_of_the_trial_that_has_it(small):
 def submission(plan, sweep, number=1, age=60.0, job_id=7):
     """One element that holds both families."""
     folder = sweep.path / "slurm" / f"{number:03d}"
-    chunk = Chunk(f"small.{number:03d}.0-ab", "array-0.sbatch", job_id, "30m", (0, 0), 0)
+    chunk = Chunk(f"small.{number:03d}.0-ab", "array-0.sbatch", job_id, "30m", (0, 0))
     collector = JobRef(f"small.{number:03d}.collector-ab", "collector.sbatch", job_id and job_id + 1)
     made = Submission(
         folder, number, "ab", time.time() - age, str(sweep.path), [], [], "/code", None, False, False, {}, [chunk],
@@ -175,6 +175,17 @@ def submission(plan, sweep, number=1, age=60.0, job_id=7):
     families = [family[0].family_id for family in plan.families()]
     files.append_json(folder / "tasks.jsonl", {"task": 0, "families": families, "workers": 1, "seconds": 9.0})
     return made
+
+
+def test_a_submission_of_an_earlier_version_reads_the_same(small):
+    """Its arrays said at which element they begin twice."""
+    made = submission(*small)
+    path = made.folder / "submission.json"
+    value = files.read_json(path)
+    value["chunks"][0] |= {"tasks": [11, 21], "offset": 11}
+    files.write_json(path, value)
+    (chunk,) = Submission.read(made.folder).chunks
+    assert (chunk.tasks, chunk.index(12), chunk.task(1)) == ((11, 21), 1, 12)
 
 
 @pytest.fixture

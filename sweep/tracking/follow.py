@@ -33,8 +33,8 @@ from sweep.tracking.section import WandbSection
 
 NEWS = "W&B: "
 NICENESS = 10  # a tenth of a core where training wants them all; with less, runs would begin minutes late
-BUSY_SHARE = 0.05  # of the time, at most, spent on looking,
-LONGEST_REST_SECONDS = 60.0  # unless a look takes very long
+BUSY_SHARE = 0.05  # of the time is spent on looking, at most: after a slow look comes a long rest
+LONGEST_REST_SECONDS = 60.0  # between two looks, however long the first took
 ELSEWHERE_SECONDS = 60.0  # until families that others train are looked at again
 PATIENCE = {  # of questions that wandb waits for an answer to; what it streams is tried again for long
     "WANDB_X_GRAPHQL_RETRY_MAX": "5",
@@ -54,13 +54,12 @@ class Again(Exception):
 class Task:
     """What to follow; travels as JSON."""
 
-    sweep: str | None  # the sweep's folder: its plan says the trials
-    trials: list[dict[str, Any]] | None  # or these, as in a plan
-    families: list[str] | None  # of these, only those; None: all
+    sweep: str | None  # the folder of the sweep whose plan holds the trials; None where `trials` are given
+    trials: list[dict[str, Any]] | None  # lines as of a plan, for a trial outside of any sweep
+    families: list[str] | None  # follow only these; None: all
     runs: str
     tokens: str
     sweeps: str
-    cluster: dict[str, Any]
     wandb: dict[str, Any]
 
     @classmethod
@@ -68,7 +67,7 @@ class Task:
         saved = sweep.settings()
         paths = {key: saved["paths"][key] for key in ("runs", "tokens", "sweeps")}
         wandb = saved.get("wandb", {})
-        return cls(str(sweep.path), None, families, **paths, cluster=saved["cluster"], wandb=wandb)
+        return cls(str(sweep.path), None, families, **paths, wandb=wandb)
 
     def planned(self) -> list[dict[str, Any]]:
         trials = self.trials if self.trials is not None else SweepDir(Path(str(self.sweep))).planned()
@@ -104,9 +103,7 @@ class Follower:
         tags = content.tags(Path(task.sweeps), {trial["trial_id"] for trial in trials})
         self.families = defaultdict(list)
         for trial in trials:
-            mirror = Mirror(
-                trial, self.runs, Path(task.tokens), task.cluster, self.section, tags=tags[trial["trial_id"]]
-            )
+            mirror = Mirror(trial, self.runs, Path(task.tokens), self.section, tags=tags[trial["trial_id"]])
             if not mirror.is_settled():
                 self.families[trial["family_id"]].append(mirror)
 

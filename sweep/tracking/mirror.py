@@ -37,7 +37,6 @@ class Mirror:
     trial: dict[str, Any]  # a line of the plan, as trial.json
     runs: Path
     tokens: Path
-    cluster: dict[str, Any]
     section: WandbSection
     tags: list[str]
     run: Any = None  # of wandb
@@ -117,7 +116,7 @@ class Mirror:
     def open(self, mode: str, more_settings: dict[str, Any]) -> None:
         """Begin the next attempt at the run, after the last step that W&B has of it."""
         env = read_json(self.folder.env) if self.folder.env.exists() else {}
-        self.scale = content.scale_of(self.trial, self.tokens, env, self.cluster)
+        self.scale = content.scale_of(self.trial, self.tokens)
         earlier = fragments.of_run(self.runs, self.trial_id)
         held = self.held()
         run = settings.start_run(

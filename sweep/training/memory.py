@@ -9,7 +9,7 @@ from sweep import attempts, environment, execution
 from sweep.claim import Claim
 from sweep.config import RunOptions
 from sweep.errors import UserError
-from sweep.quantity import size as size_of
+from sweep.quantity import format_bytes
 from sweep.rundir import RunDir
 from sweep.training.context import WorkerContext, device_share
 from sweep.training.family import Family
@@ -55,5 +55,5 @@ def compare_with_model(context: WorkerContext, setup: Setup, slots: int = 1) -> 
     expected = slots * memory_bytes(config.model, setup.micro_batch, config.precision)["total"]
     used = torch.cuda.max_memory_allocated()
     if used > expected:
-        context.log(f"memory: {size_of(used)} used where {size_of(expected)} were expected")
+        context.log(f"memory: {format_bytes(used)} used where {format_bytes(expected)} were expected")
     torch.cuda.reset_peak_memory_stats()

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from sweep import claim
     from sweep.clean import removable, stuck_claims
     from sweep.errors import UserError
-    from sweep.quantity import size
+    from sweep.quantity import format_bytes
 
     runs = Path(args.runs)
     if not runs.is_dir():
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     found = removable(runs, args.trunks, args.weights)
     for item in found:
-        print(f"{size(item.bytes):>10}  {item.path}  {item.why}")
-    print(f"{size(sum(item.bytes for item in found))} in {len(found)} files")
+        print(f"{format_bytes(item.bytes):>10}  {item.path}  {item.why}")
+    print(f"{format_bytes(sum(item.bytes for item in found))} in {len(found)} files")
     if found and _agreed(args, "remove them?"):
         for item in found:
             item.path.unlink(missing_ok=True)

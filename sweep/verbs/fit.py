@@ -137,11 +137,11 @@ def report_of(table, fit: dict[str, Any], name: str, out: Path) -> str:
 
 def summary(fit: dict[str, Any]) -> list[str]:
     """The fit in a screenful for a terminal."""
-    from sweep.fitting.fit import counted
+    from sweep.fitting.fit import rows_and_families
     from sweep.reporting.answers import extrapolation
 
     intervals, certificate = fit["intervals"] or {}, fit["certificate"]
-    lines = [f"{fit['form']} on {counted(fit)}"]
+    lines = [f"{fit['form']} on {rows_and_families(fit)}"]
     lines += [f"  dropped: {count} {reason}" for reason, count in fit["dropped_by_reason"].items()]
     lines += [f"  {name:8} {number(v)}{ends(intervals.get(name))}" for name, v in fit["params"].items()]
     lines.append(
@@ -166,17 +166,17 @@ def summary(fit: dict[str, Any]) -> list[str]:
 
 def answers(fit: dict[str, Any], args: argparse.Namespace) -> list[str]:
     """What was asked with --budget and --target-loss, a line each."""
-    from sweep.fitting import frontier
+    from sweep.fitting.fitted import Fitted
     from sweep.quantity import parse_quantity
 
-    lines = []
+    fitted, lines = Fitted.of(fit), []
     for text in filter(None, args.budget.split(",")):
-        lines.append(buy(frontier.optimal(fit, parse_quantity("--budget", text))))
+        lines.append(buy(fitted.optimal(parse_quantity("--budget", text))))
     for text in filter(None, args.target_loss.split(",")):
         loss = parse_quantity("--target-loss", text)
-        least = frontier.compute_for_loss(fit, loss)
-        sure = ends(frontier.compute_for_loss_interval(fit, loss))
-        lines.append(f"loss {loss:g} takes at least C = {least:.3g}{sure}: " + buy(frontier.optimal(fit, least)))
+        least = fitted.compute_for_loss(loss)
+        sure = ends(fitted.compute_for_loss_interval(loss))
+        lines.append(f"loss {loss:g} takes at least C = {least:.3g}{sure}: " + buy(fitted.optimal(least)))
     return lines
 
 

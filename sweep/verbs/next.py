@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from sweep.fitting import design, fit
+    from sweep.fitting.fitted import Fitted
     from sweep.quantity import parse_quantity, scientific, short
     from sweep.sweepdir import SweepDir
 
@@ -35,9 +36,10 @@ def run(args: argparse.Namespace) -> int:
     plan = candidates(sweep, budget)
     N_M = np.array([float(trial.facts()[fitted["columns"]["N"]]) for trial in plan.trials])
     D_M = np.array([float(trial.tokens) for trial in plan.trials])
+    law = Fitted.of(fitted)
     choices = design.propose(
-        design.questions(fitted, target),
-        design.outcomes(fitted, N_M, D_M),
+        design.questions(law, target),
+        design.outcomes(law, N_M, D_M),
         noise_variance=float(np.var(fitted["deviations"])),
         cost=trunk_cost(plan.trials, sweep),
         budget_flops=budget,

@@ -9,7 +9,7 @@ Any key of conf/train.yaml can be overridden; several values make it an axis.
 import argparse
 import sys
 
-from sweep.quantity import counted, duration, scientific, short, size
+from sweep.quantity import counted, duration, format_bytes, scientific, short
 
 EXPENDABLE = ("epochs", "memory", "D/N", "C (FLOPs)")  # columns that a narrow terminal has no room for, in this order
 GAP = 2  # spaces between columns
@@ -86,7 +86,7 @@ def columns(plan, done: set[str]) -> dict[str, list[str]]:
         "D/N": [f"{trial.tokens_per_param:.3g}" for trial in trials],
         "epochs": [f"{trial.epochs:.2g}" for trial in trials],
         **{heading: [point[key] for point in points] for heading, key in other_axes(plan).items()},
-        "memory": [size(plan.memory_bytes(trial)) for trial in trials],
+        "memory": [format_bytes(plan.memory_bytes(trial)) for trial in trials],
         "time": [duration(one.seconds) + (" guess" if one.source == "guess" else "") for one in estimates],
         "": ["done" if trial.trial_id in done else "" for trial in trials],
     }
@@ -135,6 +135,6 @@ def price(plan, done: set[str]) -> str:
     return (
         f"{len(done)} done, {sum(map(len, left))} to train in {counted(len(left), 'family', 'families')}\n"
         f"device time {duration(shared)} ({duration(alone)} without shared trunks), from: {', '.join(sources)}{guess}\n"
-        f"price {said} at ${rate:.2f} a device-hour, disk up to {size(plan.disk_bytes())}"
+        f"price {said} at ${rate:.2f} a device-hour, disk up to {format_bytes(plan.disk_bytes())}"
         f"{executions}"
     )

@@ -11,7 +11,7 @@ import argparse
 import math
 from pathlib import Path
 
-from sweep.quantity import short, size
+from sweep.quantity import format_bytes, short
 
 HELP = "documents to token shards, with reference lines"
 
@@ -52,7 +52,8 @@ def show(tokens) -> None:
     console.print(f"[bold]{tokens.meta['title']}[/]  {tokens.fingerprint}  in {tokens.folder}")
     for split in ("train", "validation"):
         facts = tokens.meta[split]
-        text = f" from {facts['documents']} documents, {size(facts['bytes'])} of text" if facts["documents"] else ""
+        documents = facts["documents"]
+        text = f" from {documents} documents, {format_bytes(facts['bytes'])} of text" if documents else ""
         console.print(f"{split}: {facts['tokens']} tokens ({short(facts['tokens'])}){text}")
     is_text = math.isfinite(tokens.bytes_per_token)
     per_token = f", {tokens.bytes_per_token:.3f} bytes per token" if is_text else ""

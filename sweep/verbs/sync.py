@@ -63,9 +63,9 @@ def listed(names: list[str], at_most: int = 5) -> str:
 def _frontier(sweep, section) -> str:
     """Write the sweep's own run; the line that says so, or why there is none."""
     from sweep.errors import UserError
-    from sweep.tracking import frontier
+    from sweep.tracking import sweep_run
 
     try:
-        return frontier.refresh(sweep, section)
+        return sweep_run.refresh(sweep, section)
     except UserError as error:  # the trials can be uploaded all the same
         return f"no run of the sweep itself: {error}"
