@@ -264,6 +264,8 @@ def grid(overrides: list[str]) -> Iterator[Point]:
     for key in axes:
         if key.partition(".")[0] in NOT_OF_A_TRIAL:
             raise UserError(f"{key}: is the same for all trials of a sweep, so no axis; give it one value")
+        if key == "optim.lr_base":  # rows of several rules would look alike, each at its own 1 ×
+            raise UserError(f"{key}: is the rule's own, so no axis; to tune, take optim.lr_multiplier=0.5,1,2")
     group_axes = {key: values for key, values in axes.items() if (CONF / key).is_dir()}
     value_axes = {key: values for key, values in axes.items() if key not in group_axes}
     composed = {

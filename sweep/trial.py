@@ -140,6 +140,12 @@ class Trial:
     def epochs(self) -> float:
         return self.tokens / self.unique_tokens
 
+    @property
+    def lr_multiplier(self) -> float:
+        """The learning rate over what the rule gives for this width, whether it was written as one or the other."""
+        ratio = self.config.optim.lr / _lr_by_rule(self.written["optim"]["lr_base"], self.config.model.width)
+        return float(f"{ratio:.4g}")  # the learning rate itself is rounded
+
     def facts(self) -> dict[str, Any]:
         """What tables show and `where:` conditions may name."""
         model = self.config.model
@@ -157,7 +163,7 @@ class Trial:
             "unique_tokens": self.unique_tokens,
             "epochs": self.epochs,
             "lr": self.config.optim.lr,
-            "lr_multiplier": float(self.written["optim"]["lr_multiplier"]),
+            "lr_multiplier": self.lr_multiplier,
             "depth": model.depth,
             "width": model.width,
             "heads": model.heads,
@@ -304,8 +310,17 @@ def _schedule(section: ScheduleSection, model: ModelConfig, batch_tokens: int) -
     )
 
 
+def _lr_by_rule(lr_base: float, width: int) -> float:
+    return lr_base * (64 / width) ** 0.5
+
+
 def _optim(section: OptimSection, width: int) -> Optim:
-    lr = section.lr if section.lr is not None else section.lr_base * (64 / width) ** 0.5 * section.lr_multiplier
+    if section.lr is not None and section.lr_multiplier != 1:
+        raise UserError(
+            f"optim.lr={section.lr:g}: is the learning rate, and optim.lr_multiplier={section.lr_multiplier:g} asks "
+            "for a multiple of the rule's; give only one (optim.lr=null, or optim.lr_multiplier=1)"
+        )
+    lr = section.lr if section.lr is not None else _lr_by_rule(section.lr_base, width) * section.lr_multiplier
     # Six digits, so that the last bit of a platform's square root cannot change a trial's identity.
     return Optim(
         lr=float(f"{lr:.6g}"),
