@@ -24,6 +24,7 @@ from sweep import files, where
 from sweep.config import CONF, Config, PathsSection, compose_untyped, scalar, section, typed
 from sweep.data.prepare import DataConfig
 from sweep.data.tokens import Tokens
+from sweep.data.unprepared import Unprepared
 from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Estimate, Speeds
@@ -143,12 +144,12 @@ class Plan:
 
 def make_plan(
     overrides: list[str],
-    prepared: Callable[[DataConfig, Path], Tokens],
+    prepared: Callable[[DataConfig, Path], Tokens | Unprepared],
 ) -> Plan:
     """Plan the grid that `overrides` say; without a `sweep=` it is the one trial, or the axes given.
 
-    `prepared` gives the tokens of a data section. The device is what `run.device` asks for, or what the cluster's jobs
-    get; where it is not of this machine, `cluster` says its name and memory.
+    `prepared` gives the tokens of a data section, or what stands for them. The device is what `run.device` asks for, or
+    what the cluster's jobs get; where it is not of this machine, `cluster` says its name and memory.
     """
     points = list(grid(overrides))
     if not points:
@@ -156,7 +157,7 @@ def make_plan(
     first = points[0].config
     device = _device(first)
     conditions = [where.parse(text) for text in first.sweep.where]
-    tokens_of: dict[str, Tokens] = {}
+    tokens_of: dict[str, Tokens | Unprepared] = {}
     plan = Plan(first.sweep.name, first, device, [], [], repeated=0)
     cluster = first.cluster
     device_name = cluster.device_name or _asked(device, device_model, "cluster.device_name")

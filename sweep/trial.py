@@ -16,6 +16,7 @@ from models.count import FlopsPerToken, flops_per_token, params_by_group, params
 from models.section import resolve as resolve_model
 from sweep.config import Config, OptimSection, ScheduleSection
 from sweep.data.tokens import Tokens, count_sequences, more_than_available
+from sweep.data.unprepared import Unprepared
 from sweep.errors import UserError
 from sweep.files import read_json, write_json
 from sweep.quantity import parse_count, parse_quantity, scientific, short
@@ -228,7 +229,7 @@ class Trial:
         return trial
 
 
-def resolve(config: Config, tokens: Tokens, device: str) -> Trial:
+def resolve(config: Config, tokens: Tokens | Unprepared, device: str) -> Trial:
     """The trial that `config` says, over prepared data, for `device` ("cpu" or "cuda"; it decides `precision: auto`).
 
     Raises UserError where a value is impossible. Whether the numbers fit together is asked of `check`, so that a grid's
@@ -255,7 +256,7 @@ def resolve(config: Config, tokens: Tokens, device: str) -> Trial:
     return Trial(trial_config, written=_written(config))
 
 
-def check(trial: Trial, tokens: Tokens) -> None:
+def check(trial: Trial, tokens: Tokens | Unprepared) -> None:
     """Refuse a trial whose numbers do not fit together."""
     config = trial.config
     per_step = config.batch_tokens
@@ -332,7 +333,7 @@ def _optim(section: OptimSection, width: int) -> Optim:
     )
 
 
-def _unique_sequences(config: Config, tokens: Tokens) -> int:
+def _unique_sequences(config: Config, tokens: Tokens | Unprepared) -> int:
     available = count_sequences(tokens.train, config.seq_len)
     if config.data.unique_tokens is None:
         return available

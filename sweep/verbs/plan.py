@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 def plan_here(overrides: list[str], download: bool = True):
     """The plan for this machine. Data that is not there yet is prepared, from the Hub only where `download`."""
     from sweep.data.prepare import find, prepare
-    from sweep.data.tokens import Unprepared
+    from sweep.data.unprepared import stand_in
     from sweep.plan import make_plan
 
     def prepared(config, root):
@@ -52,7 +52,7 @@ def plan_here(overrides: list[str], download: bool = True):
         tokens = find(config, root)
         if tokens is None:
             print(f"data {config.path} is not prepared: ids and epochs are not known yet", file=sys.stderr)
-        return tokens or Unprepared(config.tokenizer.vocab_size)
+        return tokens or stand_in(config)
 
     return make_plan(overrides, prepared)
 
