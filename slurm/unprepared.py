@@ -63,8 +63,7 @@ def up_to_date(plan: Plan, overrides: list[str], earlier: list[Submission]) -> P
     """
     look = one_look()
     if any(map(is_provisional, plan.trials)):
-        only, plan = plan.only, absolute_paths(make_plan(overrides, look))
-        plan.only = only
+        plan = absolute_paths(make_plan(overrides, look, plan.only))
     for submission in earlier:
         if submission.unprepared and not (submission.folder / PREPARED).exists():
             theirs = absolute_paths(make_plan(submission.overrides, look))

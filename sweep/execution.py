@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 
 from models.count import largest_micro_batch, memory_bytes
 from sweep.config import RunOptions
+from sweep.errors import UserError
 from sweep.estimate import ALONE, Speeds, Way
 from sweep.quantity import counted
 from sweep.trial import Trial
@@ -77,8 +78,7 @@ def shape_key(trial: Trial) -> str:
 
 def candidates(trial: Trial, curves: int, options: RunOptions, device: str, device_bytes: float) -> list[Way]:
     """What a calibration tries beside training alone: stacks, and on a GPU several processes too."""
-    size = micro_batch(trial, options, device, device_bytes)
-    needed = memory_bytes(trial.config.model, size, trial.config.precision)["total"]
+    needed = training_bytes(trial, options, device, device_bytes)
     fit = max(1, int(MEMORY_SHARE * device_bytes // needed))
     ways = [Way(stack=1)] if options.graph and device == "cuda" else []
     most = 2 ** int(math.log2(min(curves, fit, MOST_SLOTS)))
@@ -170,6 +170,18 @@ def micro_batch(trial: Trial, options: RunOptions, device: str, device_bytes: fl
         return config.batch_sequences
     available = MEMORY_SHARE * device_bytes / slots
     return largest_micro_batch(config.model, config.batch_sequences, config.precision, available)
+
+
+def check_micro_batch(options: RunOptions, batch_sequences: int) -> None:
+    size = options.micro_batch_sequences
+    if size and batch_sequences % size:
+        raise UserError(f"run.micro_batch_sequences={size}: must divide batch.sequences={batch_sequences}")
+
+
+def training_bytes(trial: Trial, options: RunOptions, device: str, device_bytes: float) -> int:
+    """What a trial takes of a device while it trains, by the memory model."""
+    size = micro_batch(trial, options, device, device_bytes)
+    return memory_bytes(trial.config.model, size, trial.config.precision)["total"]
 
 
 def processes_per_device(chosen: list[Execution]) -> int:

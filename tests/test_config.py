@@ -7,7 +7,7 @@ import pytest
 from sweep.cluster import Bucket, buckets
 from sweep.config import CONF, RunOptions, compose, compose_untyped, section
 from sweep.errors import UserError
-from sweep.plan import Composed
+from sweep.grid import Composed
 
 
 def refused(*overrides):

@@ -10,7 +10,7 @@ from sweep.config import compose_untyped
 from sweep.data.prepare import find
 from sweep.data.tokens import Tokens
 from sweep.errors import UserError
-from sweep.plan import Composed
+from sweep.grid import Composed
 from sweep.trial import Trial, check, resolve
 
 
