@@ -1,4 +1,7 @@
-"""Where a measured number comes from: every result file says device, versions, commit and date."""
+"""Where a measured number comes from: every result file says device, versions, commit, code and date.
+
+In a copy of the files without git the commit is what the environment variable COMMIT says.
+"""
 
 import importlib.metadata
 import json
@@ -9,20 +12,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sweep.environment import device_model
+from sweep.environment import code_hash, device_model
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def save(name: str, packages: list[str], measured: dict[str, Any], device: str = "cpu") -> Path:
     """Write `benchmarks/results/<name>.json` and return its path. `packages` are those whose version matters."""
+    commit = _git("rev-parse", "--short", "HEAD")
     result = {
         "device": device_model(device),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {package: importlib.metadata.version(package) for package in packages},
-        "commit": _git("rev-parse", "--short", "HEAD") or None,
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": commit or os.environ.get("COMMIT"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None,
+        "training_code": code_hash(),
         "date": datetime.now(UTC).date().isoformat(),
         **measured,
     }
@@ -33,7 +38,7 @@ def save(name: str, packages: list[str], measured: dict[str, Any], device: str =
 
 
 def _git(*arguments: str) -> str:
-    """What git says; nothing in a copy of the files without it, as on a lent machine."""
+    """What git says; nothing in a copy of the files without it."""
     try:
         return subprocess.run(
             ["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, check=True

@@ -90,7 +90,7 @@ def make_runs(plan: Plan) -> None:
                 "standing": {},
                 "log": None,
             }
-            trunk.attempt("start", **start)
+            files.append_json(trunk.attempts, {"event": "start", **start})
             files.create_json(trunk.path / "claim.000001.json", asdict(Holder.here()))
         if kind < 5:
             for trial in family:
@@ -99,7 +99,8 @@ def make_runs(plan: Plan) -> None:
             progress = {"trial_id": family[0].trial_id, "step": 1, "tokens_per_second": 1e5}
             (trunk.path / "heartbeat.json").write_text(json.dumps({"time": time.time() + 3600, **progress}))
         elif kind == 6:
-            trunk.attempt("end", attempt=1, time=time.time(), outcome="failed", error="RuntimeError: made up")
+            end = {"event": "end", "attempt": 1, "time": time.time(), "outcome": "failed"}
+            files.append_json(trunk.attempts, {**end, "error": "RuntimeError: made up"})
             (trunk.path / "claim.000001.released").touch()
             for trial in family:
                 run = RunDir.of_trial(plan.runs, trial.trial_id)

@@ -5,22 +5,27 @@
   python -m benchmarks.sweep_throughput ladder [--cpu]   5 sizes × 5 isoFLOP budgets, end to end
 
 On a GPU each command is meant to take at most 8 minutes, compiling included, and goes on where it was stopped: sizes
-that are measured are kept in `--state`. Numbers are checked before anything is timed, and contenders take turns.
+that are measured with this code on this device are kept in `--state`. Numbers are checked before anything is timed, and
+contenders take turns.
 `--cpu` does the same with models a hundred times smaller, to show that it works.
 
 A step is of 16 sequences of 256 tokens, the default of `conf/train.yaml`, where a size does not say another batch. The
 plain loop is one in nanoGPT's manner: the same architecture through torch.compile, fused AdamW, SDPA, bf16 where there
 is CUDA, random batches from the mapped shard, and none of our determinism. Ours is the step that training runs: on CUDA
 a stack's, captured; `--free` also times it with `run.deterministic=false`.
+
+The ladder has no condition on tokens per parameter: within 5 to 500, 11 of its 25 points would be left, none of them of
+the largest size (1e16 FLOPs are 1.5 tokens for each parameter of 29M).
 """
 
 import argparse
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,17 +39,19 @@ from models.gpt import GPT, parameter_groups
 from sweep.config import compose
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
-from sweep.environment import ROOT, resolve_device
-from sweep.files import append_json, read_json, read_json_lines
+from sweep.environment import ROOT, code_hash, device_model, resolve_device
+from sweep.files import append_json, read_json, read_json_lines, write_json_lines
 from sweep.training import loop
 from sweep.training.ceiling import flops_ceiling
-from sweep.training.loop import Curve, Setup, State
+from sweep.training.curve import Curve, State
+from sweep.training.setup import Setup
 from sweep.training.stack import Stack
 from sweep.training.worker import prepare_torch
 from sweep.trial import Trial, resolve
 
 ROUNDS, SECONDS_PER_ROUND, WARM_UP_STEPS = 5, 1.0, 3
 LR_MULTIPLIERS, SEEDS = (0.5, 1.0, 2.0, 4.0), (0, 1, 2, 3)
+NOT_DETERMINISTIC = ("plain", "ours_free")  # of the contenders
 GPU = {
     "single": ("1M", "3M", "10M", "30M", "30M@128x512", "125M@128x512"),  # sequences × their tokens
     "stack": ("1M", "3M", "10M"),
@@ -84,21 +91,26 @@ def main() -> None:
         measured |= ladder(args.state / f"ladder-{device}", scale)
     else:
         measure = partial(single, free=args.free) if args.part == "single" else stack
-        measured["rows"] = rows(args.state / f"{args.part}-{device}.jsonl", scale[args.part], measure, scale, device)
-    path = save(f"sweep_throughput_{args.part}_{device}", ["torch", "numpy"], measured, device)
+        kept = args.state / f"{args.part}-{device}{'-free' if args.free else ''}.jsonl"
+        measured["rows"] = rows(kept, scale[args.part], measure, scale, device)
+    path = save(f"sweep_throughput_{args.part}_{device}", ["torch", "triton", "numpy"], measured, device)
     sys.stdout.write(path.read_text())
 
 
 def rows(
     kept: Path, sizes: tuple[str, ...], measure: Callable[..., dict[str, Any]], scale: dict[str, Any], device: str
 ) -> list[dict[str, Any]]:
-    """A row for each size; those that were measured before are read."""
-    done = {row["size"]: row for row in read_json_lines(kept)}
+    """A row for each size; those that were measured before, with this code on this device, are read."""
+    here = {"code": code_hash(), "device": device_model(device), "torch": torch.__version__}
+
+    def done() -> dict[str, dict[str, Any]]:
+        return {row["size"]: row for row in read_json_lines(kept) if here.items() <= row.items()}
+
     for size in sizes:
-        if size not in done:
-            append_json(kept, {"size": size, **measure(size, scale, device)})
+        if size not in done():
+            append_json(kept, {"size": size, **here, **measure(size, scale, device)})
             print(f"{size}: measured", file=sys.stderr, flush=True)
-    return [row for row in read_json_lines(kept) if row["size"] in sizes]
+    return [{key: value for key, value in done()[size].items() if key not in here} for size in sizes]
 
 
 # ---- one model, and a stack of them ----
@@ -107,7 +119,7 @@ def rows(
 def single(size: str, scale: dict[str, Any], device: str, free: bool) -> dict[str, Any]:
     """One model by the product's way, and by a plain loop."""
     trial, tokens, options = a_trial(size, scale, device)
-    check_numbers(trial, tokens, options, device, slots=1)
+    check_numbers([trial], tokens, options, device)
     contenders = {"plain": Plain(trial, tokens, device).step}
     if device == "cuda":
         contenders["ours"] = stacked_step([trial], tokens, options, device)
@@ -132,12 +144,12 @@ def single(size: str, scale: dict[str, Any], device: str, free: bool) -> dict[st
 def stack(size: str, scale: dict[str, Any], device: str) -> dict[str, Any]:
     """All learning rates and seeds at once, a quarter of them, and one at a time in two ways."""
     base, tokens, options = a_trial(size, scale, device)
-    check_numbers(base, tokens, options, device, slots=len(SEEDS))
     trials = [
         Trial(replace(base.config, seed=seed, optim=replace(base.config.optim, lr=base.config.optim.lr * multiplier)))
         for multiplier in LR_MULTIPLIERS
         for seed in SEEDS
     ]
+    check_numbers(trials[:: len(SEEDS) + 1], tokens, options, device)  # no two of one learning rate or of one seed
     tokens_of_step = base.config.batch_tokens
     contenders = {
         "alone": alone_step(base, tokens, options, device),
@@ -218,10 +230,6 @@ class Plain:
         self.rng = np.random.default_rng(0)
 
     def step(self) -> torch.Tensor:
-        with nothing_deterministic():  # also while it is compiled, which its first backward is only when it is called
-            return self._step()
-
-    def _step(self) -> torch.Tensor:
         batch, seq_len = self.config.batch_sequences, self.config.model.seq_len
         starts = self.rng.integers(0, len(self.data) - seq_len - 1, batch)
         rows = torch.from_numpy(np.stack([self.data[s : s + seq_len + 1] for s in starts]).astype(np.int64))
@@ -245,19 +253,19 @@ def nothing_deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def check_numbers(trial: Trial, tokens: Tokens, options: Any, device: str, slots: int) -> None:
-    """Ten steps in a stack, and alone without compiling: the same losses, up to the precision's rounding."""
-    steps, bound = 10, 2e-2 if trial.config.precision == "bf16" else 1e-4
-    made, curves = make_stack([trial] * slots, tokens, options, device)
-    setup = setup_of(trial, tokens, replace(options, compile=False), device)
-    state = State.fresh(setup)
+def check_numbers(trials: list[Trial], tokens: Tokens, options: Any, device: str) -> None:
+    """Ten steps in a stack, and each alone without compiling: the same losses, up to the precision's rounding."""
+    steps, bound = 10, 2e-2 if trials[0].config.precision == "bf16" else 1e-4
+    made, curves = make_stack(trials, tokens, options, device)
     for _ in range(steps):
         made.update()
-        loop.update(setup, state, curves[0].lr(state.step))
-        state.step += 1
-    expected = state.loss_sum.item() / steps
-    for curve in curves:
-        found = curve.state.loss_sum.item() / steps
+    for trial, curve in zip(trials, curves, strict=True):
+        setup = setup_of(trial, tokens, replace(options, compile=False), device)
+        state = State.fresh(setup)
+        for _ in range(steps):
+            loop.update(setup, state, curve.lr(state.step))
+            state.step += 1
+        found, expected = curve.state.loss_sum.item() / steps, state.loss_sum.item() / steps
         if not abs(found - expected) <= bound * expected:
             raise SystemExit(f"{trial.trial_id}: mean loss {found} in a stack and {expected} alone; nothing was timed")
 
@@ -270,21 +278,23 @@ def in_turns(
     Seconds are of the process's CPU where there is no GPU, so that what else a machine does counts for less.
     """
     now = time.perf_counter if torch.cuda.is_available() else time.process_time
+
+    def seconds_of(name: str, steps: int) -> float:
+        with nothing_deterministic() if name in NOT_DETERMINISTIC else nullcontext():
+            start = now()
+            for _ in range(steps):
+                last = contenders[name]()
+            last.sum().item()  # waits for the device
+            return (now() - start) / steps
+
     steps = {}
-    for name, step in contenders.items():
-        for _ in range(WARM_UP_STEPS):
-            step().sum().item()
-        start = now()
-        step().sum().item()
-        steps[name] = max(3, round(SECONDS_PER_ROUND / (now() - start)))
+    for name in contenders:
+        seconds_of(name, WARM_UP_STEPS)  # compiled here, what was not before
+        steps[name] = max(3, round(SECONDS_PER_ROUND / seconds_of(name, 1)))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(ROUNDS):
-        for name, step in contenders.items():
-            start = now()
-            for _ in range(steps[name]):
-                last = step()
-            last.sum().item()  # waits for the device
-            seconds[name].append((now() - start) / steps[name])
+        for name in contenders:
+            seconds[name].append(seconds_of(name, steps[name]))
     return {
         name: round((at_once or {}).get(name, 1) * tokens_of_step / statistics.median(values))
         for name, values in seconds.items()
@@ -303,24 +313,48 @@ def ladder(folder: Path, scale: dict[str, Any]) -> dict[str, Any]:
     ]  # fmt: skip
     data = compose([*scale["data"], "budget.tokens=1G"])
     prepare(data.data, Path(data.paths.tokens))
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "sweep", "launch", "--no-report", *overrides]
-    status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    append_json(folder / "launches.jsonl", {"seconds": time.perf_counter() - start, "status": status})
-    launches = read_json_lines(folder / "launches.jsonl")
+    launches = folder / "launches.jsonl"
+    end_of_killed(launches, folder / "runs")
+    append_json(launches, {"started": time.time(), "ended": None})
+    status = interruptible([sys.executable, "-m", "sweep", "launch", "--no-report", *overrides])
+    end_last(launches, time.time())
     if status:
         raise SystemExit(f"the launch ended with {status}; the same command goes on")
     subprocess.run([sys.executable, "-m", "sweep", "collect", folder.resolve() / "ladder"], cwd=ROOT, check=True)
     meta = read_json(folder / "ladder" / "meta.json")
     return {
         "overrides": [text for text in overrides if not text.startswith("paths.")],
-        "wall_seconds": round(sum(row["seconds"] for row in launches), 1),
-        "launches": len(launches),
+        "wall_seconds": round(sum(row["ended"] - row["started"] for row in read_json_lines(launches)), 1),
+        "launches": len(read_json_lines(launches)),
         "flops_useful": meta["flops_total"] - meta["flops_saved"],
         "device_seconds": round(meta["device_seconds"], 1),
         "sweep_efficiency": meta["efficiency"],
         "trials": len(read_json_lines(folder / "ladder" / "plan.jsonl")),
     }
+
+
+def interruptible(command: list[str]) -> int:
+    """Its exit status. Whoever stops us stops it: training must not go on where nobody measures it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)  # Ctrl-C reaches us alone
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        return process.wait()
+
+
+def end_of_killed(launches: Path, runs: Path) -> None:
+    """A launch whose end nobody wrote down lasted until the last file that it wrote."""
+    rows = read_json_lines(launches)
+    if rows and rows[-1]["ended"] is None:
+        written = [path.stat().st_mtime for path in runs.rglob("*")]
+        end_last(launches, max([rows[-1]["started"], *written]))
+
+
+def end_last(launches: Path, ended: float) -> None:
+    rows = read_json_lines(launches)
+    write_json_lines(launches, [*rows[:-1], {**rows[-1], "ended": ended}])
 
 
 if __name__ == "__main__":

@@ -14,12 +14,17 @@ from typing import Any
 from sweep.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-# What a change of can change a loss. Verbs, tables and fits are not here: they read results, never make them.
+# Files whose change can change a loss. Which backend `auto` takes (kernels/checked.json) is in the execution class.
 TRAINING_CODE = (
     "kernels/*.py",
-    "kernels/*.json",
+    "kernels/configurations.json",
     "models/*.py",
+    "sweep/training/checkpoint.py",
+    "sweep/training/family.py",
     "sweep/training/loop.py",
+    "sweep/training/setup.py",
+    "sweep/training/curve.py",
+    "sweep/training/evaluation.py",
     "sweep/training/optim.py",
     "sweep/training/stack.py",
     "sweep/training/graph.py",

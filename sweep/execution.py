@@ -104,8 +104,8 @@ class Work:
 
     like: Trial
     steps: float  # of all its curves, a family's trunk counted once
-    longest_curve: int  # a curve's steps follow each other, its trunk's included,
-    longest_family: float  # and without a stack so do all steps of a family
+    longest_curve: int  # of one trial, its trunk included: they follow each other even in a stack
+    longest_family: float  # of one family: they follow each other where it is trained without a stack
 
     @classmethod
     def of(cls, families: list[list[Trial]], peers: int) -> "Work":

@@ -15,7 +15,8 @@ from sweep.environment import describe
 from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, loop
-from sweep.training.loop import Setup, State
+from sweep.training.curve import Curve, State
+from sweep.training.setup import Setup
 from sweep.verbs.plan import plan_here
 
 BUDGETS = (20, 40, 60)  # steps; they branch at 16, 32 and 48
@@ -262,7 +263,7 @@ def saved(plan, together, tmp_path):
 
 
 def curve_at(setup, state, folder):
-    return loop.Curve(
+    return Curve(
         setup, state, None, folder / "metrics.jsonl", folder / "samples.jsonl", print, lambda: False, lambda news: None
     )
 

@@ -52,11 +52,11 @@ def record(plan, trial, status="finished"):
 
 def start(trunk, number=1, age=600.0, job=None, **more):
     row = {"attempt": number, "time": time.time() - age, "host": "h", "pid": 1, "job": job and asdict(job), **more}
-    trunk.attempt("start", **row)
+    tiny.attempt(trunk, "start", **row)
 
 
 def end(trunk, outcome, number=1, age=300.0, error=None):
-    trunk.attempt("end", attempt=number, time=time.time() - age, outcome=outcome, error=error)
+    tiny.attempt(trunk, "end", attempt=number, time=time.time() - age, outcome=outcome, error=error)
 
 
 def hold(trunk, holder, number=1, age=1.0, **progress):

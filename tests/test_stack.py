@@ -18,8 +18,8 @@ import torch
 
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, loop
+from sweep.training.curve import Curve, State
 from sweep.training.graph import gather
-from sweep.training.loop import Curve, State
 from sweep.training.stack import Stack
 from sweep.verbs.plan import plan_here
 
@@ -81,7 +81,7 @@ def test_one_step_from_the_same_state_is_the_same_step(plan, alone, micro_batch)
     stack = Stack(stacking.setup_of(plan, trials[0], micro_batch_sequences=micro_batch), len(trials))
     curves = []
     for trial, start in zip(trials, starts, strict=True):
-        setup = stacking.setup_of(plan, trial, model=stack.desk, micro_batch_sequences=micro_batch)
+        setup = stacking.setup_of(plan, trial, model=stack.scratch_model, micro_batch_sequences=micro_batch)
         curves.append(Curve.unsaved(setup, checkpoint.load(start, trial.family_id, setup)[0]))
         stack.seat(curves[-1])
     rates = stack.update()
@@ -96,7 +96,7 @@ def test_one_step_from_the_same_state_is_the_same_step(plan, alone, micro_batch)
         ulp = torch.finfo(torch.float32).eps
         assert (norm - true_norm).abs() <= 2 * (plain_norm - true_norm).abs() + 8 * ulp * true_norm
         for name, true in truth.items():
-            here = stack.desk.get_parameter(name).detach().double()
+            here = stack.scratch_model.get_parameter(name).detach().double()
             step = (true - before[name]).norm()
             assert (here - true).norm() <= 2 * (plain[name] - true).norm() + 4 * ulp * true.norm()
             assert (here - true).norm() < 1e-3 * step  # and it is the step, not the start
@@ -349,7 +349,7 @@ def test_the_stack_reads_the_batches_of_each_curve(plan):
     stack = Stack(stacking.setup_of(plan, trials[0]), len(trials))
     curves = []
     for trial in trials:
-        setup = stacking.setup_of(plan, trial, model=stack.desk)
+        setup = stacking.setup_of(plan, trial, model=stack.scratch_model)
         state = State.fresh(setup)
         curves.append(Curve.unsaved(setup, state))
         stack.seat(curves[-1])

@@ -245,7 +245,7 @@ def test_where_no_stack_can_be_had_at_all_each_family_is_an_attempt_that_failed(
     done, *others = plan.families()
     assert tiny.train(replace(plan, trials=done), tmp_path) == 0
     worker = Worker(tmp_path, Path(plan.config.paths.tokens), plan.config.run, "cpu", log=(said := []).append)
-    outcomes = stack_worker._failed(worker, [done, *others], UserError("run.graph=true: the step cannot be captured"))
+    outcomes = stack_worker._fail(worker, [done, *others], UserError("run.graph=true: the step cannot be captured"))
     assert outcomes == {done[0].family_id: "done", **{family[0].family_id: "failed" for family in others}}
     assert len(said) == len(others)
     for family in others:

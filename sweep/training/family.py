@@ -23,7 +23,9 @@ from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, loop
 from sweep.training.activations import dimension_of
-from sweep.training.loop import Curve, Diverged, Setup, State, Stopped
+from sweep.training.curve import Curve, Diverged, State, Stopped
+from sweep.training.evaluation import train_loss
+from sweep.training.setup import Setup
 from sweep.trial import Trial
 
 Course = Generator[tuple[Curve, int], None, None]  # curves to train, and to which step
@@ -63,7 +65,7 @@ class Family:
 def train_trial(family: Family, trial: Trial) -> None:
     """One trial to its record, from its own checkpoint, the trunk or step 0, whichever is furthest.
 
-    Raises loop.Stopped when asked to stop, all state saved; other errors pass through.
+    Raises Stopped when asked to stop, all state saved; other errors pass through.
     """
     if family.should_stop():
         raise Stopped
@@ -242,7 +244,7 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
         loss_nats=loss_nats,
         best_loss_nats=state.best_loss_nats if state.best_tokens else None,
         best_tokens=state.best_tokens or None,
-        train_loss_nats=loop.train_loss(setup, state.step) if finished else None,
+        train_loss_nats=train_loss(setup, state.step) if finished else None,
         bits_per_byte=loop.finite(setup.tokens.bits_per_byte(loss_nats)) if loss_nats is not None else None,
         shared_steps=state.shared_steps,
         wall_seconds=state.seconds,

@@ -83,7 +83,7 @@ def _supervise(args: argparse.Namespace) -> int:
     from sweep.sweepdir import SweepDir
     from sweep.tracking.follow import Task
     from sweep.tracking.sidecar import Sidecar
-    from sweep.training.supervisor import LOG
+    from sweep.training.workers import LOG
 
     sweep = SweepDir(Path(args.sweep))
     task, _ = _task(sweep, args.submission, args.task)

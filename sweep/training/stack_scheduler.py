@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from sweep.training import loop
+from sweep.training.curve import Curve, Diverged, State, Stopped
 from sweep.training.family import Course, Family, trial_course, trunk_course, waits_for_trunk
-from sweep.training.loop import Clock, Curve, Diverged, State, Stopped
+from sweep.training.loop import Clock
 from sweep.training.stack import Stack
 from sweep.trial import Trial
 
@@ -28,13 +29,13 @@ class Member:
     family: Family
     failed: Callable[[Trial, Exception], str]  # writes it down; in one line
     ended: Callable[["Member"], None]
-    rows: int = 0  # in the queue or in a slot
+    lanes: int = 0  # in the queue or in a slot
     stopped: bool = False
     failures: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False)
-class Row:
+class Lane:
     """What a slot is wanted for: a trial's own curve, or the trunk for all trials that wait for it."""
 
     member: Member
@@ -44,76 +45,76 @@ class Row:
     until: int = field(init=False)
 
 
-class Together:
-    """The queue before a stack, and the rows in it."""
+class StackScheduler:
+    """The queue before a stack, and the lanes in it."""
 
     def __init__(self, stack: Stack, next_family: Callable[[], Member | None]):
         self.stack, self.next_family = stack, next_family
-        self.queue: deque[Row] = deque()
-        self.rows: list[Row] = []
-        self.clock = SharedClock(lambda: [row.curve.state for row in self.rows])
+        self.queue: deque[Lane] = deque()
+        self.lanes: list[Lane] = []
+        self.clock = SharedClock(lambda: [lane.curve.state for lane in self.lanes])
 
     def train(self) -> None:
         """Train until no family is left. Families that are told to stop leave with everything saved."""
         self._fill()
-        while self.rows:
+        while self.lanes:
             self.clock.skip()
-            for row in [*self.rows]:
-                self._attend(row, partial(self._ask_to_stop, row))
-            if self.rows:
+            for lane in [*self.lanes]:
+                self._attend(lane, partial(self._ask_to_stop, lane))
+            if self.lanes:
                 self._step()
             self._fill()
 
     def let_go(self) -> None:
         """Leave every family as its last checkpoints left it."""
-        for row in [*self.rows, *self.queue]:
-            row.member.stopped = True
-            self._remove(row)
+        for lane in [*self.lanes, *self.queue]:
+            lane.member.stopped = True
+            self._remove(lane)
         self.queue.clear()
 
     def _step(self) -> None:
-        """One update of all rows, then what follows it for each."""
+        """One update of all lanes, then what follows it for each."""
         rates = self.stack.update()
-        for row, (lr, grad_norm) in [(row, rates[self.stack.slot(row.curve)]) for row in self.rows]:
-            self._attend(row, partial(self._follow, row, lr, grad_norm))
+        for lane, (lr, grad_norm) in [(lane, rates[self.stack.slot(lane.curve)]) for lane in self.lanes]:
+            self._attend(lane, partial(self._follow, lane, lr, grad_norm))
         self.clock.share()
 
-    def _follow(self, row: Row, lr: float, grad_norm: Tensor) -> None:
-        loop.after_update(row.curve, self.clock, lr, grad_norm)
-        if row.curve.state.step == row.until:
-            loop.arrive(row.curve, self.clock)
-            row.curve, row.until = next(row.course)
+    def _follow(self, lane: Lane, lr: float, grad_norm: Tensor) -> None:
+        loop.after_update(lane.curve, self.clock, lr, grad_norm)
+        if lane.curve.state.step == lane.until:
+            loop.arrive(lane.curve, self.clock)
+            lane.curve, lane.until = next(lane.course)
             self.clock.skip()
 
-    def _ask_to_stop(self, row: Row) -> None:
-        if row.curve.should_stop():
-            loop.stop(row.curve, self.clock)
+    def _ask_to_stop(self, lane: Lane) -> None:
+        if lane.curve.should_stop():
+            loop.stop(lane.curve, self.clock)
 
-    def _attend(self, row: Row, action: Callable[[], None]) -> None:
-        """Do something of one row. It leaves when its course is over; what goes wrong ends this row alone."""
-        member = row.member
+    def _attend(self, lane: Lane, action: Callable[[], None]) -> None:
+        """Do something of one lane. It leaves when its course is over; what goes wrong ends this lane alone."""
+        member = lane.member
         try:
             try:
                 action()
                 return
             except Diverged as diverged:
-                row.course.throw(diverged)  # it writes the record, and has nothing more to train
+                lane.course.throw(diverged)  # it writes the record, and has nothing more to train
         except StopIteration:
             pass
         except Stopped:
             member.stopped = True
-        except Exception as error:  # noqa: BLE001 — whatever ends one row must not end the others
-            member.failures += [member.failed(trial, error) for trial in row.trials]
-        self._remove(row)
+        except Exception as error:  # noqa: BLE001 — whatever ends one lane must not end the others
+            member.failures += [member.failed(trial, error) for trial in lane.trials]
+        self._remove(lane)
 
     # ---- into slots and out of them ----
 
     def _fill(self) -> None:
-        while self.stack.free() and (row := self._next()) is not None:
-            self._attend(row, partial(self._seat, row))
+        while self.stack.free() and (lane := self._next()) is not None:
+            self._attend(lane, partial(self._seat, lane))
 
-    def _next(self) -> Row | None:
-        """The next row that wants a slot; another family is asked for when there is none."""
+    def _next(self) -> Lane | None:
+        """The next lane that wants a slot; another family is asked for when there is none."""
         while not self.queue:
             member = self.next_family()
             if member is None:
@@ -125,27 +126,27 @@ class Together:
         family, missing = member.family, member.family.missing()
         waiting = [trial for trial in missing if waits_for_trunk(family, trial)]
         if waiting:
-            self._queue(Row(member, waiting, trunk_course(family, waiting, partial(self._at_branch, member))))
+            self._queue(Lane(member, waiting, trunk_course(family, waiting, partial(self._at_branch, member))))
         for trial in missing:
             if trial not in waiting:
-                self._queue(Row(member, [trial], trial_course(family, trial)))
+                self._queue(Lane(member, [trial], trial_course(family, trial)))
         if not missing:
             member.ended(member)
 
     def _at_branch(self, member: Member, trial: Trial) -> None:
-        self._queue(Row(member, [trial], trial_course(member.family, trial)), first=True)
+        self._queue(Lane(member, [trial], trial_course(member.family, trial)), first=True)
 
-    def _queue(self, row: Row, first: bool = False) -> None:
-        row.member.rows += 1
-        self.queue.insert(0 if first else len(self.queue), row)
+    def _queue(self, lane: Lane, first: bool = False) -> None:
+        lane.member.lanes += 1
+        self.queue.insert(0 if first else len(self.queue), lane)
 
-    def _seat(self, row: Row) -> None:
+    def _seat(self, lane: Lane) -> None:
         """Begin a course: its curve gets a slot, and is read from there whenever it is looked at."""
-        family, trial = row.member.family, row.trials[-1]  # a trunk goes by its longest trial
+        family, trial = lane.member.family, lane.trials[-1]  # what is told of a trunk is told as its longest trial's
         if family.should_stop():
             raise Stopped
-        row.curve, row.until = next(row.course)
-        curve, save = row.curve, row.curve.save
+        lane.curve, lane.until = next(lane.course)
+        curve, save = lane.curve, lane.curve.save
 
         def save_from_slot(curve: Curve) -> None:
             self.stack.read(curve, moments=True)
@@ -153,8 +154,8 @@ class Together:
             curve.state.optimizer.state.clear()
 
         def on_progress(news: dict[str, Any]) -> None:
-            if "tokens_per_second" in news:  # of all rows, in metrics; of this one for who waits for it
-                news = {**news, "tokens_per_second": news["tokens_per_second"] / len(self.rows)}
+            if "tokens_per_second" in news:  # counted for all lanes; this one's share tells when it is done
+                news = {**news, "tokens_per_second": news["tokens_per_second"] / len(self.lanes)}
             family.on_progress({"trial_id": trial.trial_id, "steps": trial.config.steps, **news})
 
         curve.save, curve.on_progress = save_from_slot, on_progress
@@ -162,19 +163,19 @@ class Together:
         self.stack.seat(curve)
         self.clock.skip()
         curve.saved_at = self.clock.last
-        self.rows.append(row)
+        self.lanes.append(lane)
 
-    def _remove(self, row: Row) -> None:
-        if row in self.rows:
-            self.rows.remove(row)
-            self.stack.leave(row.curve)
-        row.member.rows -= 1
-        if row.member.rows == 0:
-            row.member.ended(row.member)
+    def _remove(self, lane: Lane) -> None:
+        if lane in self.lanes:
+            self.lanes.remove(lane)
+            self.stack.leave(lane.curve)
+        lane.member.lanes -= 1
+        if lane.member.lanes == 0:
+            lane.member.ended(lane.member)
 
 
 class SharedClock(Clock):
-    """A stack's: the time of a step is divided evenly; what is done for one row alone is charged to that one."""
+    """A stack's: the time of a step is divided evenly; what is done for one lane alone is charged to that one."""
 
     def __init__(self, states: Callable[[], list[State]]) -> None:
         super().__init__()
