@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.provenance import save
 from sweep.collect import collect
-from sweep.data.tokens import Unprepared
+from sweep.data.unprepared import Unprepared
 from sweep.plan import make_plan
 from sweep.plan import save as save_plan
 from sweep.record import Record

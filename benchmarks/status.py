@@ -23,7 +23,7 @@ from slurm import queue
 from slurm.submission import Chunk, Submission
 from sweep import files
 from sweep.claim import Holder
-from sweep.data.tokens import Unprepared
+from sweep.data.unprepared import Unprepared
 from sweep.plan import Plan, make_plan
 from sweep.plan import save as save_plan
 from sweep.rundir import RunDir

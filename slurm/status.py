@@ -28,7 +28,6 @@ from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 
 STATES = ("finished", "diverged", "running", "queued", "failed", "lost", "missing")
-TRAINS_ANOTHER = "its element runs, and trains another family"
 FAILED_JOB = ("FAILED", "OUT_OF_MEMORY")  # Slurm's words for what starting it again would not mend
 START_SECONDS = 30.0  # that a node's clock may be behind when an element's start is compared with its attempts
 UNSEEN_SECONDS = 60.0  # without a heartbeat, before it is worth saying
@@ -83,6 +82,7 @@ def look(sweep: SweepDir) -> Status:
     runs = sweep.settings()["paths"]["runs"]
     asked = ask(sweep)
     begun, trunks = _names(runs), _names(f"{runs}/trunks")
+    at_work = _at_work(Path(runs), asked)
     families: dict[str, Family] = {}
     trials = []
     for line in sweep.planned():
@@ -92,9 +92,8 @@ def look(sweep: SweepDir) -> Status:
             if family_id not in families:
                 there = family_id in trunks
                 families[family_id] = _family(runs, family_id, asked) if there else Family(family_id)
-            ended = _without_record(line["facts"], families[family_id], runs, asked)
+            ended = _without_record(line["facts"], families[family_id], runs, asked, at_work)
         trials.append(ended)
-    _tell_starting(trials, Path(runs), asked)
     return Status(sweep.name, trials, asked)
 
 
@@ -128,7 +127,7 @@ def _family(runs: str, family_id: str, asked: Asked) -> Family:
     return Family(family_id, heartbeat, holder, tries[-1] if tries else None)
 
 
-def _without_record(facts: dict[str, Any], family: Family, runs: str, asked: Asked) -> TrialStatus:
+def _without_record(facts: dict[str, Any], family: Family, runs: str, asked: Asked, at_work: set[str]) -> TrialStatus:
     trial = TrialStatus(facts["trial_id"], family.family_id, "missing")
     last, elements = family.last, asked.elements_of[family.family_id]
     error = _error_line(f"{runs}/{trial.trial_id}/error.txt") if last else None
@@ -137,7 +136,7 @@ def _without_record(facts: dict[str, Any], family: Family, runs: str, asked: Ask
     elif family.heartbeat is not None and family.holder is not None:
         _held(trial, facts, family, error)
     elif (entry := asked.element_now(family.family_id)) is not None:
-        _in_queue(trial, entry, last, error)
+        _in_queue(trial, entry, last, error, at_work)
     elif elements and (last is None or last.started < asked.submission_of[elements[0]].time):
         _never_began(trial, elements[0], asked)
     elif last is not None:
@@ -164,28 +163,27 @@ def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, error: Erro
         trial.note = f"no heartbeat for {duration(age)}, and nobody here can tell whether its process lives"
 
 
-def _in_queue(trial: TrialStatus, entry: queue.Job, last: Attempt | None, error: Error | None) -> None:
-    """The family is part of an element that waits, or that runs and trains another family now."""
+def _in_queue(
+    trial: TrialStatus, entry: queue.Job, last: Attempt | None, error: Error | None, at_work: set[str]
+) -> None:
+    """The family is part of an element that waits, or that runs and trains another family now, or none yet."""
     element = entry.element
     trial.where = _where(entry.node, {"id": element})
     if entry.state == "RUNNING" and last and last.job and last.job["id"] == element and _has_failed(last):
         trial.state, trial.note = "failed", error.line if error else last.error or ""
         return
     trial.state = "queued"
-    trial.note = TRAINS_ANOTHER if entry.state == "RUNNING" else entry.reason
-    if entry.state not in ("RUNNING", "PENDING"):
-        trial.note = entry.state
+    if entry.state == "RUNNING":
+        trains = element in at_work
+        trial.note = "its element runs, and trains another family" if trains else "its element is starting"
+    else:
+        trial.note = entry.reason if entry.state == "PENDING" else entry.state
 
 
-def _tell_starting(trials: list[TrialStatus], runs: Path, asked: Asked) -> None:
-    """Of trials whose element runs and has begun nothing since its (re)start, the note says that it is starting."""
-    begun: dict[str, bool] = {}
-    for trial in trials:
-        entry = asked.element_now(trial.family_id) if trial.note == TRAINS_ANOTHER else None
-        if entry is not None:
-            if entry.element not in begun:
-                begun[entry.element] = _has_begun(entry, runs, asked)
-            trial.note = trial.note if begun[entry.element] else "its element is starting"
+def _at_work(runs: Path, asked: Asked) -> set[str]:
+    """The elements that run and have begun something since their (re)start."""
+    running = [one for one in asked.in_queue.values() if one.state == "RUNNING" and one.element in asked.families_of]
+    return {one.element for one in running if _has_begun(one, runs, asked)}
 
 
 def _has_begun(entry: queue.Job, runs: Path, asked: Asked) -> bool:

@@ -16,7 +16,7 @@ from sweep.config import CONF, Config, RunOptions, compose_untyped, section
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
 from sweep.errors import UserError
-from sweep.plan import Composed, lay_over
+from sweep.grid import Composed, lay_over
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.training.worker import EXIT_DONE, Worker

@@ -14,7 +14,7 @@ import torch
 from models.gpt import GPT
 from sweep.config import RunOptions
 from sweep.data.tokens import Batches, Tokens, windows
-from sweep.errors import UserError
+from sweep.execution import check_micro_batch
 from sweep.trial import Trial, TrialConfig
 
 
@@ -45,11 +45,8 @@ class Setup:
 
     def __post_init__(self, shared_model: GPT | None) -> None:
         config, model = self.config, self.config.model
+        check_micro_batch(self.options, config.batch_sequences)
         self.micro_batch = self.options.micro_batch_sequences or config.batch_sequences
-        if config.batch_sequences % self.micro_batch:
-            raise UserError(
-                f"run.micro_batch_sequences={self.micro_batch}: must divide batch.sequences={config.batch_sequences}"
-            )
         self.model = shared_model or GPT(model, backend=self.backend).to(self.device)
         compiled = self.options.compile and shared_model is None
         self.loss = torch.compile(self.model.loss, dynamic=False) if compiled else self.model.loss

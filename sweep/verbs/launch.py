@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dataclasses import replace
     from pathlib import Path
 
     from rich.console import Console
@@ -44,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     if scheduler(args.overrides) == "slurm":
         return _on_slurm(args, command)
     console = Console(stderr=True)
-    plan = plan_here(args.overrides, download=not args.dry_run)
+    only = _families(args)
+    plan = plan_here(args.overrides, download=not args.dry_run, only=only)
     sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
     additions(plan, sweep, args.extend)
     if args.dry_run:
@@ -52,16 +52,15 @@ def run(args: argparse.Namespace) -> int:
         return 0
     local.check(plan)
     _refuse_damaged(plan)
-    only = set(args.only.split(",")) if args.only else set()
     local.listen()
     try:
-        if local.calibrate_where_it_pays(replace(plan, only=only).restricted(), console):
-            plan = plan_here(args.overrides)
+        if local.calibrate_where_it_pays(plan.restricted(), console):
+            plan = plan_here(args.overrides, only=only)
     except KeyboardInterrupt:
         print("stopped before any training; launch again", file=sys.stderr)
         return EXIT_AGAIN
     save(plan, sweep, command, extend=args.extend)
-    plan = replace(plan, only=only).restricted()
+    plan = plan.restricted()
     workers = local.worker_count(plan)
     on = f"{plan.device}, {workers} worker{'s' if workers > 1 else ''}" if workers else plan.device
     console.print(f"sweep {plan.name} on {on}: {price(plan, plan.done())}", highlight=False)
@@ -69,9 +68,14 @@ def run(args: argparse.Namespace) -> int:
     return _end(args, plan, sweep, command, outcome, console)
 
 
+def _families(args: argparse.Namespace) -> list[str]:
+    """Those that a launch is about; all if none is named."""
+    return args.only.split(",") if args.only else []
+
+
 def scheduler(overrides: list[str]) -> str:
     """`cluster.scheduler` of the grid's first point."""
-    from sweep.plan import grid
+    from sweep.grid import grid
 
     return next((point.config.cluster.scheduler for point in grid(overrides)), "local")
 
@@ -95,9 +99,8 @@ def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
     from sweep.sweepdir import SweepDir
     from sweep.verbs.plan import price, show
 
-    plan = absolute_paths(make_plan(args.overrides, tokens_or_stand_in))
+    plan = absolute_paths(make_plan(args.overrides, tokens_or_stand_in, _families(args)))
     sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
-    plan.only = set(args.only.split(",")) if args.only else set()
     report = not args.no_report
     if args.dry_run:
         additions(plan, sweep, args.extend)

@@ -8,6 +8,7 @@ Any key of conf/train.yaml can be overridden; several values make it an axis.
 
 import argparse
 import sys
+from collections.abc import Collection
 
 from sweep.quantity import counted, duration, format_bytes, scientific, short
 
@@ -40,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def plan_here(overrides: list[str], download: bool = True):
+def plan_here(overrides: list[str], download: bool = True, only: Collection[str] = ()):
     """The plan for this machine. Data that is not there yet is prepared, from the Hub only where `download`."""
     from sweep.data.prepare import find, prepare
-    from sweep.data.tokens import Unprepared
+    from sweep.data.unprepared import stand_in
     from sweep.plan import make_plan
 
     def prepared(config, root):
@@ -52,9 +53,9 @@ def plan_here(overrides: list[str], download: bool = True):
         tokens = find(config, root)
         if tokens is None:
             print(f"data {config.path} is not prepared: ids and epochs are not known yet", file=sys.stderr)
-        return tokens or Unprepared(config.tokenizer.vocab_size)
+        return tokens or stand_in(config)
 
-    return make_plan(overrides, prepared)
+    return make_plan(overrides, prepared, only)
 
 
 def show(plan) -> None:
