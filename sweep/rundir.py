@@ -16,6 +16,7 @@ runs/wandb/                 what wandb writes, of all runs; `wandb leet runs/wan
 runs/speeds.jsonl           measured tokens per second by device and shape, for the next plan's estimate
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ from typing import Any
 from sweep.files import append_json
 
 SCHEMA_VERSION = 1  # of trials and records; part of every trial's identity
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a trial failed with, in one line, and when (seconds since the epoch)."""
+
+    line: str
+    time: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,16 @@ class RunDir:
     def record(self) -> Path:
         return self.path / "record.json"
 
+    def failure(self, since: float = 0.0) -> Failure | None:
+        """What `error.txt` says, if there is one and it is newer than a time (seconds since the epoch)."""
+        try:
+            with open(self.error, errors="replace") as file:
+                lines = [line for line in file.read().splitlines() if line.strip()]
+                written = os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return None
+        return Failure(_what_went_wrong(lines), written) if written > since else None
+
     def stable(self, step: int) -> Path:
         """A trunk's checkpoint at a step of the stable phase."""
         return self.path / f"stable-{step:09d}.pt"
@@ -85,3 +104,13 @@ class RunDir:
 
     def attempt(self, event: str, **what: Any) -> None:
         append_json(self.attempts, {"event": event, **what})
+
+
+def _what_went_wrong(lines: list[str]) -> str:
+    """The line of a traceback that names the error, below its last frame; the first line of any other text."""
+    if not lines:
+        return "failed without a message"
+    if not lines[0].startswith("Traceback"):
+        return lines[0]
+    last_frame = max((number for number, line in enumerate(lines) if line.startswith("  File ")), default=0)
+    return next((line for line in lines[last_frame + 1 :] if not line.startswith("  ")), lines[-1])

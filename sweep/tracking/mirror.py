@@ -18,7 +18,7 @@ from sweep.claim import Claim
 from sweep.errors import UserError
 from sweep.exits import EXIT_AGAIN
 from sweep.files import read_json, read_json_lines, write_json
-from sweep.rundir import RunDir
+from sweep.rundir import Failure, RunDir
 from sweep.schedule import Schedule
 from sweep.tracking import content, fragments, settings
 from sweep.tracking.section import WandbSection
@@ -161,14 +161,11 @@ class Mirror:
         with contextlib.suppress(wandb.Error, ValueError):
             self.run.summary["samples"] = wandb.Table(columns=list(content.SAMPLE_COLUMNS), data=rows)
 
-    def failure(self, since: float) -> str | None:
-        """The last line of what the trial failed with after a time (seconds since the epoch), unless it was told."""
-        path = self.folder.error
-        if not path.exists() or path.stat().st_mtime <= max(since, self.failed_at):
-            return None
-        return (path.read_text().splitlines() or ["failed"])[-1]
+    def failure(self, since: float) -> Failure | None:
+        """What the trial failed with after a time (seconds since the epoch), unless it was told."""
+        return self.folder.failure(since=max(since, self.failed_at))
 
-    def close(self, error: str | None = None) -> None:
+    def close(self, failure: Failure | None = None) -> None:
         """End the attempt: with the record if there is one, else as failed, else as stopped and to be gone on with.
 
         Raises NotKept where rows are missing from wandb's own file, TimeoutError where the upload takes too long.
@@ -177,15 +174,15 @@ class Mirror:
         self.advance()
         if record is not None:
             self.run.summary.update(content.summary(record))
-        elif error is not None:
-            self.run.summary.update({"status": "failed", "error": error})
-            self.failed_at = self.folder.error.stat().st_mtime
+        elif failure is not None:
+            self.run.summary.update({"status": "failed", "error": failure.line})
+            self.failed_at = failure.time
         else:
             self.run.summary.update({"status": "stopped"})
             self.run.mark_preempting()
         run, self.run = self.run, None
         file, online = settings.file_of(run), not run.offline
-        run.finish(exit_code=0 if record is not None else 1 if error is not None else EXIT_AGAIN)
+        run.finish(exit_code=0 if record is not None else 1 if failure is not None else EXIT_AGAIN)
         await_end(file)
         if online:
             fragments.mark_up(file)
