@@ -7,7 +7,7 @@ trial's branch are this trial's.
 """
 
 import contextlib
-import json
+import itertools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +15,8 @@ from typing import Any
 
 from sweep import claim
 from sweep.claim import Claim
-from sweep.errors import UserError
 from sweep.exits import EXIT_AGAIN
-from sweep.files import read_json, read_json_lines, write_json
+from sweep.files import read_json, read_json_lines, read_json_lines_back, write_json
 from sweep.rundir import Failure, RunDir
 from sweep.schedule import Schedule
 from sweep.tracking import content, fragments, settings
@@ -210,16 +209,6 @@ def await_end(file: Path) -> None:
 
 
 def _rows_after(path: Path, step: int, until: int) -> list[dict[str, Any]]:
-    """The complete rows with step < row's step <= until, read from the end."""
-    text = path.read_bytes()
-    rows: list[dict[str, Any]] = []
-    for line in reversed(text[: text.rfind(b"\n") + 1].splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}: damaged line ({error}); restore the file, or remove it") from error
-        if row["step"] <= step:
-            break
-        if row["step"] <= until:
-            rows.append(row)
-    return rows[::-1]
+    """The rows with step < row's step <= until, read from the end: all but a few were logged before."""
+    new = itertools.takewhile(lambda row: row["step"] > step, read_json_lines_back(path))
+    return [row for row in new if row["step"] <= until][::-1]

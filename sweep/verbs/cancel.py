@@ -13,15 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sweep.names import add_sweep
+
 HELP = "stop a sweep, or some of its runs; what is trained is kept"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's name or folder")
+    add_sweep(parser)
     parser.add_argument(
         "runs", nargs="*", default=[], metavar="RUN", help="ids or unique prefixes (default: the whole sweep)"
     )
-    parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
 
 
 def run(args: argparse.Namespace) -> int:

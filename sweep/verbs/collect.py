@@ -5,18 +5,20 @@ Every planned trial is a row: finished, diverged, failed, running or missing, wi
 
 import argparse
 
+from sweep.names import add_sweep
+
 HELP = "every run of a sweep into one table"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", help="a sweep's name or folder")
+    add_sweep(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from sweep.collect import collect
     from sweep.sweepdir import SweepDir
 
-    sweep = SweepDir.find(args.sweep)
+    sweep = SweepDir.find(args.sweep, args.sweeps)
     collected = collect(sweep)
     counts = collected.table["status"].value_counts()
     said = ", ".join(f"{count} {status}" for status, count in counts.items())

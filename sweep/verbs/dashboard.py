@@ -12,11 +12,13 @@ in W&B stay.
 import argparse
 from pathlib import Path
 
+from sweep.names import add_sweep
+
 HELP = "a W&B workspace and a report of a sweep, made or brought up to date"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's name or folder")
+    add_sweep(parser)
     parser.add_argument(
         "--export",
         nargs="?",
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from sweep.tracking import settings
     from sweep.tracking.section import WandbSection
 
-    sweep = SweepDir.find(args.sweep)
+    sweep = SweepDir.find(args.sweep, args.sweeps)
     section = WandbSection(**sweep.settings().get("wandb", {}))
     settings.wandb_module()
     dashboard = _dashboard()

@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sweep.names import add_sweeps
+
 MOST_REPORTED = 5000
 HELP = "fit a scaling law to a sweep, or to any table with columns for N, D and loss"
 
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "table", metavar="TABLE", help="a sweep's name, a .csv, .parquet or .jsonl file, or wandb:ENTITY/PROJECT"
     )
+    add_sweeps(parser)
     parser.add_argument(
         "--columns",
         default="",
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if not (args.bootstrap == 0 or 100 <= args.bootstrap <= 20_000):
         raise UserError(f"--bootstrap {args.bootstrap}: 0 for no intervals, or 100 to 20000 refits")
     source = fetched(args.table) if args.table.startswith(("wandb:", "https://", "http://")) else args.table
-    data, curves, home = table.read(source)
+    data, curves, home = table.read(source, Path(args.sweeps))
     data = from_wandb(data)
     home = replace(home, folder=args.out) if args.out else home
     options = {

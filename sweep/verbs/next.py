@@ -9,13 +9,15 @@ conditions and data allow. What a family's trunk has trained already costs nothi
 
 import argparse
 
+from sweep.names import add_sweep
+
 HELP = "which trials to run next, as commands"
 LARGER_RUNGS = 4
 BUDGET_STEP = 2**0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", help="a fitted sweep's name or folder")
+    add_sweep(parser, about="a fitted sweep's name or folder")
     parser.add_argument("--budget", required=True, metavar="C", help="training FLOPs to spend, e.g. 3e12")
     parser.add_argument("--target", metavar="C", help="the compute asked about (default: 10 times the dearest run)")
 
@@ -27,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from sweep.quantity import parse_quantity, scientific, short
     from sweep.sweepdir import SweepDir
 
-    sweep = SweepDir.find(args.sweep)
+    sweep = SweepDir.find(args.sweep, args.sweeps)
     budget = parse_quantity("--budget", args.budget)
     fitted = fit.read(sweep.path)
     dearest = max(row["C"] for row in fitted["residuals"])

@@ -12,11 +12,14 @@ import argparse
 import shlex
 import sys
 
+from sweep.names import add_sweeps
+
 HELP = "the loss of a larger run, written down before it is trained; scored when it is"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", metavar="TABLE", help="a sweep's name, or the file that was fitted")
+    add_sweeps(parser)
     parser.add_argument("--flops", metavar="C", help="training FLOPs, e.g. 1e15")
     parser.add_argument("--params", metavar="N", help="parameters, as the fit counts them, e.g. 10M")
     parser.add_argument("--tokens", metavar="D", help="training tokens, e.g. 200M")
@@ -31,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from sweep.fitting import fit, predict, table
     from sweep.quantity import parse_quantity
 
-    data, _, home = table.read(args.table)
+    data, _, home = table.read(args.table, Path(args.sweeps))
     home = replace(home, folder=Path(args.out)) if args.out else home
     if args.score:
         for path, prediction in predict.load(home.path("predictions")):

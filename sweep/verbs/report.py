@@ -10,11 +10,13 @@ fit it shows the data, and why there is no fit.
 import argparse
 from pathlib import Path
 
+from sweep.names import add_sweep
+
 HELP = "figures, an interactive page, its numbers as JSON, and a summary of a collected sweep"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's name, or its folder")
+    add_sweep(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: report/ in the sweep's folder)"
     )
@@ -25,8 +27,9 @@ def run(args: argparse.Namespace) -> int:
 
     from sweep.reporting import report, results
     from sweep.reporting.summary import summary
+    from sweep.sweepdir import SweepDir
 
-    folder = results.find(args.sweep)
+    folder = SweepDir.find(args.sweep, args.sweeps, collected=True).path
     out = args.out or folder / "report"
     numbers = report.write(results.load(folder), out)
     Console(highlight=False).print(summary(numbers, out))

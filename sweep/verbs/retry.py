@@ -12,15 +12,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from sweep.names import add_sweep
+
 HELP = "try runs again that failed or were given up"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's name or folder")
+    add_sweep(parser)
     parser.add_argument(
         "runs", nargs="*", default=[], metavar="RUN", help="ids or unique prefixes (default: all that are missing)"
     )
-    parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
 
 
 def run(args: argparse.Namespace) -> int:

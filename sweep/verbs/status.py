@@ -21,6 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sweep.names import add_sweep
+
 HELP = "how a sweep stands: done, running, queued, failed, lost"
 SHOWN = 12  # trials of a state, without --all
 WATCH_SECONDS = 5.0
@@ -29,11 +31,10 @@ COLORS = {"finished": "green", "diverged": "magenta", "running": "cyan", "failed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="the sweep's name or folder (default: list them all)")
+    add_sweep(parser, about="the sweep's name or folder (default: list them all)", nargs="?")
     parser.add_argument("--all", action="store_true", help="every trial, however many")
     parser.add_argument("--watch", action="store_true", help="keep showing it")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
-    parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
 
 
 def run(args: argparse.Namespace) -> int:

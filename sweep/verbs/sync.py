@@ -16,11 +16,13 @@ Exit status: 0 all is up, 1 something is not.
 import argparse
 import shlex
 
+from sweep.names import add_sweep
+
 HELP = "upload a sweep's offline W&B runs, and the sweep itself as a run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's name or folder")
+    add_sweep(parser)
     parser.add_argument("--parallel", type=int, default=4, metavar="N", help="runs to upload at a time (default: 4)")
     parser.add_argument("--no-upload", action="store_true", help="only write what is missing, offline")
 
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.parallel < 1:
         raise UserError(f"--parallel {args.parallel}: must be at least 1")
-    sweep = SweepDir.find(args.sweep)
+    sweep = SweepDir.find(args.sweep, args.sweeps)
     section = WandbSection(**sweep.settings().get("wandb", {}))
     from sweep.tracking.account import sign_in
     from sweep.tracking.sync import catch_up, sync
