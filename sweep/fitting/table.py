@@ -117,7 +117,8 @@ def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.D
     """(table, curves or None, where results go) for a sweep's name or a file. UserError where there is no such thing
     or it cannot be read."""
     path = Path(source)
-    if not path.suffix and not path.is_file():
+    is_folder = path.is_dir() or (sweeps / source).is_dir()  # a sweep's name may hold a dot
+    if not path.is_file() and (is_folder or not path.suffix):
         try:
             folder = SweepDir.find(source, sweeps, collected=True).path
         except UserError as error:
