@@ -29,8 +29,9 @@ from sweep.errors import UserError
 from sweep.estimate import ALONE, Estimate, Speeds
 from sweep.execution import Execution, executions, micro_batch, pays_to_calibrate, peers
 from sweep.quantity import size
+from sweep.record import Record
 from sweep.rundir import RunDir
-from sweep.sweepdir import SweepDir
+from sweep.sweepdir import SweepDir, launch_command
 from sweep.trial import Trial, check, resolve
 
 NOT_OF_A_TRIAL = ("run", "cluster", "wandb", "paths", "sweep")  # the same for a whole sweep, so no axis
@@ -204,7 +205,7 @@ def _choose_executions(plan: Plan, speeds: Speeds, device_name: str) -> None:
                 plan.estimates[trial.trial_id] = estimate
 
 
-def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) -> None:
+def save(plan: Plan, sweep: SweepDir, overrides: list[str], extend: bool = False) -> None:
     """Write the plan to its sweep's folder; what the folder holds already stays in it (see `additions`)."""
     there = planned_trials(sweep) if sweep.plan.exists() else []
     new = additions(plan, sweep, extend)
@@ -212,7 +213,8 @@ def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) 
     files.write_json_lines(sweep.plan, (trial.to_json() for trial in trials))
     settings = {
         "name": sweep.name,
-        "command": command,
+        "command": launch_command(overrides, extend),
+        "overrides": overrides,
         "device": plan.device,
         "run": asdict(plan.config.run),
         "cluster": asdict(plan.config.cluster),
@@ -236,6 +238,23 @@ def additions(plan: Plan, sweep: SweepDir, extend: bool) -> set[str]:
             f"{len(wanted)} asked for are not in it; give another sweep.name=NAME, or add them: launch with --extend"
         )
     return new
+
+
+def scheduler(overrides: list[str]) -> str:
+    """`cluster.scheduler` of the grid's first point."""
+    return next((point.config.cluster.scheduler for point in grid(overrides)), "local")
+
+
+def refuse_damaged(plan: Plan) -> None:
+    """UserError for a record that is there but cannot be read: it would pass for a finished trial."""
+    damaged = []
+    for trial_id in sorted(plan.done()):
+        try:
+            Record.read(RunDir.of_trial(plan.runs, trial_id).record)
+        except UserError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UserError(damaged[0] + (f" (and {len(damaged) - 1} more records)" if damaged[1:] else ""))
 
 
 def absolute_paths(plan: Plan) -> Plan:

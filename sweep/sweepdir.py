@@ -2,7 +2,7 @@
 
 sweeps/<name>/
   plan.jsonl        the trials of the grid, one JSON line each
-  sweep.json        the command, options and paths it was launched with, what was excluded and why
+  sweep.json        the overrides, options and paths it was launched with, what was excluded and why
   logs/             what the workers said
   table.parquet, curves.parquet, samples.parquet, meta.json    from `collect`
   fit.json          from `fit`
@@ -59,6 +59,13 @@ class SweepDir:
         """What `sweep.json` holds."""
         return read_json(self.path / "sweep.json")
 
+    def overrides(self) -> list[str]:
+        """What it was launched with last."""
+        settings = self.settings()
+        if "overrides" in settings:
+            return settings["overrides"]
+        return [word for word in settings["command"][4:] if word != "--extend"]  # of an older version
+
     def planned(self) -> list[dict[str, Any]]:
         """The plan's lines: `Trial.to_json` of each trial, the longest family first."""
         lines = []
@@ -81,3 +88,8 @@ class SweepDir:
             trial_ids = [line["trial_id"] for line in of_family] or [one_run(name, by_id, f"sweep {self.name}")]
             found.update((trial_id, by_id[trial_id]) for trial_id in trial_ids)
         return list(found.values())
+
+
+def launch_command(overrides: list[str], extend: bool = False) -> list[str]:
+    """What a person types to launch these overrides."""
+    return ["python", "-m", "sweep", "launch", *overrides, *(["--extend"] if extend else [])]

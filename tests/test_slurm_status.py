@@ -709,13 +709,11 @@ def test_retry_forgets_failures_and_launches_only_these(small, slurm, capsys, mo
     error = RunDir.of_trial(plan.runs, short.trial_id).error
     files.write(error, lambda file: file.write(b"RuntimeError: bad\n"))
     launched = []
-    monkeypatch.setattr(launch, "run", lambda args: launched.append(args) or 0)
+    monkeypatch.setattr(launch, "launch", lambda request: launched.append(request) or 0)
     assert main(["retry", "small", short.trial_id]) == 0
     assert not attempts.is_given_up(trunk)
     assert not error.exists()
-    (args,) = launched
-    assert args.only == short.family_id
-    assert args.overrides == sweep.settings()["command"][4:]
+    assert launched == [launch.Request(sweep.overrides(), only=frozenset({short.family_id}))]
     for trial in plan.trials:
         record(plan, trial)
     assert main(["retry", "small"]) == 0
@@ -727,8 +725,7 @@ def test_retry_trains_here_what_was_given_up_and_nothing_else(small, capsys):
     plan, sweep = small
     short, long, trunk = family_of(plan)
     settings = sweep.settings()
-    command = [*settings["command"], "sweep.name=small"]
-    files.write_json(sweep.path / "sweep.json", {**settings, "command": command})
+    files.write_json(sweep.path / "sweep.json", {**settings, "overrides": [*sweep.overrides(), "sweep.name=small"]})
     start(trunk, number=0, standing={})
     end(trunk, "given up", number=0, error="given up after 3 attempts")
     assert main(["retry", "small", short.trial_id]) == 0

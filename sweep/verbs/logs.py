@@ -14,9 +14,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.names import add_sweeps
+from slurm.asked import ask
+from sweep import attempts
+from sweep.attempts import Attempt
+from sweep.errors import UserError
+from sweep.files import read_json
+from sweep.names import add_sweeps, one_run
+from sweep.quantity import duration
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
 
-HELP = "the log of the workers that trained a run, or train it"
 FOLLOW_SECONDS = 0.5
 
 
@@ -38,9 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep import attempts
-    from sweep.rundir import RunDir
-
     runs = Path(args.runs)
     sweeps = sorted(Path(args.sweeps).glob("*/plan.jsonl"))
     trial_id, family_id = find(args.name, runs, sweeps)
@@ -72,11 +76,6 @@ def run(args: argparse.Namespace) -> int:
 
 def find(name: str, runs: Path, plans: list[Path]) -> tuple[str | None, str]:
     """(trial, family) of what a person calls a run; it may not have been begun yet. (None, family) of a family's id."""
-    from sweep.errors import UserError
-    from sweep.files import read_json
-    from sweep.names import one_run
-    from sweep.sweepdir import SweepDir
-
     if (runs / "trunks" / name).is_dir():
         return None, name
     name = Path(name).name if (Path(name) / "trial.json").exists() else name
@@ -93,15 +92,13 @@ def find(name: str, runs: Path, plans: list[Path]) -> tuple[str | None, str]:
     return (trial_id, family_of[trial_id]) if family_of[trial_id] else find(trial_id, runs, [])
 
 
-def logs_of(trial_id: str | None, family_id: str, trunk, plans: list[Path], finished: float | None = None) -> list[Log]:
+def logs_of(
+    trial_id: str | None, family_id: str, trunk: RunDir, plans: list[Path], finished: float | None = None
+) -> list[Log]:
     """Log files, oldest first: of a family's attempts, and of elements that did not come to it, or not yet.
 
     Of a trial that was `finished` (seconds since the epoch), only those from before, and of sweeps that plan it.
     """
-    from slurm.asked import ask
-    from sweep import attempts
-    from sweep.sweepdir import SweepDir
-
     tried = attempts.read(trunk)
     found = {path: Log(path, one.started) for one in tried if one.log and (path := Path(one.log).resolve()).exists()}
     for plan in plans:
@@ -131,10 +128,8 @@ def _show(path: Path, shown: dict[Path, int]) -> None:
     sys.stdout.flush()
 
 
-def _told(number: int, attempt) -> str:
+def _told(number: int, attempt: Attempt) -> str:
     """One line on an attempt: when, where, how it ended."""
-    from sweep.quantity import duration
-
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
     where = (attempt.job or {}).get("node") or attempt.host
     job = f", job {attempt.job['id']} (restart {attempt.job['restart']})" if attempt.job else ""

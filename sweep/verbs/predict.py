@@ -11,10 +11,16 @@ beside runs.fit.json), with its date and the hash of the data that it was made f
 import argparse
 import shlex
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
+
+from sweep.fitting import fit, predict, table
+from sweep.fitting.table import Rows
 from sweep.names import add_sweeps
-
-HELP = "the loss of a larger run, written down before it is trained; scored when it is"
+from sweep.quantity import parse_quantity, scientific, short
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-    from pathlib import Path
-
-    from sweep.fitting import fit, predict, table
-    from sweep.quantity import parse_quantity
-
     data, _, home = table.read(args.table, Path(args.sweeps))
     home = replace(home, folder=Path(args.out)) if args.out else home
     if args.score:
@@ -54,17 +54,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _same_rows(data, made: dict):
+def _same_rows(data: pd.DataFrame, made: dict[str, Any]) -> Rows:
     """The table's rows, read as the fit (or the prediction) read them."""
-    from sweep.fitting import table
-
     convention = made["convention"]
     return table.prepare(data, columns=made["columns"], n_convention=convention["N"], c_convention=convention["C"])
 
 
-def describe(prediction: dict) -> str:
-    from sweep.quantity import scientific, short
-
+def describe(prediction: dict[str, Any]) -> str:
     ends = prediction["interval"]
     sure = f" [{ends[0]:.4f}, {ends[1]:.4f}] (90%)" if ends else ""
     return (
@@ -73,6 +69,6 @@ def describe(prediction: dict) -> str:
     )
 
 
-def outcome(entry: dict) -> str:
+def outcome(entry: dict[str, Any]) -> str:
     inside = {True: ", inside the interval", False: ", OUTSIDE the interval", None: ""}[entry["inside"]]
     return f"row {entry['row']}: {entry['loss_nats']:.4f}; predicted {100 * entry['error']:+.2f}% off{inside}"

@@ -10,9 +10,10 @@ fit it shows the data, and why there is no fit.
 import argparse
 from pathlib import Path
 
-from sweep.names import add_sweep
+from rich.console import Console
 
-HELP = "figures, an interactive page, its numbers as JSON, and a summary of a collected sweep"
+from sweep.names import add_sweep
+from sweep.sweepdir import SweepDir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from sweep.reporting import report, results
-    from sweep.reporting.summary import summary
-    from sweep.sweepdir import SweepDir
-
-    folder = SweepDir.find(args.sweep, args.sweeps, collected=True).path
-    out = args.out or folder / "report"
-    numbers = report.write(results.load(folder), out)
-    Console(highlight=False).print(summary(numbers, out))
+    report_sweep(SweepDir.find(args.sweep, args.sweeps, collected=True), args.out)
     return 0
+
+
+def report_sweep(sweep: SweepDir, out: Path | None = None) -> None:
+    """Write a sweep's report, and print its summary."""
+    from sweep.reporting import report, results  # plotting
+    from sweep.reporting.summary import summary
+
+    out = out or sweep.path / "report"
+    numbers = report.write(results.load(sweep.path), out)
+    Console(highlight=False).print(summary(numbers, out))
