@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", default="", metavar="C,…", help="also say the best buy for these FLOPs")
     parser.add_argument("--target-loss", default="", metavar="L,…", help="also say the least FLOPs for these losses")
     parser.add_argument("--no-report", action="store_true", help="only the fit, where TABLE is a file")
-    parser.add_argument("--json", choices=["-"], metavar="-", help="print the fit as JSON and write nothing")
+    parser.add_argument("--json", action="store_true", help="print the fit as JSON and write nothing")
 
 
 def run(args: argparse.Namespace) -> int:
