@@ -88,7 +88,7 @@ def one_launch(folder: Path) -> dict[str, float]:
     snapshot.take(sweep.path / "code")
     copying = time.perf_counter() - began
     began, began_processor = time.perf_counter(), time.process_time()
-    made, _, _ = submit.launch(plan, sweep, ["launch"], OVERRIDES, extend=False, report=True, say=print)
+    made, _, _ = submit.launch(plan, sweep, OVERRIDES, extend=False, report=True, say=print)
     rest = time.perf_counter() - began  # with the code's hash once more
     processor = time.process_time() - began_processor
     assert made is not None

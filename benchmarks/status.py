@@ -39,7 +39,7 @@ def main() -> None:
         paths = [f"paths.{name}={Path(folder) / name}" for name in ("runs", "sweeps", "tokens")]
         plan = make_plan([*OVERRIDES, *paths], lambda config, root: Unprepared(64))
         sweep = SweepDir(Path(folder) / "sweeps" / "big")
-        save_plan(plan, sweep, ["benchmark"])
+        save_plan(plan, sweep, OVERRIDES)
         make_runs(plan)
         submit(plan, sweep)
         seconds, cpu, counts = zip(*(timed(sweep) for _ in range(REPEATS)), strict=True)

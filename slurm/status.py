@@ -24,7 +24,7 @@ from sweep.attempts import GIVEN_UP, Attempt
 from sweep.claim import Holder
 from sweep.errors import UserError
 from sweep.quantity import duration
-from sweep.rundir import RunDir
+from sweep.rundir import Failure, RunDir
 from sweep.sweepdir import SweepDir
 
 STATES = ("finished", "diverged", "running", "queued", "failed", "lost", "missing")
@@ -67,14 +67,6 @@ class Family:
     holder: Holder | None = None
     last: Attempt | None = None
     damage: str | None = None
-
-
-@dataclass
-class Error:
-    """What `error.txt` says of a trial, and since when (seconds since the epoch)."""
-
-    line: str
-    time: float
 
 
 def look(sweep: SweepDir) -> Status:
@@ -130,28 +122,29 @@ def _family(runs: str, family_id: str, asked: Asked) -> Family:
 def _without_record(facts: dict[str, Any], family: Family, runs: str, asked: Asked, at_work: set[str]) -> TrialStatus:
     trial = TrialStatus(facts["trial_id"], family.family_id, "missing")
     last, elements = family.last, asked.elements_of[family.family_id]
-    error = _error_line(f"{runs}/{trial.trial_id}/error.txt") if last else None
+    failure = RunDir.of_trial(Path(runs), trial.trial_id).failure() if last else None
     if family.damage:
         trial.state, trial.note = "failed", family.damage
     elif family.heartbeat is not None and family.holder is not None:
-        _held(trial, facts, family, error)
+        _held(trial, facts, family, failure)
     elif (entry := asked.element_now(family.family_id)) is not None:
-        _in_queue(trial, entry, last, error, at_work)
+        _in_queue(trial, entry, last, failure, at_work)
     elif elements and (last is None or last.started < asked.submission_of[elements[0]].time):
         _never_began(trial, elements[0], asked)
     elif last is not None:
-        _ended_attempt(trial, last, error.line if error else None, asked)
+        _ended_attempt(trial, last, failure.line if failure else None, asked)
     return trial
 
 
-def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, error: Error | None) -> None:
+def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, failure: Failure | None) -> None:
     """Somebody trains the family: this trial, or another one of it first."""
     beat, holder = family.heartbeat or {}, family.holder
     assert holder is not None
     trial.where = _where(holder.host, vars(holder.job) if holder.job else None)
     if beat.get("trial_id") != trial.trial_id:
-        now = error is not None and family.last is not None and error.time > family.last.started
-        trial.state, trial.note = ("failed", error.line) if now and error else ("queued", "its family is being trained")
+        trial.state, trial.note = "queued", "its family is being trained"
+        if failure is not None and family.last is not None and failure.time > family.last.started:
+            trial.state, trial.note = "failed", failure.line
         return
     trial.state = "running"
     trial.step, trial.steps = beat.get("step", 0), facts["steps"]
@@ -164,13 +157,13 @@ def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, error: Erro
 
 
 def _in_queue(
-    trial: TrialStatus, entry: queue.Job, last: Attempt | None, error: Error | None, at_work: set[str]
+    trial: TrialStatus, entry: queue.Job, last: Attempt | None, failure: Failure | None, at_work: set[str]
 ) -> None:
     """The family is part of an element that waits, or that runs and trains another family now, or none yet."""
     element = entry.element
     trial.where = _where(entry.node, {"id": element})
     if entry.state == "RUNNING" and last and last.job and last.job["id"] == element and _has_failed(last):
-        trial.state, trial.note = "failed", error.line if error else last.error or ""
+        trial.state, trial.note = "failed", failure.line if failure else last.error or ""
         return
     trial.state = "queued"
     if entry.state == "RUNNING":
@@ -199,12 +192,12 @@ def _has_begun(entry: queue.Job, runs: Path, asked: Asked) -> bool:
     return False
 
 
-def _ended_attempt(trial: TrialStatus, last: Attempt, error: str | None, asked: Asked) -> None:
+def _ended_attempt(trial: TrialStatus, last: Attempt, failure: str | None, asked: Asked) -> None:
     """Nobody has the family any more: how its last attempt ended says why."""
     trial.where = _where(last.host, last.job)
     if _has_failed(last):
         trial.state = "failed"
-        trial.note = (last.error if last.outcome == GIVEN_UP else error or last.error) or ""
+        trial.note = (last.error if last.outcome == GIVEN_UP else failure or last.error) or ""
     elif last.outcome is None:
         trial.state = "lost"
         trial.note = f"its attempt of {_when(last.started)} ended without a word"
@@ -212,8 +205,8 @@ def _ended_attempt(trial: TrialStatus, last: Attempt, error: str | None, asked: 
             trial.note += f": {how.state} by Slurm"
     elif last.outcome == "stopped":
         trial.note = f"stopped {_when(last.ended)}, saved"
-    elif error is not None:
-        trial.state, trial.note = "failed", error
+    elif failure is not None:
+        trial.state, trial.note = "failed", failure
 
 
 def _never_began(trial: TrialStatus, element: str, asked: Asked) -> None:
@@ -256,19 +249,6 @@ def _where(host: str, job: dict[str, Any] | None) -> str:
 
 def _when(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-
-
-def _error_line(path: str) -> Error | None:
-    """The line of a traceback that says what went wrong, or a message as it is."""
-    try:
-        with open(path, errors="replace") as file:
-            lines = [line for line in file.read().splitlines() if line.strip()]
-            written = os.fstat(file.fileno()).st_mtime
-    except FileNotFoundError:
-        return None
-    frames = [number for number, line in enumerate(lines) if line.startswith("  ")]
-    after = lines[frames[-1] + 1 :] if frames and lines[0].startswith("Traceback") else lines
-    return Error((after or lines or [""])[0], written)
 
 
 def _last_line(path: Path) -> str:

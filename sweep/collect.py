@@ -154,12 +154,12 @@ def _unfinished(planned: dict[str, Any], run: RunDir, trunk: RunDir) -> tuple[st
     beat = claim.living(trunk.path)
     if beat is not None and beat.get("trial_id") == planned["trial_id"]:
         return "running", f"step {beat.get('step', 0)} of {planned['steps']}"
-    if run.error.exists():
-        lines = run.error.read_text(errors="replace").strip().splitlines()
-        return "failed", lines[-1] if lines else "failed without a message"
+    tried = attempts.read(trunk)
+    now = tried[-1].started if tried and beat is not None else 0.0  # older failures may be mended by this attempt
+    if (failure := run.failure(since=now)) is not None:
+        return "failed", failure.line
     if beat is not None:
         return "missing", "its family is being trained"
-    tried = attempts.read(trunk)
     if not tried:
         return "missing", "never started"
     last = tried[-1]

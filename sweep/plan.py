@@ -23,8 +23,9 @@ from sweep.estimate import ALONE, Estimate, Speeds
 from sweep.execution import Execution, check_micro_batch, executions, pays_to_calibrate, peers, training_bytes
 from sweep.grid import Point, grid
 from sweep.quantity import format_bytes
+from sweep.record import Record
 from sweep.rundir import RunDir
-from sweep.sweepdir import SweepDir
+from sweep.sweepdir import SweepDir, launch_command
 from sweep.trial import Trial, check, resolve
 
 ADAM_BYTES_PER_PARAM = 12  # fp32 weight and two moments, in a checkpoint
@@ -203,8 +204,9 @@ def _trial(
     needed = training_bytes(trial, point.config.run, device, device_bytes)
     if needed > device_bytes:
         raise UserError(
-            f"{trial.trial_id} needs about {format_bytes(needed)} of device memory and there are {device_bytes / 2**30:.1f} GiB"
-            "; give a smaller run.micro_batch_sequences, a smaller model, or a larger device"
+            f"{trial.trial_id} needs about {format_bytes(needed)} of device memory and there are "
+            f"{device_bytes / 2**30:.1f} GiB; give a smaller run.micro_batch_sequences, a smaller model, or a larger "
+            "device"
         )
     return trial
 
@@ -222,7 +224,7 @@ def _with_executions(plan: Plan, speeds: Speeds, device_name: str) -> Plan:
     return replace(plan, executions=chosen, estimates=plan.estimates | together)
 
 
-def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) -> None:
+def save(plan: Plan, sweep: SweepDir, overrides: list[str], extend: bool = False) -> None:
     """Write the plan to its sweep's folder; what the folder holds already stays in it (see `additions`)."""
     there = planned_trials(sweep) if sweep.plan.exists() else []
     new = additions(plan, sweep, extend)
@@ -230,7 +232,8 @@ def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) 
     files.write_json_lines(sweep.plan, (trial.to_json() for trial in trials))
     settings = {
         "name": sweep.name,
-        "command": command,
+        "command": launch_command(overrides, extend),
+        "overrides": overrides,
         "device": plan.device,
         "run": asdict(plan.config.run),
         "cluster": asdict(plan.config.cluster),
@@ -254,6 +257,23 @@ def additions(plan: Plan, sweep: SweepDir, extend: bool) -> set[str]:
             f"{len(wanted)} asked for are not in it; give another sweep.name=NAME, or add them: launch with --extend"
         )
     return new
+
+
+def scheduler(overrides: list[str]) -> str:
+    """`cluster.scheduler` of the grid's first point."""
+    return next((point.config.cluster.scheduler for point in grid(overrides)), "local")
+
+
+def refuse_damaged(plan: Plan) -> None:
+    """UserError for a record that is there but cannot be read: it would pass for a finished trial."""
+    damaged = []
+    for trial_id in sorted(plan.done()):
+        try:
+            Record.read(RunDir.of_trial(plan.runs, trial_id).record)
+        except UserError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UserError(damaged[0] + (f" (and {len(damaged) - 1} more records)" if damaged[1:] else ""))
 
 
 def absolute_paths(plan: Plan) -> Plan:

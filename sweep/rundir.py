@@ -21,10 +21,19 @@ runs/speeds.jsonl           measured tokens per second by device and shape, for 
 runs/ceilings.jsonl         the fastest matrix product measured on each device, which MFU is a fraction of
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 SCHEMA_VERSION = 1  # of trials and records; part of every trial's identity
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a trial failed with, in one line, and when (seconds since the epoch)."""
+
+    line: str
+    time: float
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,16 @@ class RunDir:
     def record(self) -> Path:
         return self.path / "record.json"
 
+    def failure(self, since: float = 0.0) -> Failure | None:
+        """What `error.txt` says, if there is one and it is newer than a time (seconds since the epoch)."""
+        try:
+            with open(self.error, errors="replace") as file:
+                lines = [line for line in file.read().splitlines() if line.strip()]
+                written = os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return None
+        return Failure(_what_went_wrong(lines), written) if written > since else None
+
     def stable(self, step: int) -> Path:
         """A trunk's checkpoint at a step of the stable phase."""
         return self.path / f"stable-{step:09d}.pt"
@@ -84,3 +103,13 @@ class RunDir:
     def stable_steps(self) -> list[int]:
         """The steps of all checkpoints that a trunk holds, ascending."""
         return sorted(int(path.stem.split("-")[1]) for path in self.path.glob("stable-*.pt"))
+
+
+def _what_went_wrong(lines: list[str]) -> str:
+    """The line of a traceback that names the error, below its last frame; the first line of any other text."""
+    if not lines:
+        return "failed without a message"
+    if not lines[0].startswith("Traceback"):
+        return lines[0]
+    last_frame = max((number for number, line in enumerate(lines) if line.startswith("  File ")), default=0)
+    return next((line for line in lines[last_frame + 1 :] if not line.startswith("  ")), lines[-1])

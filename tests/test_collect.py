@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -173,6 +174,12 @@ def test_a_running_trial_says_how_far_it_is(swept):
         "missing",
         "its family is being trained",
     )
+    error = RunDir.of_trial(runs, long.trial_id).error
+    error.write_text("RuntimeError: out of luck\n")
+    assert row_of(collect_now(sweep), long)["status"] == "failed"
+    os.utime(error, (1, 1))  # of an earlier attempt: this one may still come to the trial again
+    assert row_of(collect_now(sweep), long)["reason"] == "its family is being trained"
+    error.unlink()
     claim.force_release(trunk)
     assert row_of(collect_now(sweep), short)["status"] == "missing"
 

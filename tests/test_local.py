@@ -238,11 +238,3 @@ def test_failures_and_kills_are_said_while_it_runs(small, monkeypatch, capsys):
     assert "noise" not in said
     assert "earlier" not in said
     assert "was killed by SIGKILL" in said
-
-
-def test_a_damaged_record_is_no_finished_trial(small, capsys):
-    plan, _ = small
-    record = RunDir.of_trial(plan.runs, plan.trials[0].trial_id).record
-    record.parent.mkdir(parents=True)
-    record.write_text('{"trial_id":')
-    assert local.damaged_records(plan)[0].startswith(f"{record}: damaged")

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import tiny
 
+from sweep import files
 from sweep.errors import UserError
 from sweep.fitting.table import prepare
-from sweep.plan import by_family, planned_trials, save
+from sweep.plan import by_family, planned_trials, refuse_damaged, save
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here, price, show
@@ -182,7 +183,7 @@ def test_what_is_done_is_left_out_of_the_price(overrides, capsys):
 
 def saved(plan, extend=False):
     sweep = SweepDir(plan.runs.parent / "sweeps" / "mine")
-    save(plan, sweep, ["python"], extend=extend)
+    save(plan, sweep, [], extend=extend)
     return sweep
 
 
@@ -218,6 +219,27 @@ def test_a_damaged_plan_is_named(overrides):
     sweep.plan.write_text(sweep.plan.read_text() + '{"trial_id"\n')
     with pytest.raises(UserError, match=r"plan\.jsonl:2: damaged line"):
         planned_trials(sweep)
+
+
+def test_a_damaged_record_is_no_finished_trial(overrides):
+    plan = plan_here([*overrides, tiny.steps(20, 40)])
+    refuse_damaged(plan)
+    records = [RunDir.of_trial(plan.runs, trial.trial_id).record for trial in plan.trials]
+    for record in sorted(records):
+        record.parent.mkdir(parents=True)
+        record.write_text('{"trial_id":')
+    with pytest.raises(UserError, match=rf"^{min(records)}: damaged .*\(and 1 more records\)$"):
+        refuse_damaged(plan)
+
+
+def test_a_sweep_knows_the_overrides_that_it_was_launched_with(overrides):
+    sweep = saved(plan_here([*overrides, tiny.steps(20)]))
+    assert sweep.overrides() == []
+    settings = sweep.settings()
+    del settings["overrides"]  # of an older version
+    settings["command"] = ["python", "-m", "sweep", "launch", "sweep=lr", "--extend"]
+    files.write_json(sweep.path / "sweep.json", settings)
+    assert sweep.overrides() == ["sweep=lr"]
 
 
 def test_sweeps_are_found_by_name_or_folder(overrides, workspace):

@@ -22,6 +22,7 @@ from sweep.reporting import report as reports
 from sweep.reporting import results
 from sweep.reporting.numbers import significant
 from sweep.reporting.summary import summary
+from sweep.sweepdir import SweepDir
 from sweep.verbs import fit as fit_verb
 
 KINDS = ("normal", "refused", "lr")
@@ -265,14 +266,14 @@ def test_missing_and_damaged_files_are_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "sweeps" / "there", "tiny")
     with pytest.raises(UserError, match=r"gone: no sweeps/gone/table.parquet \(collected sweeps: there\)"):
-        results.find("gone")
+        SweepDir.find("gone", collected=True)
     (tmp_path / "sweeps" / "there" / "fit.json").write_text("{")
-    there = results.load(results.find("there"))  # the data can be shown all the same
+    there = results.load(SweepDir.find("there", collected=True).path)  # the data can be shown all the same
     assert re.search(r"fit.json: damaged .*; make it again with `python -m sweep fit there`", there.refused)
     for name in ("meta.json", "samples.parquet", "curves.parquet", "table.parquet"):
         (tmp_path / "sweeps" / "there" / name).write_bytes(b"PAR1 and then nothing")
         with pytest.raises(UserError, match=rf"{name}: damaged .*; delete it and run `python -m sweep collect there`"):
-            results.load(results.find("there"))
+            results.load(SweepDir.find("there", collected=True).path)
 
 
 def test_the_verb_imports_nothing_heavy(written):
@@ -281,7 +282,7 @@ import sys
 from sweep.verbs import report
 from types import SimpleNamespace
 from pathlib import Path
-status = report.run(SimpleNamespace(sweep=sys.argv[1], out=Path(sys.argv[2])))
+status = report.run(SimpleNamespace(sweep=sys.argv[1], sweeps="sweeps", out=Path(sys.argv[2])))
 heavy = {"torch", "wandb", "datasets", "tokenizers", "models", "kernels"} & set(sys.modules)
 assert not heavy, heavy
 sys.exit(status)

@@ -463,7 +463,7 @@ def test_unknown_names_are_told_what_there_is(small, capsys):
     assert main(["logs", trial_id[:-1] + "?"]) == 2
     assert f"no such run in runs/ or any sweep; close to it: {trial_id}" in capsys.readouterr().err
     assert main(["retry", "small", "3"]) == 2
-    assert "3: 4 runs of sweep small begin so" in capsys.readouterr().err
+    assert "3: 4 runs begin so: " in capsys.readouterr().err
 
 
 def test_looking_starts_without_torch(small):
@@ -720,13 +720,11 @@ def test_retry_forgets_failures_and_launches_only_these(small, slurm, capsys, mo
     error = RunDir.of_trial(plan.runs, short.trial_id).error
     files.write(error, lambda file: file.write(b"RuntimeError: bad\n"))
     launched = []
-    monkeypatch.setattr(launch, "run", lambda args: launched.append(args) or 0)
+    monkeypatch.setattr(launch, "launch", lambda request: launched.append(request) or 0)
     assert main(["retry", "small", short.trial_id]) == 0
     assert not attempts.is_given_up(trunk)
     assert not error.exists()
-    (args,) = launched
-    assert args.only == short.family_id
-    assert args.overrides == sweep.settings()["command"][4:]
+    assert launched == [launch.Request(sweep.overrides(), only=frozenset({short.family_id}))]
     for trial in plan.trials:
         record(plan, trial)
     assert main(["retry", "small"]) == 0
@@ -738,8 +736,7 @@ def test_retry_trains_here_what_was_given_up_and_nothing_else(small, capsys):
     plan, sweep = small
     short, long, trunk = family_of(plan)
     settings = sweep.settings()
-    command = [*settings["command"], "sweep.name=small"]
-    files.write_json(sweep.path / "sweep.json", {**settings, "command": command})
+    files.write_json(sweep.path / "sweep.json", {**settings, "overrides": [*sweep.overrides(), "sweep.name=small"]})
     start(trunk, number=0, standing={})
     end(trunk, "given up", number=0, error="given up after 3 attempts")
     assert main(["retry", "small", short.trial_id]) == 0

@@ -41,7 +41,7 @@ def submitted(overrides, workspace):
         sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
         code = snapshot.Snapshot(workspace / "code", None, b"", False, [])
         made = draft(plan, sweep, plan.families(), ["launch"], typed, code, Limits(1001))
-        save(plan, sweep, ["launch"])
+        save(plan, sweep, typed)
         _write(made, code)
         return made.submission, plan, typed
 

@@ -58,7 +58,7 @@ def make_sweep(overrides: list[str], name: str = "small") -> tuple[Plan, SweepDi
     """A planned and saved sweep, not launched."""
     plan = plan_here([f"sweep.name={name}", *overrides])
     sweep = SweepDir(Path(plan.config.paths.sweeps) / name)
-    save(plan, sweep, ["python", "-m", "sweep", "launch", *overrides])
+    save(plan, sweep, overrides)
     return plan, sweep
 
 

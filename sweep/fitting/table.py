@@ -19,6 +19,7 @@ import pandas as pd
 
 from sweep import where as where_language
 from sweep.errors import UserError
+from sweep.sweepdir import SweepDir
 
 # What each role is called in the tables that we write, then in other people's. The first found is taken.
 ROLE_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -130,13 +131,12 @@ def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.D
     """(table, curves or None, where results go) for a sweep's name or a file. UserError where there is no such thing
     or it cannot be read."""
     path = Path(source)
-    if not path.suffix and not path.is_file():
-        folder = path if (path / "table.parquet").is_file() else sweeps / source
-        if not (folder / "table.parquet").is_file():
-            known = sorted(p.parent.name for p in sweeps.glob("*/table.parquet"))
-            have = f"collected sweeps: {', '.join(known)}" if known else "no sweep is collected yet"
-            again = f"run `python -m sweep collect {source}` first, or give a file"
-            raise UserError(f"{source}: no {folder / 'table.parquet'} ({have}); {again}")
+    is_folder = path.is_dir() or (sweeps / source).is_dir()  # a sweep's name may hold a dot
+    if not path.is_file() and (is_folder or not path.suffix):
+        try:
+            folder = SweepDir.find(source, sweeps, collected=True).path
+        except UserError as error:
+            raise UserError(f"{error}, or give a file") from None
         curves = folder / "curves.parquet"
         table = read_collected(folder / "table.parquet")
         return table, read_collected(curves) if curves.is_file() else None, Home(source, folder)

@@ -25,7 +25,7 @@ import psutil
 from sweep import claim
 from sweep.claim import Holder
 from sweep.errors import UserError
-from sweep.rundir import RunDir
+from sweep.rundir import Failure, RunDir
 from sweep.sweepdir import SweepDir
 from sweep.tracking import account, content, fragments, settings
 from sweep.tracking.mirror import Mirror, NotKept
@@ -167,9 +167,9 @@ class Follower:
                 mirror.release()
                 return
             self._open(mirror, trainer)
-        error = mirror.failure(self.since)
-        if has_record or error or trainer is None:
-            self._close(mirror, error)
+        failure = mirror.failure(self.since)
+        if has_record or failure or trainer is None:
+            self._close(mirror, failure)
         else:
             mirror.advance()
 
@@ -189,10 +189,10 @@ class Follower:
         if not mirror.run.offline:
             self._say_once(f"online, {mirror.run.project_url}")
 
-    def _close(self, mirror: Mirror, error: str | None) -> None:
+    def _close(self, mirror: Mirror, failure: Failure | None) -> None:
         offline = mirror.run.offline
         try:
-            mirror.close(error)
+            mirror.close(failure)
             self.offline += offline
         except TimeoutError as late:  # its file has everything and is not marked as up, so that sync goes on with it
             self._go_offline(late)

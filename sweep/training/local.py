@@ -298,17 +298,6 @@ def check(plan: Plan) -> None:
             raise UserError(f"{key}={folder}: not writable; choose another folder")
 
 
-def damaged_records(plan: Plan) -> list[str]:
-    """What is wrong with records that are there but cannot be read; each would pass for a finished trial."""
-    found = []
-    for trial_id in sorted(plan.done()):
-        try:
-            Record.read(RunDir.of_trial(plan.runs, trial_id).record)
-        except UserError as error:
-            found.append(str(error))
-    return found
-
-
 def held_elsewhere(plan: Plan) -> list[str]:
     """Families with missing trials that somebody else is training, and who."""
     trunks = {family[0].family_id: RunDir.of_trunk(plan.runs, family[0].family_id).path for family in plan.left()}

@@ -11,7 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "free disk; lists before it removes"
+from slurm.alive import job_is_gone
+from sweep import claim
+from sweep.claim import Holder
+from sweep.clean import removable, stuck_claims
+from sweep.errors import UserError
+from sweep.quantity import format_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep import claim
-    from sweep.clean import removable, stuck_claims
-    from sweep.errors import UserError
-    from sweep.quantity import format_bytes
-
     runs = Path(args.runs)
     if not runs.is_dir():
         raise UserError(f"--runs={runs}: no such folder")
@@ -52,10 +52,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _slurm_says(holder) -> str:
+def _slurm_says(holder: Holder | None) -> str:
     """What Slurm knows of the job that a silent claim belongs to."""
-    from slurm.alive import job_is_gone
-
     if holder is None or holder.job is None:
         return ""
     gone = job_is_gone(holder.job)
