@@ -54,9 +54,9 @@ def attempts_in_vain(slurm: dict[str, Any] | None) -> int:
 
 def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int) -> int:
     """Train in this process: all families of the sweep, or those named."""
-    from sweep.config import RunOptions
+    from sweep.config import RunOptions  # takes long, as torch does, and a supervisor does without
     from sweep.plan import by_family, planned_trials
-    from sweep.training.worker import Worker  # torch
+    from sweep.training.worker import Worker
 
     settings = sweep.settings()
     paths, options = settings["paths"], RunOptions(**settings["run"])
@@ -82,7 +82,7 @@ def _supervise(args: argparse.Namespace) -> int:
     supervisor = Supervisor([*command, "--task", str(args.task), "--worker"])
     supervisor.listen()
 
-    from sweep.tracking.follow import Task  # what takes long to import, until it listens
+    from sweep.tracking.follow import Task  # takes long; it listens first
     from sweep.tracking.sidecar import Sidecar
 
     sweep = SweepDir(Path(args.sweep))
@@ -108,7 +108,7 @@ def _supervise(args: argparse.Namespace) -> int:
 def _after_others(sweep: SweepDir, families: list[str], status: int) -> int:
     """What becomes of families that somebody else is training now: they are left to them, or, where those train other
     budgets than this sweep misses, waited for in the queue. The exit status, EXIT_AGAIN for the latter."""
-    from sweep.plan import by_family, planned_trials  # takes long, and the supervisor listens first
+    from sweep.plan import by_family, planned_trials  # takes long; the supervisor listens first
 
     runs = Path(sweep.settings()["paths"]["runs"])
     for trials in by_family([trial for trial in planned_trials(sweep) if trial.family_id in families]):
