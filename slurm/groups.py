@@ -80,7 +80,7 @@ def needs(plan: Plan, families: list[list[Trial]]) -> list[Need]:
                 device_bytes=model_bytes if on_gpu else 0,
                 host_bytes=PROCESS_BYTES[plan.device] + (checkpoint_bytes if on_gpu else concurrent * model_bytes),
                 busy=min(1.0, arithmetic / longest) if on_gpu else 1.0,
-                per_gpu=processes if stacked or processes > 1 else None,
+                per_gpu=processes if stacked or one.measured else None,
                 stack=shape_key(trials[0]) if stacked else "",
                 concurrent=concurrent,
             )

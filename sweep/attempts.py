@@ -6,7 +6,8 @@ One line for each event:
                   claim's holder: `host`, `boot_id`, `pid_namespace`, `pid`, `started` (the process, not the attempt),
                   `nonce`, `job`; `worker_since`, when that process began to count as one that uses its device;
                   `device_share`, how much of it; `standing`, what was saved of the family at that moment; `trials`, ids
-                  of all that it is to train; `log`, the file that its worker writes to
+                  of all that it is to train; `log`, the file that its worker writes to; `last_beat`, the newest
+                  heartbeat then, which is the end of the attempt before it if that was killed
   out of memory   went on with fewer sequences at a time: `attempt`, `micro_batch_sequences`, `device_model`
   end             `attempt`, `time`, `outcome`, `error` in one line. Outcomes: done; stopped; failed; lost, to another
                   worker; let go, by a stack that could not go on; given up
@@ -43,6 +44,7 @@ class Attempt:
     trials: list[str]
     log: str | None  # the file that its worker wrote to, where that is known
     ended: float | None = None
+    last_beat: float | None = None  # of one that was killed, as far as the next one knew
     outcome: str | None = None  # None: running, or killed
     error: str | None = None
 
@@ -65,6 +67,7 @@ def begin(
     worker_since: float,
     device_share: float,
     log: str | None,
+    last_beat: float | None,
 ) -> None:
     """An attempt at a claimed family begins."""
     row = {
@@ -77,6 +80,7 @@ def begin(
         "trials": trials,
         "log": log,
         "device_share": device_share,
+        "last_beat": last_beat,
     }
     _append(trunk, "start", row)
 
@@ -148,9 +152,12 @@ def micro_batch_that_fits(trunk: RunDir, device_model: str) -> int | None:
 def _attempts(rows: list[dict[str, Any]]) -> list[Attempt]:
     """Older files lack some keys of a start."""
     found: dict[int, Attempt] = {}
+    before: Attempt | None = None
     for row in rows:
         if row["event"] == "start":
-            found[row["attempt"]] = Attempt(
+            if before is not None and before.ended is None:
+                before.last_beat = row.get("last_beat")
+            before = found[row["attempt"]] = Attempt(
                 number=row["attempt"],
                 started=row["time"],
                 host=row.get("host", ""),

@@ -208,6 +208,11 @@ def is_silent(folder: Path) -> bool:
     return time.time() - _heartbeat(folder).get("time", 0.0) > STALE_SECONDS
 
 
+def last_beat(folder: Path) -> float | None:
+    """When whoever held the family last gave a sign of life, in seconds since the epoch."""
+    return _heartbeat(folder).get("time")
+
+
 def holder_of(folder: Path) -> str:
     """Who holds the family, in words."""
     return _held(folder, _current(folder)[0]) or "nobody"

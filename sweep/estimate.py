@@ -26,15 +26,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Way:
-    """How a device is shared: curves in one stack of so many slots (0: none), or so many processes."""
+    """How a device is shared: by so many processes, each with a stack of so many slots (0: none)."""
 
     stack: int = 0
     processes: int = 1
 
     def __str__(self) -> str:
-        if self.stack:
-            return f"stack of {self.stack}"
-        return f"{self.processes} processes on a device" if self.processes > 1 else "alone"
+        if self.processes > 1:
+            return f"{self.processes} processes on a device"
+        return f"stack of {self.stack}" if self.stack else "alone"
 
 
 ALONE = Way()

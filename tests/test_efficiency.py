@@ -39,6 +39,11 @@ def test_a_process_counts_from_its_start_to_the_end_of_its_last_family(tmp_path)
     assert worker_seconds(tmp_path, ["one", "two", "elsewhere"]) == 35.0 + 0.25 * 25.0
     attempts(tmp_path, "killed", start(500.0, pid=3, worker_since=499.0))
     assert worker_seconds(tmp_path, ["killed", "never began"]) == 1.0
+    (RunDir.of_trunk(tmp_path, "killed").path / "heartbeat.json").write_text('{"time": 507.0}')
+    assert worker_seconds(tmp_path, ["killed"]) == 8.0
+    again = start(600.0, pid=5, worker_since=600.0, attempt=2, last_beat=507.0)
+    attempts(tmp_path, "killed, then done", start(500.0, pid=3), again, end(610.0) | {"attempt": 2})
+    assert worker_seconds(tmp_path, ["killed, then done"]) == (507.0 - 95.0) + 10.0
     attempts(tmp_path, "retried", start(500.0, pid=4, worker_since=499.0), {"event": "retry", "time": 900.0})
     assert worker_seconds(tmp_path, ["retried"]) == 1.0  # a person's word takes no device
 

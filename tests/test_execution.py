@@ -10,7 +10,7 @@ from sweep import execution
 from sweep.cli import main
 from sweep.config import RunOptions
 from sweep.environment import device_model
-from sweep.estimate import ALONE, Speeds, Way, record_speed
+from sweep.estimate import ALONE, Estimate, Speeds, Way, record_speed
 from sweep.rundir import RunDir
 from sweep.training.worker import Worker
 from sweep.verbs.plan import plan_here
@@ -29,6 +29,10 @@ def plan(overrides):
 def chosen(plan, runs, options=OPTIONS, device="cpu", peers=1):
     found = execution.executions(plan.families(), options, Speeds.read(runs), device, "CPU", peers)
     return {len(one.families): one for one in found}
+
+
+def chosen_of(plan, runs, options=OPTIONS, device="cuda", peers=1):
+    return execution.executions(plan.families(), options, Speeds.read(runs), device, "CPU", peers)
 
 
 def calibrate(runs, trial, speeds, options=OPTIONS):
@@ -106,6 +110,60 @@ def test_packing_is_for_gpus_and_only_where_stacking_is_slower(plan, tmp_path):
     assert execution.processes_per_device([*asked.values()]) == 1
 
 
+@pytest.fixture(scope="module")
+def shapes(overrides):
+    """Three shapes of one trial each, from the dearest down."""
+    return plan_here([*overrides, tiny.steps(40), "model.width=48,32,16", "model.heads=1"])
+
+
+def test_different_shapes_share_a_device_where_that_is_faster_for_all_together(shapes, tmp_path):
+    assert {one.why for one in chosen_of(shapes, tmp_path)} == {None}  # there is a choice, and nobody has measured it
+    assert {one.why for one in chosen_of(shapes, tmp_path, device="cpu")} == {"one trial of this shape"}
+    assert {one.why for one in chosen_of(shapes, tmp_path, peers=3)} == {"one trial of this shape"}
+    for trial in shapes.trials:
+        calibrate(tmp_path, trial, {ALONE: 100.0, Way(processes=2): 180.0})
+    packed = chosen_of(shapes, tmp_path)
+    ratio = (1 + 1 + 1) / (3 / 1.8)
+    assert {one.way for one in packed} == {Way(processes=2)}
+    assert {one.why for one in packed} == {f"calibrated: side by side {ratio:.2f} times as fast as one after the other"}
+    assert execution.processes_per_device(packed) == 2
+    assert execution.described(packed) == [f"2 processes on a device: 3 families of 3 shapes ({packed[0].why})"]
+    assert {one.way for one in chosen_of(shapes, tmp_path, replace(OPTIONS, workers=1))} == {ALONE}
+
+
+def test_side_by_side_takes_as_long_as_its_longest_family(shapes, tmp_path):
+    """One family that trains far longer than the others leaves its device half idle."""
+    long = replace(shapes.trials[0], config=replace(shapes.trials[0].config, steps=4000))
+    trials = [long, *shapes.trials[1:]]
+    plan = replace(shapes, trials=trials, estimates={t.trial_id: Estimate(1.0, "guess") for t in trials})
+    for trial in trials:
+        calibrate(tmp_path, trial, {ALONE: 100.0, Way(processes=2): 180.0})
+    found = chosen_of(plan, tmp_path)
+    assert {one.way for one in found} == {ALONE}
+    ratio = (4000 + 40 + 40) / 100 / (4000 * 2 / 180)
+    assert {one.why for one in found} == {f"calibrated: 2 processes on a device are {ratio:.2f} times as fast"}
+    assert all(one.measured for one in found)
+
+
+def test_what_was_measured_must_hold_most_of_the_work(shapes, tmp_path):
+    dearest, *others = shapes.trials
+    for trial in others:
+        calibrate(tmp_path, trial, {ALONE: 100.0, Way(processes=2): 180.0})
+    assert {one.way for one in chosen_of(shapes, tmp_path)} == {ALONE}
+    calibrate(tmp_path, dearest, {ALONE: 100.0, Way(processes=2): 0.0})  # no memory for two of them
+    assert {one.way for one in chosen_of(shapes, tmp_path)} == {ALONE}
+    calibrate(tmp_path, dearest, {Way(processes=2): 180.0})
+    calibrate(tmp_path, dearest, {Way(processes=2): 180.0})
+    assert {one.way for one in chosen_of(shapes, tmp_path)} == {Way(processes=2)}
+
+
+def test_processes_side_by_side_are_captured_where_one_alone_is(shapes, tmp_path):
+    graph = replace(OPTIONS, graph=True)
+    for trial in shapes.trials:
+        calibrate(tmp_path, trial, {Way(stack=1): 100.0, Way(stack=1, processes=2): 180.0}, graph)
+    assert {one.way for one in chosen_of(shapes, tmp_path, graph)} == {Way(stack=1, processes=2)}
+
+
 def test_a_captured_step_is_a_stacks_even_for_one_trial(plan, tmp_path):
     graph = replace(OPTIONS, graph=True)
     assert {one.way for one in chosen(plan, tmp_path, graph, "cuda").values()} == {Way(stack=1)}
@@ -115,13 +173,21 @@ def test_a_captured_step_is_a_stacks_even_for_one_trial(plan, tmp_path):
 def test_what_a_calibration_tries(plan):
     trial = plan.trials[0]
     needed = plan.memory_bytes(trial)
-    assert execution.candidates(trial, 16, OPTIONS, "cpu", 2**40) == [Way(stack=4), Way(stack=16)]
-    assert execution.candidates(trial, 3, OPTIONS, "cpu", 2**40) == [Way(stack=2)]
-    assert execution.candidates(trial, 1, OPTIONS, "cpu", 2**40) == []
-    assert execution.candidates(trial, 16, OPTIONS, "cpu", 6 * needed) == [Way(stack=4)]
-    assert execution.candidates(trial, 16, replace(OPTIONS, stack="off"), "cpu", 2**40) == []
-    packs = [Way(processes=2), Way(processes=4)]
-    assert execution.candidates(trial, 4, replace(OPTIONS, stack="off"), "cuda", 2**40) == packs
+
+    def candidates(curves, device_bytes=2**40, device="cpu", **options):
+        return execution.candidates(trial, curves, 4, replace(OPTIONS, **options), device, device_bytes)
+
+    assert candidates(16) == [Way(stack=4), Way(stack=16)]
+    assert candidates(3) == [Way(stack=2)]
+    assert candidates(1) == []
+    assert candidates(16, 6 * needed) == [Way(stack=4)]
+    assert candidates(16, stack="off") == []
+    assert candidates(1, device="cuda") == [Way(processes=2), Way(processes=4)]
+    captured = [Way(stack=1), Way(stack=1, processes=2), Way(stack=1, processes=4)]
+    assert candidates(1, device="cuda", graph=True) == captured
+    tokens = execution.resident_bytes(trial, "cuda")
+    assert tokens == 2 * trial.config.data.unique_sequences * trial.config.model.seq_len
+    assert candidates(1, (3 * needed + tokens) / execution.MEMORY_SHARE, "cuda") == [Way(processes=2)]
 
 
 def test_an_estimate_is_of_a_trials_share(plan, tmp_path):

@@ -168,6 +168,19 @@ def test_what_a_calibrated_plan_needs(overrides, workspace):
     assert [n.seconds for n in found] == [pytest.approx(trial.tokens / 200)] * 4  # each trial's share of the device
 
 
+def test_what_a_calibration_found_slower_is_not_done(overrides, workspace):
+    """Small models of which several would fit a GPU: one at a time was measured to be faster."""
+    gpu = [o for o in overrides if not o.startswith(("run.device", "model."))]
+    grid = [*gpu, "model.params=3k", "seed=range(4)", "budget.tokens=100k", "run=gpu", "cluster=slurm"]
+    plan = plan_here(grid)
+    assert {n.per_gpu for n in needs(plan, plan.families())} == {None}
+    for way, speed in {ALONE: 100.0, Way(processes=2): 50.0, Way(processes=4): 30.0, Way(stack=4): 60.0}.items():
+        options, name = plan.config.run, plan.config.cluster.device_name
+        record_speed(Path("runs"), plan.trials[0], options, name, speed, 0.0, "calibration", way)
+    plan = plan_here(grid)
+    assert {n.per_gpu for n in needs(plan, plan.families())} == {1}
+
+
 def test_as_many_workers_on_a_gpu_as_a_calibration_found_best():
     packed = replace(need("f", 60, busy=0.5), per_gpu=4)
     assert workers_for(packed, SlurmSection(gpus=1, cpus=8), 1, 80 * GIB) == 4

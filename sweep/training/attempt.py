@@ -54,11 +54,12 @@ class Attempt:
             raise NotBegun("done")
         trunk = RunDir.of_trunk(context.runs, trials[0].family_id)
         try:
+            last_beat = claim.last_beat(trunk.path)
             held = claim.acquire(trunk.path, context.job_is_gone)
             if held is None:
                 raise NotBegun("blocked")
             attempt = cls(context, trials, held)
-            in_vain = attempt._write_start()
+            in_vain = attempt._write_start(last_beat)
         except UserError as error:  # a damaged claim or list of attempts, a full disk: of this family alone
             tell_failure(context, trials[0], error)
             raise NotBegun("failed") from error
@@ -114,14 +115,14 @@ class Attempt:
         missing = [trial for trial in self.trials if not has_record(self.context, trial)]
         return self.end("failed", tell_failure(self.context, (missing or self.trials)[0], error))
 
-    def _write_start(self) -> list[attempts.Attempt]:
+    def _write_start(self, last_beat: float | None) -> list[attempts.Attempt]:
         """Write down that it begins; the attempts just before it that began where it does, and so came to nothing."""
         try:
             saved = self._saved()
             in_vain = attempts.without_progress(self.trunk, saved)
             trial_ids = [trial.trial_id for trial in self.trials]
             log = os.environ.get(LOG)
-            attempts.begin(self.trunk, self.held, trial_ids, saved, self.context.since, device_share(), log)
+            attempts.begin(self.trunk, self.held, trial_ids, saved, self.context.since, device_share(), log, last_beat)
         except BaseException:
             self.held.release()
             raise
@@ -151,9 +152,9 @@ def has_record(context: WorkerContext, trial: Trial) -> bool:
 
 
 def set_up(
-    context: WorkerContext, trials: list[Trial], stack: Stack | None = None, slots: int = 1
+    context: WorkerContext, trials: list[Trial], stack: Stack | None = None, slots: int = 0
 ) -> tuple[Setup, dict[str, Any]]:
-    """What a family's curves share, and its `env.json`. `slots` are of the stack that is to be made of it."""
+    """What a family's curves share, and its `env.json`. `slots` are of a stack that is to be made of it."""
     trial, device = trials[0], context.device
     backend = environment.attention_backend(context.options.backend, device, trial.config.model.head_dim)
     if device == "cuda":

@@ -31,6 +31,7 @@ WARM_UP_STEPS = 3
 SECONDS = 1.5
 STEPS_AT_ONCE = 8
 EXIT_OUT_OF_MEMORY = 3
+Step = Callable[[], Any]
 
 
 def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = lambda line: None) -> None:
@@ -51,7 +52,7 @@ def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = 
     for one in shapes.values():
         trial = one.families[0][0]
         validation_seconds = _validation_seconds(_setup(trial, options, tokens, device, ALONE))
-        for way in (ALONE, *candidates(trial, one.curves, options, device, device_memory_bytes(device))):
+        for way in (ALONE, *candidates(trial, one.curves, one.company, options, device, device_memory_bytes(device))):
             free_memory(device)  # of the way before it
             try:
                 tokens_per_second = _time(trial, options, tokens, device, way)
@@ -68,28 +69,41 @@ def _time(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way
     """Tokens per second of training, all that share the device together."""
     if way.processes > 1:
         return _processes(trial, options, tokens, device, way)
+    return _ready(trial, options, tokens, device, way)()
+
+
+def _ready(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way) -> Callable[[], float]:
+    """What measures this process's tokens per second, its step compiled and, where asked, captured."""
     setup = _setup(trial, options, tokens, device, way)
-    if not way.stack:
-        return _alone(setup)
-    stack = Stack(setup, way.stack, graph=options.graph and device == "cuda")
-    for _ in range(way.stack):
-        one = _setup(trial, options, tokens, device, way, stack)
-        stack.seat(Curve.unsaved(one, State.fresh(one)))
-    speed = _steps_per_second(stack.update, lambda: stack.loss_sum_K.sum().item(), device)
-    return speed * way.stack * trial.config.batch_tokens
+    if way.stack:
+        step, wait = _stacks_step(trial, setup, options, tokens, way)
+    else:
+        step, wait = _plain_step(setup)
+    step()
+    wait()
+    tokens_of_step = max(1, way.stack) * trial.config.batch_tokens
+    return lambda: _steps_per_second(step, wait, device) * tokens_of_step
 
 
-def _alone(setup: Setup) -> float:
+def _plain_step(setup: Setup) -> tuple[Step, Step]:
     state = State.fresh(setup)
 
     def step() -> None:
         loop.update(setup, state, setup.config.optim.lr)
         state.step += 1
 
-    return _steps_per_second(step, state.loss_sum.item, setup.device) * setup.config.batch_tokens
+    return step, lambda: state.loss_sum.item()
 
 
-def _steps_per_second(step: Callable[[], Any], wait: Callable[[], Any], device: str) -> float:
+def _stacks_step(trial: Trial, setup: Setup, options: RunOptions, tokens: Path, way: Way) -> tuple[Step, Step]:
+    stack = Stack(setup, way.stack, graph=options.graph and setup.device == "cuda")
+    for _ in range(way.stack):
+        one = _setup(trial, options, tokens, setup.device, way, stack)
+        stack.seat(Curve.unsaved(one, State.fresh(one)))
+    return stack.update, lambda: stack.loss_sum_K.sum().item()
+
+
+def _steps_per_second(step: Step, wait: Step, device: str) -> float:
     """`wait` is for the device; as in training, not after every step."""
     for _ in range(WARM_UP_STEPS):
         step()
@@ -130,10 +144,9 @@ def _one_of_several(
     """A process's share. It trains a little first, so that all are measured while all train."""
     prepare_torch(options, device)
     try:
-        setup = _setup(trial, options, tokens, device, way)
-        loop.update(setup, State.fresh(setup), trial.config.optim.lr)
+        measure = _ready(trial, options, tokens, device, way)
         ready.wait()
-        speeds.put(_alone(setup))
+        speeds.put(measure())
     except torch.OutOfMemoryError:
         sys.exit(EXIT_OUT_OF_MEMORY)
 
@@ -147,7 +160,7 @@ def _validation_seconds(setup: Setup) -> float:
 def _setup(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way, stack: Stack | None = None) -> Setup:
     """As a worker's, its micro-batch what the memory model fits."""
     if device == "cuda":
-        size = micro_batch(trial, options, device, device_memory_bytes(device) / way.processes, max(1, way.stack))
+        size = micro_batch(trial, options, device, device_memory_bytes(device) / way.processes, way.stack)
         options = replace(options, micro_batch_sequences=size)
     backend = attention_backend(options.backend, device, trial.config.model.head_dim)
     found = Tokens.open(tokens, trial.config.data.fingerprint)

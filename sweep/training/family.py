@@ -23,6 +23,7 @@ from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, loop
 from sweep.training.activations import dimension_of
+from sweep.training.context import device_share
 from sweep.training.curve import Curve, Diverged, State, Stopped
 from sweep.training.evaluation import train_loss
 from sweep.training.setup import Setup
@@ -269,7 +270,8 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
     )
     if finished:
         rate = state.step * trial.config.batch_tokens / state.seconds
-        record_speed(family.runs, trial, family.asked, record.device, rate, way=family.way)
+        if device_share() == 1:  # what others did meanwhile is not known
+            record_speed(family.runs, trial, family.asked, record.device, rate, way=family.way)
         if setup.options.keep_weights:
             files.write(run.weights, lambda file: torch.save(setup.model.state_dict(), file))
     record.publish(run.record)

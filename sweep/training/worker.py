@@ -61,7 +61,8 @@ class Worker(WorkerContext):
 
     def _stacks(self, families: list[list[Trial]]) -> dict[str, tuple[list[list[Trial]], int]]:
         """Of each family that is to be trained in a stack: all families of the stack, and its slots."""
-        left, options = families, self.options
+        left = families
+        options = dataclasses.replace(self.options, workers=1)  # how many share a device is decided
         if options.stack == "auto":  # a number is taken at its word, however few are left: bits are then as they were
             left = [[trial for trial in trials if not has_record(self, trial)] for trials in families]
             if device_share() < 1:  # calibrated were stacks that have a device to themselves
@@ -70,7 +71,7 @@ class Worker(WorkerContext):
         chosen = execution.executions([x for x in left if x], options, speeds, self.device, name, self.peers)
         found: dict[str, tuple[list[list[Trial]], int]] = {}
         for one in chosen:
-            if one.way.stack:
+            if one.way.stack and not all(has_record(self, trial) for trials in one.families for trial in trials):
                 inside = {trials[0].family_id for trials in one.families}
                 stack = [trials for trials in families if trials[0].family_id in inside]
                 found |= dict.fromkeys(inside, (stack, one.way.stack))
