@@ -25,6 +25,7 @@ from kernels.configurations import MAX_HEAD_DIM, OLDEST, is_checked
 
 HALF = (torch.float16, torch.bfloat16)
 TRITON_TYPES = (*HALF, torch.float32)
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # torch.compile cannot trace the search
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # what torch.searchsorted takes
 
 
@@ -88,7 +89,7 @@ def obstacle(name: str, device: str, head_dim: int = 1) -> str | None:
     if name == "triton":
         if head_dim > MAX_HEAD_DIM:
             return _too_wide(head_dim)
-        if importlib.util.find_spec("triton") is None:
+        if not HAS_TRITON:
             return "triton is not installed here (it exists on Linux only)"
         if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "needs a CUDA device, and run.device is cpu (TRITON_INTERPRET=1 runs it there, slowly, for tests)"

@@ -17,6 +17,8 @@ from kernels.configurations import PARTS, Configuration, block_d, source_hash
 
 pytest.importorskip("triton", reason="Triton exists on Linux only")
 from kernels import attention_op
+from models.config import ModelConfig
+from models.gpt import GPT
 
 torch.set_num_threads(1)  # at these shapes two threads mostly wait for each other
 
@@ -157,6 +159,27 @@ def test_torch_sees_whole_operations():
     torch.library.opcheck(torch.ops.sweep.attention.default, (q, k, v, starts, ends, 9))
     out, lse = torch.ops.sweep.attention(q, k, v, None, None, 40)
     torch.library.opcheck(torch.ops.sweep.attention_backward.default, (dout, q, k, v, None, None, out, lse, 40))
+
+
+def test_nothing_is_searched_for_at_a_call(monkeypatch):
+    """torch.compile traces what a call asks, and of torch 2.11 cannot trace the search for a module."""
+    monkeypatch.setattr("importlib.util.find_spec", None)  # to call it is an error
+    attention(*inputs(4, 1, 1, 16)[:3], backend="triton")
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 9, "within_documents": True}], ids=["causal", "all masks"])
+def test_torch_compile_sees_a_whole_model(options):
+    shape = {"vocab_size": 64, "seq_len": 24, "depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8}
+    cfg = ModelConfig(**shape, mlp_width=64, **options)
+    model = GPT(cfg, backend="triton").init_weights(0)
+    tokens = torch.arange(48).view(2, 24)
+    given = (tokens, tokens.roll(-1, 1), *([documents(24, 7)] if cfg.within_documents else []))
+    compiled = torch.compile(model.loss, fullgraph=True, backend="aot_eager", dynamic=False)
+    gradients, expected = (
+        torch.autograd.grad(loss(*given), [*model.parameters()]) for loss in (compiled, model.loss)
+    )
+    for a, b in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_document_bounds():
