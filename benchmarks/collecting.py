@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.provenance import save
 from sweep.collect import collect
-from sweep.data.tokens import Unprepared
+from sweep.data.unprepared import Unprepared
 from sweep.plan import make_plan
 from sweep.plan import save as save_plan
 from sweep.record import Record
@@ -39,7 +39,7 @@ def main() -> None:
         paths = [f"paths.{name}={Path(folder) / name}" for name in ("runs", "sweeps", "tokens")]
         plan = make_plan([*OVERRIDES, *paths], lambda config, root: Unprepared(64))
         sweep = SweepDir(Path(folder) / "sweeps" / "big")
-        save_plan(plan, sweep, ["benchmark"])
+        save_plan(plan, sweep, OVERRIDES)
         for trial in plan.trials:
             make_run(RunDir.of_trial(plan.runs, trial.trial_id), trial)
         cold, collected = timed(sweep)

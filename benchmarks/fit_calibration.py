@@ -17,7 +17,6 @@ import numpy as np
 from benchmarks.fit_simulation import BESIROGLU, SMALL, heavy_tailed, table
 from benchmarks.provenance import save
 from sweep.fitting import frontier, roads, uncertainty
-from sweep.fitting.fit import variables
 from sweep.fitting.frontier import FlopsModel
 from sweep.fitting.laws import law_named
 from sweep.fitting.objective import objective_named
@@ -67,7 +66,7 @@ def main() -> None:
 def one_sweep(design: dict, seed: int) -> dict[str, bool]:
     """Whether each interval of one simulated sweep contains the truth."""
     rows = prepare(table(**design, seed=seed))
-    x = variables(rows)
+    x = rows.variables()
     solution = solve(LAW, x, rows.loss, HUBER)
     replicates = uncertainty.bootstrap(solution, rows.loss, rows.family, REPLICATES, seed)
     flops = FlopsModel(design.get("k", 6.0), design.get("gamma", 1.0))

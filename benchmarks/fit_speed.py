@@ -23,7 +23,6 @@ from scipy.optimize import minimize
 from benchmarks.fit_simulation import BESIROGLU, table
 from benchmarks.provenance import save
 from sweep.fitting import uncertainty
-from sweep.fitting.fit import variables
 from sweep.fitting.laws import law_named
 from sweep.fitting.objective import objective_named
 from sweep.fitting.solve import solve
@@ -60,7 +59,7 @@ def main() -> None:
 
 
 def measure_ours(rows: Rows) -> dict:
-    x, fits, refits = variables(rows), [], []
+    x, fits, refits = rows.variables(), [], []
     solution = solve(LAW, x, rows.loss, HUBER)
     for _ in range(50):
         started = time.process_time()
@@ -129,7 +128,7 @@ def measure_growth(n: int) -> dict:
     """Seconds of one fit and of 100 refits at n rows, five to a family."""
     rows = prepare(table(BESIROGLU, families=n // 5, **NOISE))
     started = time.process_time()
-    solution = solve(LAW, variables(rows), rows.loss, HUBER)
+    solution = solve(LAW, rows.variables(), rows.loss, HUBER)
     fitted = time.process_time()
     weight_Bn = np.random.default_rng(0).exponential(size=(100, n // 5)).repeat(5, axis=1)
     uncertainty.refit(solution, np.log(rows.loss), weight_Bn)

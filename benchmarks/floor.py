@@ -67,7 +67,7 @@ def one(seed: int, folder: Path) -> dict:
         "alpha": fit["params"]["alpha"],
         "beta": fit["params"]["beta"],
         "verdict": fit["certificate"]["verdict"],
-        "device_seconds": answers.device_seconds(results.load(sweep)),
+        "device_seconds": answers.training_seconds(results.load(sweep)),
     }
     print(row, file=sys.stderr, flush=True)
     return row

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.provenance import save
-from sweep.data.tokens import Unprepared
+from sweep.data.unprepared import Unprepared
 from sweep.plan import make_plan
 
 REPEATS = 5

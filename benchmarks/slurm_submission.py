@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.provenance import save
 from slurm import queue, snapshot, submit
 from slurm.devcluster.cluster import Cluster, Settings
-from sweep.data.tokens import Unprepared
+from sweep.data.unprepared import Unprepared
 from sweep.plan import Plan, absolute_paths, make_plan
 from sweep.sweepdir import SweepDir
 
@@ -88,7 +88,7 @@ def one_launch(folder: Path) -> dict[str, float]:
     snapshot.take(sweep.path / "code")
     copying = time.perf_counter() - began
     began, began_processor = time.perf_counter(), time.process_time()
-    made, _, _ = submit.launch(plan, sweep, ["launch"], OVERRIDES, extend=False, report=True, say=print)
+    made, _, _ = submit.launch(plan, sweep, OVERRIDES, extend=False, report=True, say=print)
     rest = time.perf_counter() - began  # with the code's hash once more
     processor = time.process_time() - began_processor
     assert made is not None
@@ -103,9 +103,8 @@ def one_launch(folder: Path) -> dict[str, float]:
 
 def planned(folder: Path) -> Plan:
     paths = [f"paths.{name}={folder / name}" for name in ("runs", "sweeps", "tokens")]
-    data = Unprepared(64)
-    data.fingerprint = "0123456789abcdef"  # for the launch it is there
-    return absolute_paths(make_plan([*OVERRIDES, *paths], lambda config, root: data))  # type: ignore[arg-type, return-value]
+    data = Unprepared(64, "0123456789abcdef")  # for the launch it is there
+    return absolute_paths(make_plan([*OVERRIDES, *paths], lambda config, root: data))
 
 
 def one_map_array(folder: Path) -> float:

@@ -23,7 +23,7 @@ from slurm import queue
 from slurm.submission import Chunk, Submission
 from sweep import files
 from sweep.claim import Holder
-from sweep.data.tokens import Unprepared
+from sweep.data.unprepared import Unprepared
 from sweep.plan import Plan, make_plan
 from sweep.plan import save as save_plan
 from sweep.rundir import RunDir
@@ -39,7 +39,7 @@ def main() -> None:
         paths = [f"paths.{name}={Path(folder) / name}" for name in ("runs", "sweeps", "tokens")]
         plan = make_plan([*OVERRIDES, *paths], lambda config, root: Unprepared(64))
         sweep = SweepDir(Path(folder) / "sweeps" / "big")
-        save_plan(plan, sweep, ["benchmark"])
+        save_plan(plan, sweep, OVERRIDES)
         make_runs(plan)
         submit(plan, sweep)
         seconds, cpu, counts = zip(*(timed(sweep) for _ in range(REPEATS)), strict=True)
@@ -90,7 +90,7 @@ def make_runs(plan: Plan) -> None:
                 "standing": {},
                 "log": None,
             }
-            trunk.attempt("start", **start)
+            files.append_json(trunk.attempts, {"event": "start", **start})
             files.create_json(trunk.path / "claim.000001.json", asdict(Holder.here()))
         if kind < 5:
             for trial in family:
@@ -99,7 +99,8 @@ def make_runs(plan: Plan) -> None:
             progress = {"trial_id": family[0].trial_id, "step": 1, "tokens_per_second": 1e5}
             (trunk.path / "heartbeat.json").write_text(json.dumps({"time": time.time() + 3600, **progress}))
         elif kind == 6:
-            trunk.attempt("end", attempt=1, time=time.time(), outcome="failed", error="RuntimeError: made up")
+            end = {"event": "end", "attempt": 1, "time": time.time(), "outcome": "failed"}
+            files.append_json(trunk.attempts, {**end, "error": "RuntimeError: made up"})
             (trunk.path / "claim.000001.released").touch()
             for trial in family:
                 run = RunDir.of_trial(plan.runs, trial.trial_id)
@@ -110,7 +111,7 @@ def make_runs(plan: Plan) -> None:
 def submit(plan: Plan, sweep: SweepDir) -> None:
     """One submission of all families, as it would lie on disk."""
     folder = sweep.path / "slurm" / "001"
-    chunk = Chunk("big.001.0-benchmark", "array-0.sbatch", 1, "30m", (0, ELEMENTS - 1), 0)
+    chunk = Chunk("big.001.0-benchmark", "array-0.sbatch", 1, "30m", (0, ELEMENTS - 1))
     made = Submission(
         folder,
         1,

@@ -43,7 +43,8 @@ from sweep.environment import ROOT, code_hash, device_model, resolve_device
 from sweep.files import append_json, read_json, read_json_lines, write_json_lines
 from sweep.training import loop
 from sweep.training.ceiling import flops_ceiling
-from sweep.training.loop import Curve, Setup, State
+from sweep.training.curve import Curve, State
+from sweep.training.setup import Setup
 from sweep.training.stack import Stack
 from sweep.training.worker import prepare_torch
 from sweep.trial import Trial, resolve
@@ -210,7 +211,7 @@ def make_stack(trials: list[Trial], tokens: Tokens, options: Any, device: str) -
     made = Stack(setup_of(trials[0], tokens, options, device), len(trials), graph=device == "cuda")
     curves = []
     for trial in trials:
-        setup = setup_of(trial, tokens, options, device, made.desk)
+        setup = setup_of(trial, tokens, options, device, made.scratch_model)
         curves.append(Curve.unsaved(setup, State.fresh(setup)))
         made.seat(curves[-1])
     return made, curves
@@ -326,7 +327,7 @@ def ladder(folder: Path, scale: dict[str, Any]) -> dict[str, Any]:
         "wall_seconds": round(sum(row["ended"] - row["started"] for row in read_json_lines(launches)), 1),
         "launches": len(read_json_lines(launches)),
         "flops_useful": meta["flops_total"] - meta["flops_saved"],
-        "device_seconds": round(meta["device_seconds"], 1),
+        "worker_seconds": round(meta["worker_seconds"], 1),
         "sweep_efficiency": meta["efficiency"],
         "trials": len(read_json_lines(folder / "ladder" / "plan.jsonl")),
     }

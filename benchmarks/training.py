@@ -25,7 +25,8 @@ from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
 from sweep.environment import resolve_device
 from sweep.training import loop
-from sweep.training.loop import Curve, Setup, State
+from sweep.training.curve import Curve, State
+from sweep.training.setup import Setup
 from sweep.training.worker import prepare_torch
 from sweep.trial import Trial, resolve
 

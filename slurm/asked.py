@@ -21,9 +21,9 @@ class Asked:
     problems: list[str] = field(default_factory=list)  # a line each: Slurm does not answer, a submission is damaged
     answers: bool = True
     in_queue: dict[str, queue.Job] = field(default_factory=dict)  # by "<array>_<index>", or "<job>"
-    elements_of: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # of a family, newest first
-    families_of: dict[str, list[str]] = field(default_factory=dict)  # of an element,
-    submission_of: dict[str, Submission] = field(default_factory=dict)  # and what it is part of
+    elements_of: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by family, newest first
+    families_of: dict[str, list[str]] = field(default_factory=dict)  # by element
+    submission_of: dict[str, Submission] = field(default_factory=dict)  # by element: the one that it is part of
     _ended: dict[str, queue.Ended] | None = None
 
     def job_is_gone(self, job: Job) -> bool | None:

@@ -57,32 +57,10 @@ def draft(
     asked = groups.needs(plan, families)
     elements = groups.elements(asked, slurm, plan.config.run.threads, plan.device_bytes, most=room)
     taken = elements if len(elements) <= room else elements[: int(room)]
-
     number = max((submission.number for submission in submissions(sweep)), default=0) + 1
-    place = Place(
-        sweep=sweep.path,
-        submission=folder_of(sweep) / f"{number:03d}",
-        runs=plan.runs,
-        code=code.folder,
-        launched_from=Path.cwd(),
-        python=slurm.python or sys.executable,
-    )
-    tag = uuid.uuid4().hex[:8]
-    stem = f"{sweep.name}.{number:03d}"
-    scripts: dict[str, str] = {}
-    prepare = JobRef(f"{stem}.prepare-{tag}", "prepare.sbatch") if unprepared else None
-    if prepare:
-        scripts[prepare.script] = script.prepare(prepare.name, place, slurm)
-    chunks: list[Chunk] = []
-    for group, first, last in chunked(taken, limits.array_size):
-        chunk = Chunk(f"{stem}.{len(chunks)}-{tag}", f"array-{len(chunks)}.sbatch", None, group, (first, last), first)
-        scripts[chunk.script] = script.array(_array_job(chunk, taken, slurm), place, slurm)
-        chunks.append(chunk)
-    collector = JobRef(f"{stem}.collector-{tag}", "collector.sbatch") if report else None
-    if collector:
-        scripts[collector.script] = script.collector(collector.name, place, slurm)
+    stem, tag = f"{sweep.name}.{number:03d}", uuid.uuid4().hex[:8]
     submission = Submission(
-        folder=place.submission,
+        folder=folder_of(sweep) / f"{number:03d}",
         number=number,
         tag=tag,
         time=time.time(),
@@ -94,13 +72,36 @@ def draft(
         dirty=code.dirty,
         unprepared=unprepared,
         slurm=asdict(slurm),
-        chunks=chunks,
-        prepare=prepare,
-        collector=collector,
+        chunks=[
+            Chunk(f"{stem}.{k}-{tag}", f"array-{k}.sbatch", None, group, (first, last))
+            for k, (group, first, last) in enumerate(chunked(taken, limits.array_size))
+        ],
+        prepare=JobRef(f"{stem}.prepare-{tag}", "prepare.sbatch") if unprepared else None,
+        collector=JobRef(f"{stem}.collector-{tag}", "collector.sbatch") if report else None,
     )
     tasks = [_task(number, element, plan, unprepared) for number, element in enumerate(taken)]
     left_out = sum(len(element.families) for element in elements[len(taken) :])
-    return Draft(submission, taken, tasks, scripts, left_out)
+    return Draft(submission, taken, tasks, _scripts(submission, taken, plan.runs, slurm), left_out)
+
+
+def _scripts(submission: Submission, elements: list[Element], runs: Path, slurm: SlurmSection) -> dict[str, str]:
+    """The text of each job's script, by the script's name."""
+    place = Place(
+        sweep=Path(submission.sweep),
+        submission=submission.folder,
+        runs=runs,
+        code=Path(submission.code),
+        launched_from=Path.cwd(),
+        python=slurm.python or sys.executable,
+    )
+    texts = {}
+    if submission.prepare:
+        texts[submission.prepare.script] = script.prepare(submission.prepare.name, place, slurm)
+    for chunk in submission.chunks:
+        texts[chunk.script] = script.array(_array_job(chunk, elements, slurm), place, slurm)
+    if submission.collector:
+        texts[submission.collector.script] = script.collector(submission.collector.name, place, slurm)
+    return texts
 
 
 def chunked(elements: list[Element], array_size: int) -> list[tuple[str, int, int]]:

@@ -34,13 +34,13 @@ class Need:
     host_bytes: int
     busy: float  # the share of the device's time that one worker fills
     per_gpu: int | None = None  # workers that a calibration found best; None: as many as `busy` leaves room for
-    stack: str = ""  # its shape, where it is trained in a stack: families of one stack share elements,
-    company: int = 1  # about so many at the same time
+    stack: str = ""  # its shape, where it is trained in a stack: families of one stack share elements
+    concurrent: int = 1  # about how many families its worker trains at the same time
 
     @property
     def wall_seconds(self) -> float:
         """From its first step to its last."""
-        return self.seconds * self.company
+        return self.seconds * self.concurrent
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def needs(plan: Plan, families: list[list[Trial]]) -> list[Need]:
     for trials in families:
         one = chosen[trials[0].family_id]
         stacked, processes = one.way.stack > 1, one.way.processes
-        company = min(one.way.stack, len(one.families)) if stacked else 1
+        concurrent = min(one.way.stack, len(one.families)) if stacked else 1
         model_bytes = plan.memory_bytes(trials[0])
         arithmetic = cluster.arithmetic_seconds(max(trial.flops for trial in trials), plan.device)
         longest = max(plan.estimates[trial.trial_id].seconds for trial in trials)
@@ -78,11 +78,11 @@ def needs(plan: Plan, families: list[list[Trial]]) -> list[Need]:
                 family_id=trials[0].family_id,
                 seconds=plan.family_seconds(trials) * processes,
                 device_bytes=model_bytes if on_gpu else 0,
-                host_bytes=PROCESS_BYTES[plan.device] + (checkpoint_bytes if on_gpu else company * model_bytes),
+                host_bytes=PROCESS_BYTES[plan.device] + (checkpoint_bytes if on_gpu else concurrent * model_bytes),
                 busy=min(1.0, arithmetic / longest) if on_gpu else 1.0,
                 per_gpu=processes if stacked or processes > 1 else None,
                 stack=shape_key(trials[0]) if stacked else "",
-                company=company,
+                concurrent=concurrent,
             )
         )
     return found

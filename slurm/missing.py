@@ -57,7 +57,7 @@ def families_in_queue(earlier: list[Submission]) -> dict[str, str]:
         submission, chunk = chunks[job.name]
         if submission.tag not in tasks:
             tasks[submission.tag] = submission.tasks()
-        for family in tasks[submission.tag][chunk.offset + (job.index or 0)]["families"]:
+        for family in tasks[submission.tag][chunk.task(job.index or 0)]["families"]:
             found[family] = f"{job.element} ({job.state})"
     return found
 

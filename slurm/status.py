@@ -24,11 +24,10 @@ from sweep.attempts import GIVEN_UP, Attempt
 from sweep.claim import Holder
 from sweep.errors import UserError
 from sweep.quantity import duration
-from sweep.rundir import RunDir
+from sweep.rundir import Failure, RunDir
 from sweep.sweepdir import SweepDir
 
 STATES = ("finished", "diverged", "running", "queued", "failed", "lost", "missing")
-TRAINS_ANOTHER = "its element runs, and trains another family"
 FAILED_JOB = ("FAILED", "OUT_OF_MEMORY")  # Slurm's words for what starting it again would not mend
 START_SECONDS = 30.0  # that a node's clock may be behind when an element's start is compared with its attempts
 UNSEEN_SECONDS = 60.0  # without a heartbeat, before it is worth saying
@@ -70,19 +69,12 @@ class Family:
     damage: str | None = None
 
 
-@dataclass
-class Error:
-    """What `error.txt` says of a trial, and since when (seconds since the epoch)."""
-
-    line: str
-    time: float
-
-
 def look(sweep: SweepDir) -> Status:
     """The state of every trial of a sweep, in the order of its plan."""
     runs = sweep.settings()["paths"]["runs"]
     asked = ask(sweep)
     begun, trunks = _names(runs), _names(f"{runs}/trunks")
+    at_work = _at_work(Path(runs), asked)
     families: dict[str, Family] = {}
     trials = []
     for line in sweep.planned():
@@ -92,9 +84,8 @@ def look(sweep: SweepDir) -> Status:
             if family_id not in families:
                 there = family_id in trunks
                 families[family_id] = _family(runs, family_id, asked) if there else Family(family_id)
-            ended = _without_record(line["facts"], families[family_id], runs, asked)
+            ended = _without_record(line["facts"], families[family_id], runs, asked, at_work)
         trials.append(ended)
-    _tell_starting(trials, Path(runs), asked)
     return Status(sweep.name, trials, asked)
 
 
@@ -128,31 +119,32 @@ def _family(runs: str, family_id: str, asked: Asked) -> Family:
     return Family(family_id, heartbeat, holder, tries[-1] if tries else None)
 
 
-def _without_record(facts: dict[str, Any], family: Family, runs: str, asked: Asked) -> TrialStatus:
+def _without_record(facts: dict[str, Any], family: Family, runs: str, asked: Asked, at_work: set[str]) -> TrialStatus:
     trial = TrialStatus(facts["trial_id"], family.family_id, "missing")
     last, elements = family.last, asked.elements_of[family.family_id]
-    error = _error_line(f"{runs}/{trial.trial_id}/error.txt") if last else None
+    failure = RunDir.of_trial(Path(runs), trial.trial_id).failure() if last else None
     if family.damage:
         trial.state, trial.note = "failed", family.damage
     elif family.heartbeat is not None and family.holder is not None:
-        _held(trial, facts, family, error)
+        _held(trial, facts, family, failure)
     elif (entry := asked.element_now(family.family_id)) is not None:
-        _in_queue(trial, entry, last, error)
+        _in_queue(trial, entry, last, failure, at_work)
     elif elements and (last is None or last.started < asked.submission_of[elements[0]].time):
         _never_began(trial, elements[0], asked)
     elif last is not None:
-        _ended_attempt(trial, last, error.line if error else None, asked)
+        _ended_attempt(trial, last, failure.line if failure else None, asked)
     return trial
 
 
-def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, error: Error | None) -> None:
+def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, failure: Failure | None) -> None:
     """Somebody trains the family: this trial, or another one of it first."""
     beat, holder = family.heartbeat or {}, family.holder
     assert holder is not None
     trial.where = _where(holder.host, vars(holder.job) if holder.job else None)
     if beat.get("trial_id") != trial.trial_id:
-        now = error is not None and family.last is not None and error.time > family.last.started
-        trial.state, trial.note = ("failed", error.line) if now and error else ("queued", "its family is being trained")
+        trial.state, trial.note = "queued", "its family is being trained"
+        if failure is not None and family.last is not None and failure.time > family.last.started:
+            trial.state, trial.note = "failed", failure.line
         return
     trial.state = "running"
     trial.step, trial.steps = beat.get("step", 0), facts["steps"]
@@ -164,28 +156,27 @@ def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, error: Erro
         trial.note = f"no heartbeat for {duration(age)}, and nobody here can tell whether its process lives"
 
 
-def _in_queue(trial: TrialStatus, entry: queue.Job, last: Attempt | None, error: Error | None) -> None:
-    """The family is part of an element that waits, or that runs and trains another family now."""
+def _in_queue(
+    trial: TrialStatus, entry: queue.Job, last: Attempt | None, failure: Failure | None, at_work: set[str]
+) -> None:
+    """The family is part of an element that waits, or that runs and trains another family now, or none yet."""
     element = entry.element
     trial.where = _where(entry.node, {"id": element})
     if entry.state == "RUNNING" and last and last.job and last.job["id"] == element and _has_failed(last):
-        trial.state, trial.note = "failed", error.line if error else last.error or ""
+        trial.state, trial.note = "failed", failure.line if failure else last.error or ""
         return
     trial.state = "queued"
-    trial.note = TRAINS_ANOTHER if entry.state == "RUNNING" else entry.reason
-    if entry.state not in ("RUNNING", "PENDING"):
-        trial.note = entry.state
+    if entry.state == "RUNNING":
+        trains = element in at_work
+        trial.note = "its element runs, and trains another family" if trains else "its element is starting"
+    else:
+        trial.note = entry.reason if entry.state == "PENDING" else entry.state
 
 
-def _tell_starting(trials: list[TrialStatus], runs: Path, asked: Asked) -> None:
-    """Of trials whose element runs and has begun nothing since its (re)start, the note says that it is starting."""
-    begun: dict[str, bool] = {}
-    for trial in trials:
-        entry = asked.element_now(trial.family_id) if trial.note == TRAINS_ANOTHER else None
-        if entry is not None:
-            if entry.element not in begun:
-                begun[entry.element] = _has_begun(entry, runs, asked)
-            trial.note = trial.note if begun[entry.element] else "its element is starting"
+def _at_work(runs: Path, asked: Asked) -> set[str]:
+    """The elements that run and have begun something since their (re)start."""
+    running = [one for one in asked.in_queue.values() if one.state == "RUNNING" and one.element in asked.families_of]
+    return {one.element for one in running if _has_begun(one, runs, asked)}
 
 
 def _has_begun(entry: queue.Job, runs: Path, asked: Asked) -> bool:
@@ -201,12 +192,12 @@ def _has_begun(entry: queue.Job, runs: Path, asked: Asked) -> bool:
     return False
 
 
-def _ended_attempt(trial: TrialStatus, last: Attempt, error: str | None, asked: Asked) -> None:
+def _ended_attempt(trial: TrialStatus, last: Attempt, failure: str | None, asked: Asked) -> None:
     """Nobody has the family any more: how its last attempt ended says why."""
     trial.where = _where(last.host, last.job)
     if _has_failed(last):
         trial.state = "failed"
-        trial.note = (last.error if last.outcome == GIVEN_UP else error or last.error) or ""
+        trial.note = (last.error if last.outcome == GIVEN_UP else failure or last.error) or ""
     elif last.outcome is None:
         trial.state = "lost"
         trial.note = f"its attempt of {_when(last.started)} ended without a word"
@@ -214,8 +205,8 @@ def _ended_attempt(trial: TrialStatus, last: Attempt, error: str | None, asked: 
             trial.note += f": {how.state} by Slurm"
     elif last.outcome == "stopped":
         trial.note = f"stopped {_when(last.ended)}, saved"
-    elif error is not None:
-        trial.state, trial.note = "failed", error
+    elif failure is not None:
+        trial.state, trial.note = "failed", failure
 
 
 def _never_began(trial: TrialStatus, element: str, asked: Asked) -> None:
@@ -258,19 +249,6 @@ def _where(host: str, job: dict[str, Any] | None) -> str:
 
 def _when(seconds: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-
-
-def _error_line(path: str) -> Error | None:
-    """The line of a traceback that says what went wrong, or a message as it is."""
-    try:
-        with open(path, errors="replace") as file:
-            lines = [line for line in file.read().splitlines() if line.strip()]
-            written = os.fstat(file.fileno()).st_mtime
-    except FileNotFoundError:
-        return None
-    frames = [number for number, line in enumerate(lines) if line.startswith("  ")]
-    after = lines[frames[-1] + 1 :] if frames and lines[0].startswith("Traceback") else lines
-    return Error((after or lines or [""])[0], written)
 
 
 def _last_line(path: Path) -> str:

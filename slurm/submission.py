@@ -41,11 +41,19 @@ class Chunk(JobRef):
 
     group: str = ""
     tasks: tuple[int, int] = (0, 0)
-    offset: int = 0
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> "Chunk":
+        """From submission.json, which has an `offset` too where an earlier version wrote it: `tasks[0]` again."""
+        return cls(value["name"], value["script"], value["job_id"], value["group"], tuple(value["tasks"]))
 
     def index(self, task: int) -> int:
         """The array index of an element."""
-        return task - self.offset
+        return task - self.tasks[0]
+
+    def task(self, index: int) -> int:
+        """The element of an array index."""
+        return self.tasks[0] + index
 
 
 @dataclass
@@ -71,7 +79,7 @@ class Submission:
         path = folder / "submission.json"
         value = read_json(path)
         try:
-            chunks = [Chunk(**{**chunk, "tasks": tuple(chunk["tasks"])}) for chunk in value.pop("chunks")]
+            chunks = [Chunk.of(chunk) for chunk in value.pop("chunks")]
             beside = {key: JobRef(**value[key]) if value[key] else None for key in ("prepare", "collector")}
             return cls(folder=folder, **{**value, **beside}, chunks=chunks)
         except (AttributeError, KeyError, TypeError) as error:

@@ -5,37 +5,64 @@ afterwards; one that is killed on its way leaves names by which the next launch 
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from slurm import queue, snapshot
+from slurm import describe, queue, snapshot
 from slurm.draft import Draft, Limits, draft
 from slurm.folders import check_folders
 from slurm.missing import Missing, adopt, missing
 from slurm.submission import JobRef, Submission, exclusive, submissions
-from slurm.unprepared import is_provisional, up_to_date
+from slurm.unprepared import is_provisional, tokens_or_stand_in, up_to_date
 from sweep import files
 from sweep.claim import Claim
 from sweep.errors import UserError
-from sweep.plan import Plan, additions, save
-from sweep.sweepdir import SweepDir
+from sweep.exits import say
+from sweep.plan import Plan, absolute_paths, additions, make_plan, refuse_damaged, save
+from sweep.price import price
+from sweep.sweepdir import SweepDir, launch_command
 from sweep.trial import Trial
 
 ARRAY_SIZE = 1001  # Slurm's own default of MaxArraySize, for scripts shown where there is no Slurm to ask
 
 
-def preview(plan: Plan, sweep: SweepDir, command: list[str], overrides: list[str], report: bool) -> Draft:
+def planned(overrides: list[str], only: Collection[str] = ()) -> tuple[Plan, SweepDir]:
+    """The plan to submit, of these families if any are named, and its sweep. Data need not be there yet."""
+    plan = absolute_paths(make_plan(overrides, tokens_or_stand_in, only))
+    return plan, SweepDir(Path(plan.config.paths.sweeps) / plan.name)
+
+
+def hand_over(
+    overrides: list[str], extend: bool = False, report: bool = True, only: Collection[str] = ()
+) -> tuple[Draft | None, Missing, SweepDir]:
+    """Plan a grid and submit what it lacks, saying so: all that `launch` and Hydra's launcher do. See `launch`."""
+    plan, sweep = planned(overrides, only)
+    refuse_damaged(plan)
+    made, left, plan = launch(plan, sweep, overrides, extend, report, say)
+    done = plan.done()
+    to_train = {family[0].family_id for family in left.families}
+    others = {trial.trial_id for trial in plan.trials if trial.family_id not in to_train}
+    nothing = f"{len(done)} of {len(plan.trials)} trials have a record; nothing more to submit"
+    print(f"sweep {plan.name}: {price(plan, done | others) if left.families else nothing}")
+    for line in describe.left_alone(left, plan):
+        print(line)
+    if made is not None:
+        print(describe.submission(made))
+        print(describe.how_it_goes(sweep.name))
+    return made, left, sweep
+
+
+def preview(plan: Plan, sweep: SweepDir, overrides: list[str], report: bool) -> Draft:
     """What a launch would submit now, without asking Slurm about anything that it holds already."""
     code = snapshot.take(sweep.path / "code", copy=False)
     slurm = plan.config.cluster.slurm
     limits = Limits(slurm.max_array_size or ARRAY_SIZE, slurm.max_submitted or float("inf"))
-    return draft(plan, sweep, plan.left(), command, overrides, code, limits, report)
+    return draft(plan, sweep, plan.left(), launch_command(overrides), overrides, code, limits, report)
 
 
 def launch(
     plan: Plan,
     sweep: SweepDir,
-    command: list[str],
     overrides: list[str],
     extend: bool,
     report: bool,
@@ -66,12 +93,13 @@ def launch(
         left = missing(plan, earlier)
         check_budget(plan, left.families)
         if not left.families and not (report and left.queued and not _collector_waits(earlier)):
-            save(plan, sweep, command, extend)
+            save(plan, sweep, overrides, extend)
             return None, left, plan
         code = snapshot.take(sweep.path / "code")
+        command = launch_command(overrides, extend)
         made = draft(plan, sweep, left.families, command, overrides, code, _limits(plan), report)
         first = not sweep.plan.exists()
-        save(plan, sweep, command, extend)
+        save(plan, sweep, overrides, extend)
         _write(made, code)
         try:
             _submit(made.submission, plan, earlier, lock)

@@ -6,38 +6,34 @@ prepares the data, plans again, and writes the real ids to `plan.jsonl` and `tas
 at once, nothing is submitted from inside a job (which many sites forbid), and elements never know the difference.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from slurm.submission import PREPARED, Submission, exclusive
 from sweep import files
 from sweep.data.prepare import DataConfig, find, prepare
-from sweep.data.sources import TextConfig
-from sweep.data.tokens import Tokens, Unprepared
+from sweep.data.tokens import Tokens
+from sweep.data.unprepared import Unprepared, is_stand_in, stand_in
 from sweep.plan import Plan, absolute_paths, make_plan, planned_trials
 from sweep.sweepdir import SweepDir
 from sweep.trial import Trial
 
-PREFIX = "unprepared"
-BYTES_VOCABULARY = 257  # 256 bytes and the end of text
 LOCK_SECONDS = 300
 
 
-def tokens_or_stand_in(config: DataConfig, root: Path) -> Tokens:
+def tokens_or_stand_in(config: DataConfig, root: Path) -> Tokens | Unprepared:
     """What this config was prepared to, or a stand-in that no other config has."""
-    return find(config, root) or _stand_in(config, root)
+    return find(config, root) or stand_in(config)
 
 
-def one_look() -> Callable[[DataConfig, Path], Tokens]:
+def one_look() -> Callable[[DataConfig, Path], Tokens | Unprepared]:
     """`tokens_or_stand_in` for several plans that must agree: data that comes between them is not there for any."""
-    seen: dict[str, Tokens] = {}
+    seen: dict[str, Tokens | Unprepared] = {}
 
-    def look(config: DataConfig, root: Path) -> Tokens:
+    def look(config: DataConfig, root: Path) -> Tokens | Unprepared:
         key = f"{root} {config}"
         if key not in seen:
             seen[key] = tokens_or_stand_in(config, root)
@@ -46,21 +42,9 @@ def one_look() -> Callable[[DataConfig, Path], Tokens]:
     return look
 
 
-def _stand_in(config: DataConfig, root: Path) -> Tokens:
-    if isinstance(config, TextConfig):
-        of_bytes = config.tokenizer.kind == "bytes"
-        stand_in = Unprepared(BYTES_VOCABULARY if of_bytes else config.tokenizer.vocab_size)
-    else:
-        stand_in = Unprepared(config.vocab_size)  # type: ignore[attr-defined]  # the Markov source's
-    asked = {key: value for key, value in asdict(config).items() if key != "unique_tokens"}
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
-    stand_in.fingerprint = f"{PREFIX}-{digest}"
-    return cast(Tokens, stand_in)
-
-
 def is_provisional(trial: Trial) -> bool:
     """Whether a trial was planned before its data was there, so that its ids will change."""
-    return trial.config.data.fingerprint.startswith(PREFIX)
+    return is_stand_in(trial.config.data.fingerprint)
 
 
 def finish(submission: Submission) -> Plan:
@@ -79,8 +63,7 @@ def up_to_date(plan: Plan, overrides: list[str], earlier: list[Submission]) -> P
     """
     look = one_look()
     if any(map(is_provisional, plan.trials)):
-        only, plan = plan.only, absolute_paths(make_plan(overrides, look))
-        plan.only = only
+        plan = absolute_paths(make_plan(overrides, look, plan.only))
     for submission in earlier:
         if submission.unprepared and not (submission.folder / PREPARED).exists():
             theirs = absolute_paths(make_plan(submission.overrides, look))
@@ -115,7 +98,8 @@ def real_tasks(tasks: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
 def _write_plan(submission: Submission, plan: Plan) -> None:
     """Real trials in the place of this submission's provisional ones; what else the sweep's plan holds stays."""
     sweep = SweepDir(Path(submission.sweep))
-    provisional = {trial.trial_id for trial in absolute_paths(make_plan(submission.overrides, _stand_in)).trials}
+    before = make_plan(submission.overrides, lambda config, root: stand_in(config))
+    provisional = {trial.trial_id for trial in before.trials}
     kept = [trial for trial in planned_trials(sweep) if trial.trial_id not in provisional]
     there = {trial.trial_id for trial in kept}
     new = [trial for family in plan.families() for trial in family if trial.trial_id not in there]

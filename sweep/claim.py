@@ -26,8 +26,8 @@ from sweep.errors import UserError
 from sweep.files import create_json, read_json, write_json
 
 HEARTBEAT_SECONDS = 2.0
-SILENT_SECONDS = 30.0  # a heartbeat that old is of nobody, if its job is gone too
-STALE_SECONDS = 120.0  # and that old it is worth telling a person
+SILENT_SECONDS = 30.0  # without a heartbeat, after which a claim whose Slurm job is gone may be taken over
+STALE_SECONDS = 120.0  # without a heartbeat, after which a person is told how to release a claim
 
 
 @dataclass(frozen=True)

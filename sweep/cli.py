@@ -8,26 +8,27 @@ from types import ModuleType
 from sweep.errors import UserError
 from sweep.files import FULL
 
-# In the order of a sweep's life.
-VERBS = (
-    "plan",
-    "prepare",
-    "launch",
-    "status",
-    "logs",
-    "cancel",
-    "retry",
-    "train",
-    "collect",
-    "fit",
-    "report",
-    "predict",
-    "next",
-    "sync",
-    "dashboard",
-    "rerun",
-    "clean",
-)
+PROGRAM = "python -m sweep"
+# What each does, in the order of a sweep's life. Here and not in their files, so that listing them imports none.
+VERBS = {
+    "plan": "the table of trials of a grid, and its price",
+    "prepare": "documents to token shards, with reference lines",
+    "launch": "run a sweep, from the grid to the report",
+    "status": "how a sweep stands: done, running, queued, failed, lost",
+    "logs": "the log of the workers that trained a run, or train it",
+    "cancel": "stop a sweep, or some of its runs; what is trained is kept",
+    "retry": "try runs again that failed or were given up",
+    "train": "train one trial here",
+    "collect": "every run of a sweep into one table",
+    "fit": "fit a scaling law to a sweep, or to any table with columns for N, D and loss",
+    "report": "figures, an interactive page, its numbers as JSON, and a summary of a collected sweep",
+    "predict": "the loss of a larger run, written down before it is trained; scored when it is",
+    "next": "which trials to run next, as commands",
+    "sync": "upload a sweep's offline W&B runs, and the sweep itself as a run",
+    "dashboard": "a W&B workspace and a report of a sweep, made or brought up to date",
+    "rerun": "train one recorded trial again and compare",
+    "clean": "free disk; lists before it removes",
+}
 HIDDEN = ("work", "mirror")  # what launchers start
 DESCRIPTION = """Scaling sweeps of small GPTs: plan a grid of model and dataset sizes, train it, fit the frontier.
 
@@ -38,46 +39,44 @@ DESCRIPTION = """Scaling sweeps of small GPTs: plan a grid of model and dataset 
 
 
 def main(arguments: list[str]) -> int:
-    parser, verbs = _parser(arguments)
-    if arguments[:1] and arguments[0] in verbs:  # options may stand between overrides, which a parser of verbs refuses
-        args = verbs[arguments[0]].parse_intermixed_args(arguments[1:])
-        args.verb = arguments[0]
-    else:
-        args = parser.parse_args(arguments)
+    name = arguments[0] if arguments else ""
+    if name not in (*VERBS, *HIDDEN):
+        _list_of_verbs().parse_args(arguments[:1])  # shows it, or says that there is no such verb, and exits
     try:
-        return args.run(args)
+        verb = _verb(name)
+        # Options may stand between overrides, which a parser of verbs refuses.
+        return verb.run(_parser(name, verb).parse_intermixed_args(arguments[1:]))
     except UserError as error:
-        print(f"{parser.prog} {args.verb}: {error}", file=sys.stderr)
+        print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.filename is None and error.errno not in FULL:
             raise
-        print(f"{parser.prog} {args.verb}: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        print(f"{PROGRAM} {name}: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{parser.prog} {args.verb}: interrupted", file=sys.stderr)
+        print(f"{PROGRAM} {name}: interrupted", file=sys.stderr)
         return 130
 
 
-def _parser(arguments: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """The parser, and those of its verbs: the one asked for; all of them only where their list is wanted."""
+def _list_of_verbs() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sweep", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    made = {}
-    asked = [name for name in (*VERBS, *HIDDEN) if name in arguments[:1]]
-    for name in asked or VERBS:
-        module = _verb(name)
-        made[name] = verbs.add_parser(
-            name,
-            help=module.HELP,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(made[name])
-        made[name].set_defaults(run=module.run)
-    return parser, made
+    for name, what in VERBS.items():
+        verbs.add_parser(name, help=what)
+    return parser
+
+
+def _parser(name: str, verb: ModuleType) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} {name}",
+        description=verb.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_arguments(parser)
+    return parser
 
 
 def _verb(name: str) -> ModuleType:

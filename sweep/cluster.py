@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweep.checks import at_least, one_of, positive, word_or_count
 from sweep.errors import UserError
 from sweep.quantity import parse_duration
 
@@ -61,6 +62,42 @@ class SlurmSection:
     prepare: SlurmJobSection = field(default_factory=lambda: SlurmJobSection(cpus=8, time="8h"))
     collector: SlurmJobSection = field(default_factory=SlurmJobSection)
 
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        for key in ("prepare", "collector"):
+            job = getattr(self, key)
+            at_least(f"cluster.slurm.{key}.cpus", job.cpus, 1)
+            parse_duration(f"cluster.slurm.{key}.time", job.time)
+        for name, value in self.environment.items():
+            _check_variable(name, value)
+        for key in ("sbatch_lines", "setup"):
+            for line in getattr(self, key):
+                if "\n" in line:
+                    raise UserError(f"cluster.slurm.{key}: {line!r} is more than one line; give a list of lines")
+        for line in self.setup:
+            for name in re.findall(r"(\w+)=\S", line):
+                _check_variable(name, line)
+        for line in self.sbatch_lines:
+            if not line.startswith("-"):
+                raise UserError(f"cluster.slurm.sbatch_lines: {line!r}: give options of sbatch, such as --exclusive")
+        buckets(self)
+
+    def _check_numbers(self) -> None:
+        for key in ("cpus", "signal_seconds", "max_attempts_without_progress"):
+            at_least(f"cluster.slurm.{key}", getattr(self, key), 1)
+        for key in ("max_running", "max_submitted", "max_array_size"):
+            if getattr(self, key) is not None:
+                at_least(f"cluster.slurm.{key}", getattr(self, key), 1)
+        for key in ("gpus", "max_device_hours", "max_dollars"):
+            if getattr(self, key) is not None:
+                at_least(f"cluster.slurm.{key}", getattr(self, key), 0)
+        at_least("cluster.slurm.time_margin", self.time_margin, 1)
+        one_of("cluster.slurm.long_families", self.long_families, LONG_FAMILIES)
+        word_or_count("cluster.slurm.workers", self.workers, ("auto",), "processes per element")
+        memory = self.memory_gib
+        if memory not in ("auto", None) and not (type(memory) in (int, float) and memory > 0):
+            raise UserError(f"cluster.slurm.memory_gib={memory}: must be auto, null (not asked for) or a number of GiB")
+
 
 # TFLOP/s and seconds of overhead a step, for the guess before anything was measured: one core; a GPU of some years ago.
 PEAK_TFLOPS = {"cpu": 0.1, "cuda": 300.0}
@@ -80,6 +117,15 @@ class ClusterSection:
     mfu: float = 0.4
     seconds_per_step: float | None = None
     slurm: SlurmSection = field(default_factory=SlurmSection)
+
+    def __post_init__(self) -> None:
+        one_of("cluster.scheduler", self.scheduler, SCHEDULERS)
+        positive("cluster.mfu", self.mfu)
+        at_least("cluster.dollars_per_device_hour", self.dollars_per_device_hour, 0)
+        if self.peak_tflops is not None:
+            positive("cluster.peak_tflops", self.peak_tflops)
+        if self.seconds_per_step is not None:
+            at_least("cluster.seconds_per_step", self.seconds_per_step, 0)
 
     def arithmetic_seconds(self, flops: float, device: str) -> float:
         """A guess of how long a device takes for so many FLOPs."""
@@ -120,56 +166,6 @@ def buckets(slurm: SlurmSection) -> list[Bucket]:
     return sorted(found, key=lambda bucket: bucket.seconds)
 
 
-def check(cluster: ClusterSection) -> None:
-    """UserError where a value is impossible."""
-    if cluster.scheduler not in SCHEDULERS:
-        raise UserError(f"cluster.scheduler={cluster.scheduler}: must be one of {', '.join(SCHEDULERS)}")
-    if cluster.peak_tflops is not None:
-        _at_least("cluster.peak_tflops", cluster.peak_tflops, 0, above=True)
-    _at_least("cluster.mfu", cluster.mfu, 0, above=True)
-    _at_least("cluster.dollars_per_device_hour", cluster.dollars_per_device_hour, 0)
-    if cluster.seconds_per_step is not None:
-        _at_least("cluster.seconds_per_step", cluster.seconds_per_step, 0)
-    if cluster.scheduler == "slurm":
-        _check_slurm(cluster.slurm)
-
-
-def _check_slurm(slurm: SlurmSection) -> None:
-    for key in ("cpus", "signal_seconds", "max_attempts_without_progress"):
-        _at_least(f"cluster.slurm.{key}", getattr(slurm, key), 1)
-    for key in ("max_running", "max_submitted", "max_array_size"):
-        if getattr(slurm, key) is not None:
-            _at_least(f"cluster.slurm.{key}", getattr(slurm, key), 1)
-    for key in ("gpus", "max_device_hours", "max_dollars"):
-        if getattr(slurm, key) is not None:
-            _at_least(f"cluster.slurm.{key}", getattr(slurm, key), 0)
-    _at_least("cluster.slurm.time_margin", slurm.time_margin, 1)
-    if slurm.long_families not in LONG_FAMILIES:
-        raise UserError(f"cluster.slurm.long_families={slurm.long_families}: must be one of {', '.join(LONG_FAMILIES)}")
-    if slurm.workers != "auto" and not (type(slurm.workers) is int and slurm.workers > 0):
-        raise UserError(f"cluster.slurm.workers={slurm.workers}: must be auto or a number of processes per element")
-    memory = slurm.memory_gib
-    if memory not in ("auto", None) and not (type(memory) in (int, float) and memory > 0):
-        raise UserError(f"cluster.slurm.memory_gib={memory}: must be auto, null (not asked for) or a number of GiB")
-    for key in ("prepare", "collector"):
-        job = getattr(slurm, key)
-        _at_least(f"cluster.slurm.{key}.cpus", job.cpus, 1)
-        parse_duration(f"cluster.slurm.{key}.time", job.time)
-    for name, value in slurm.environment.items():
-        _check_variable(name, value)
-    for key in ("sbatch_lines", "setup"):
-        for line in getattr(slurm, key):
-            if "\n" in line:
-                raise UserError(f"cluster.slurm.{key}: {line!r} is more than one line; give a list of lines")
-    for line in slurm.setup:
-        for name in re.findall(r"(\w+)=\S", line):
-            _check_variable(name, line)
-    for line in slurm.sbatch_lines:
-        if not line.startswith("-"):
-            raise UserError(f"cluster.slurm.sbatch_lines: {line!r}: give options of sbatch, such as --exclusive")
-    buckets(slurm)
-
-
 def _check_variable(name: str, value: Any) -> None:
     """A name that a shell takes, and no secret: what is given here is written into scripts."""
     key = f"cluster.slurm.environment.{name}"
@@ -182,8 +178,3 @@ def _check_variable(name: str, value: Any) -> None:
         )
     if value is not None and (isinstance(value, dict | list) or "\n" in str(value)):
         raise UserError(f"{key}: must be one line of text, or null to pass your shell's value on")
-
-
-def _at_least(key: str, value: float, least: float, above: bool = False) -> None:
-    if not (value > least if above else value >= least) or value == float("inf"):
-        raise UserError(f"{key}={value}: must be {'positive' if above else f'at least {least}'}")

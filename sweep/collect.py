@@ -12,30 +12,30 @@ from typing import Any
 import pandas as pd
 
 from sweep import attempts, claim, files
-from sweep.efficiency import device_seconds, efficiency
+from sweep.efficiency import efficiency, worker_seconds
 from sweep.errors import UserError
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 
-RESULTS = {  # Record field → table column, where the names differ or the meaning narrows
-    "loss_nats": "loss_nats",
-    "best_loss_nats": "best_loss_nats",
-    "best_tokens": "best_tokens",
-    "train_loss_nats": "train_loss_nats",
-    "bits_per_byte": "bits_per_byte",
-    "intrinsic_dimension": "intrinsic_dimension",
-    "dimension_points": "dimension_points",
-    "tokens_per_second": "tokens_per_second",
-    "mfu": "mfu",
-    "flops_ceiling": "flops_ceiling",
-    "wall_seconds": "wall_seconds",
-    "own_seconds": "device_seconds",
-    "shared_steps": "shared_steps",
-    "device": "device",
-    "execution_class": "execution_class",
-    "code_hash": "code_hash",
-}
+RESULTS = (  # fields of the record that are columns of the table under the same name
+    "loss_nats",
+    "best_loss_nats",
+    "best_tokens",
+    "train_loss_nats",
+    "bits_per_byte",
+    "intrinsic_dimension",
+    "dimension_points",
+    "tokens_per_second",
+    "mfu",
+    "flops_ceiling",
+    "wall_seconds",
+    "shared_steps",
+    "device",
+    "execution_class",
+    "code_hash",
+)
+OWN_SECONDS = "device_seconds"  # what the record's `own_seconds` is called in the table
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def collect(sweep: SweepDir) -> Collected:
     if fresh or not before:
         for name, frame in (("table", table), ("curves", curves), ("samples", samples)):
             _write(folder / f"{name}.parquet", frame)
-    seconds = _device_seconds(folder / "meta.json", runs, table, changed=bool(fresh))
+    seconds = _worker_seconds(folder / "meta.json", runs, table, changed=bool(fresh))
     files.write_json(folder / "meta.json", _meta(folder.name, settings, table, seconds))
     return Collected(table, curves, samples, read=len(fresh))
 
@@ -133,7 +133,7 @@ def _stamp(record: Path) -> str | None:
 
 def _row(planned: dict[str, Any], runs: Path, stamp: str | None) -> dict[str, Any]:
     run = RunDir.of_trial(runs, planned["trial_id"])
-    empty = dict.fromkeys(RESULTS.values())
+    empty = dict.fromkeys((*RESULTS, OWN_SECONDS))
     row = {**planned, "status": "missing", "reason": None, "record_stamp": stamp or "", **empty}
     if stamp is None:
         row["status"], row["reason"] = _unfinished(planned, run, RunDir.of_trunk(runs, planned["family_id"]))
@@ -144,7 +144,7 @@ def _row(planned: dict[str, Any], runs: Path, stamp: str | None) -> dict[str, An
             raise UserError(f"{run.record}: is the record of {record.trial_id}; delete it to train the trial again")
     except UserError as error:
         return {**row, "status": "failed", "reason": str(error), "record_stamp": ""}
-    row |= {column: getattr(record, name) for name, column in RESULTS.items()}
+    row |= {name: getattr(record, name) for name in RESULTS} | {OWN_SECONDS: record.own_seconds}
     reason = f"loss not finite at step {record.steps_done}" if record.status == "diverged" else None
     return {**row, "status": record.status, "reason": reason}
 
@@ -154,12 +154,12 @@ def _unfinished(planned: dict[str, Any], run: RunDir, trunk: RunDir) -> tuple[st
     beat = claim.living(trunk.path)
     if beat is not None and beat.get("trial_id") == planned["trial_id"]:
         return "running", f"step {beat.get('step', 0)} of {planned['steps']}"
-    if run.error.exists():
-        lines = run.error.read_text(errors="replace").strip().splitlines()
-        return "failed", lines[-1] if lines else "failed without a message"
+    tried = attempts.read(trunk)
+    now = tried[-1].started if tried and beat is not None else 0.0  # older failures may be mended by this attempt
+    if (failure := run.failure(since=now)) is not None:
+        return "failed", failure.line
     if beat is not None:
         return "missing", "its family is being trained"
-    tried = attempts.read(trunk)
     if not tried:
         return "missing", "never started"
     last = tried[-1]
@@ -204,10 +204,10 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
     files.write(path, lambda file: frame.to_parquet(file, index=False))
 
 
-def _device_seconds(meta: Path, runs: Path, table: pd.DataFrame, changed: bool) -> float:
-    """The time of the sweep's devices, asked of every family's attempts only when a run has changed."""
-    known = files.read_json(meta).get("device_seconds") if meta.exists() and not changed else None
-    return device_seconds(runs, table["family_id"].unique()) if known is None else known
+def _worker_seconds(meta: Path, runs: Path, table: pd.DataFrame, changed: bool) -> float:
+    """The time of the sweep's workers, asked of every family's attempts only when a run has changed."""
+    known = files.read_json(meta).get("worker_seconds") if meta.exists() and not changed else None
+    return worker_seconds(runs, table["family_id"].unique()) if known is None else known
 
 
 def _meta(name: str, settings: dict[str, Any], table: pd.DataFrame, seconds: float) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _meta(name: str, settings: dict[str, Any], table: pd.DataFrame, seconds: flo
         "dollars_per_device_hour": settings["cluster"]["dollars_per_device_hour"],
         "flops_total": float(finished["flops"].sum()),
         "flops_saved": float(shared_flops.sum() - trunks.sum()),
-        "device_seconds": seconds,
+        "worker_seconds": seconds,
         "efficiency": efficiency(useful, seconds, finished),
         "excluded": settings["excluded"],
         "reference_lines": lines,

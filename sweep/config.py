@@ -1,12 +1,14 @@
 """What people write: the schema of `conf/`, composed by Hydra and checked key by key.
 
-`compose` turns overrides into a `Config`. Nothing here is resolved yet: sizes may be "1M", a learning rate may
-follow a rule. `sweep.trial` turns a `Config` into the numbers that define a trial.
+`compose` turns overrides into a `Config`; each section checks its own values when it is made. Nothing here is resolved
+yet: sizes may be "1M", a learning rate may follow a rule. `sweep.trial` turns a `Config` into the numbers that define a
+trial.
 """
 
 import difflib
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
+from math import inf
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -19,11 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from models.section import ModelSection
-from sweep import cluster
+from sweep.checks import at_least, between, one_of, positive, word_or_count
 from sweep.cluster import ClusterSection
 from sweep.data.prepare import SCHEMAS, DataConfig
 from sweep.errors import UserError
-from sweep.tracking import section as tracking
 from sweep.tracking.section import WandbSection
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -43,6 +44,14 @@ class OptimSection:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        for key in ("lr_base", "lr_multiplier", "eps", "clip_norm", *(() if self.lr is None else ("lr",))):
+            positive(f"optim.{key}", getattr(self, key))
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"optim.{key}={getattr(self, key)}: must be at least 0 and below 1")
+        at_least("optim.weight_decay", self.weight_decay, 0)
+
 
 @dataclass
 class ScheduleSection:
@@ -52,10 +61,19 @@ class ScheduleSection:
     decay_fraction: float = 0.2
     final_lr_fraction: float = 0.0
 
+    def __post_init__(self) -> None:
+        one_of("schedule.name", self.name, SCHEDULES)
+        between("schedule.decay_fraction", self.decay_fraction, 0, 1)
+        between("schedule.final_lr_fraction", self.final_lr_fraction, 0, 1)
+        at_least("schedule.warmup_tokens_per_param", self.warmup_tokens_per_param, 0)
+
 
 @dataclass
 class BatchSection:
     sequences: int = 16
+
+    def __post_init__(self) -> None:
+        at_least("batch.sequences", self.sequences, 1)
 
 
 @dataclass
@@ -72,6 +90,11 @@ class EvalSection:
     points_per_doubling: int = 2
     log_every_steps: int = 100
     sample_tokens: int = 96
+
+    def __post_init__(self) -> None:
+        for key in ("sequences", "first_step", "points_per_doubling", "log_every_steps"):
+            at_least(f"eval.{key}", getattr(self, key), 1)
+        at_least("eval.sample_tokens", self.sample_tokens, 0)
 
 
 @dataclass
@@ -90,12 +113,29 @@ class RunOptions:
     checkpoint_seconds: float = 60.0
     keep_weights: bool = True
 
+    def __post_init__(self) -> None:
+        one_of("run.device", self.device, DEVICES)
+        at_least("run.threads", self.threads, 1)
+        word_or_count("run.workers", self.workers, ("auto",), "processes")
+        word_or_count("run.stack", self.stack, ("auto", "off"), "trials")
+        if self.backend == "cudnn" and self.deterministic:
+            raise UserError("run.backend=cudnn: is not deterministic; give run.deterministic=false with it")
+        if self.micro_batch_sequences is not None:
+            at_least("run.micro_batch_sequences", self.micro_batch_sequences, 1)
+        if self.checkpoint_seconds != inf:  # never but at the end
+            at_least("run.checkpoint_seconds", self.checkpoint_seconds, 0)
+
 
 @dataclass
 class PathsSection:
     runs: str = "runs"
     sweeps: str = "sweeps"
     tokens: str = "tokens"
+
+    def __post_init__(self) -> None:
+        for key, folder in vars(self).items():
+            if Path(folder).exists() and not Path(folder).is_dir():
+                raise UserError(f"paths.{key}={folder}: is a file; give a folder")
 
 
 @dataclass
@@ -105,6 +145,10 @@ class SweepSection:
     name: str = "adhoc"
     axes: dict[str, Any] = field(default_factory=dict)
     where: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise UserError(f"sweep.name={self.name}: names a folder; use letters, digits and . _ + -")
 
 
 @dataclass
@@ -125,23 +169,19 @@ class Config:
     seq_len: int = 256
     precision: str = "auto"
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed}: must not be negative")
+        at_least("seq_len", self.seq_len, 2)
+        one_of("precision", self.precision, PRECISIONS)
 
-_SECTIONS: dict[str, type] = {
-    "model": ModelSection,
-    "optim": OptimSection,
-    "schedule": ScheduleSection,
-    "batch": BatchSection,
-    "budget": BudgetSection,
-    "eval": EvalSection,
-    "run": RunOptions,
-    "cluster": ClusterSection,
-    "wandb": WandbSection,
-    "paths": PathsSection,
-    "sweep": SweepSection,
-}
+
+_KINDS: dict[str, type] = get_type_hints(Config)
+_SECTIONS = [name for name, kind in _KINDS.items() if is_dataclass(kind)]
+_SCALARS = [name for name in _KINDS if name not in _SECTIONS]
+OFF_IS_A_WORD = ("run.stack", "wandb.mode")  # YAML reads it as false
 FREE_MAPPINGS = ("cluster.slurm.environment",)  # their keys are people's own
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_SCALARS: dict[str, type] = {"seed": int, "seq_len": int, "precision": str}
 
 
 def compose(overrides: list[str]) -> Config:
@@ -166,17 +206,16 @@ def with_free_keys(overrides: list[str]) -> list[str]:
 
 def typed(raw: DictConfig) -> Config:
     """Each section of a composed config through its schema."""
-    sections = {name: section(name, raw[name]) for name in (*_SECTIONS, "data")}
+    sections = {name: section(name, raw[name]) for name in _SECTIONS}
     scalars = {name: scalar(name, raw[name]) for name in _SCALARS}
     return Config(**sections, **scalars)
 
 
 def section(name: str, raw: Any) -> Any:
     """One section as its dataclass: unknown keys and wrong types are refused with the key and the value."""
-    schema = _data_schema(raw) if name == "data" else _SECTIONS[name]
+    schema = _data_schema(raw) if name == "data" else _KINDS[name]
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), raw)
-        value = OmegaConf.to_object(merged)
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), raw, _off(name, raw)))
     except ConfigKeyError as error:
         head, _, key = f"{name}.{error.full_key}".rpartition(".")
         raise UserError(f"{head}.{key}: unknown key; {_suggest(key, _names(_inside(schema, head)), head)}") from error
@@ -184,96 +223,26 @@ def section(name: str, raw: Any) -> Any:
         raise UserError(_explain_value(schema, f"{name}.{error.full_key}", raw, error)) from error
     except OmegaConfBaseException as error:
         raise UserError(f"{name}: {str(error).splitlines()[0]}") from error
-    _check_section(name, value)
-    return value
+
+
+def _off(name: str, raw: Any) -> dict[str, str]:
+    """The word where YAML read it as false."""
+    keys = [key.partition(".")[2] for key in OFF_IS_A_WORD if key.partition(".")[0] == name]
+    return {key: "off" for key in keys if key in raw and raw[key] is False}
 
 
 def scalar(name: str, value: Any) -> Any:
-    """One of the keys that belong to no section, checked."""
-    kind: Any = _SCALARS[name]
+    """One of the keys that belong to no section, if it is of its kind."""
+    kind = _KINDS[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{name}={value}: must be {'a whole number' if kind is int else 'a word'}")
-    if name == "seq_len" and value < 2:
-        raise UserError(f"seq_len={value}: must be at least 2")
-    if name == "seed" and value < 0:
-        raise UserError(f"seed={value}: must not be negative")
-    if name == "precision":
-        _one_of("precision", value, PRECISIONS)
     return value
 
 
 def _data_schema(raw: Any) -> type:
     source = raw.get("source") if hasattr(raw, "get") else None
-    _one_of("data.source", source, tuple(SCHEMAS))
+    one_of("data.source", source, tuple(SCHEMAS))
     return SCHEMAS[str(source)]
-
-
-def _check_section(name: str, value: Any) -> None:
-    if name == "schedule":
-        _one_of("schedule.name", value.name, SCHEDULES)
-        _in_range("schedule.decay_fraction", value.decay_fraction, 0.0, 1.0)
-        _in_range("schedule.final_lr_fraction", value.final_lr_fraction, 0.0, 1.0)
-        _in_range("schedule.warmup_tokens_per_param", value.warmup_tokens_per_param, 0.0, float("inf"))
-    elif name == "run":
-        _one_of("run.device", value.device, DEVICES)
-        _at_least("run.threads", value.threads, 1)
-        if value.workers != "auto" and not (type(value.workers) is int and value.workers > 0):
-            raise UserError(f"run.workers={value.workers}: must be auto or a number of processes")
-        value.stack = "off" if value.stack is False else value.stack  # YAML reads off as false
-        if value.stack not in ("auto", "off") and not (type(value.stack) is int and value.stack > 0):
-            raise UserError(f"run.stack={value.stack}: must be auto, off or a number of trials")
-        if value.backend == "cudnn" and value.deterministic:
-            raise UserError("run.backend=cudnn: is not deterministic; give run.deterministic=false with it")
-        if value.micro_batch_sequences is not None:
-            _at_least("run.micro_batch_sequences", value.micro_batch_sequences, 1)
-        _in_range("run.checkpoint_seconds", value.checkpoint_seconds, 0.0, float("inf"))
-    elif name == "sweep":
-        if not re.fullmatch(r"\w[\w.+-]*", value.name):
-            raise UserError(f"sweep.name={value.name}: names a folder; use letters, digits and . _ + -")
-    elif name == "paths":
-        for key, folder in vars(value).items():
-            if Path(folder).exists() and not Path(folder).is_dir():
-                raise UserError(f"paths.{key}={folder}: is a file; give a folder")
-    elif name == "batch":
-        _at_least("batch.sequences", value.sequences, 1)
-    elif name == "eval":
-        for key in ("sequences", "first_step", "points_per_doubling", "log_every_steps"):
-            _at_least(f"eval.{key}", getattr(value, key), 1)
-        _at_least("eval.sample_tokens", value.sample_tokens, 0)
-    elif name == "optim":
-        for key in (
-            "lr_base",
-            "lr_multiplier",
-            "eps",
-            "clip_norm",
-            *(("lr",) if value.lr is not None else ()),
-        ):
-            if not 0 < getattr(value, key) < float("inf"):
-                raise UserError(f"optim.{key}={getattr(value, key)}: must be positive")
-        for key in ("beta1", "beta2"):
-            if not 0 <= getattr(value, key) < 1:
-                raise UserError(f"optim.{key}={getattr(value, key)}: must be at least 0 and below 1")
-        _in_range("optim.weight_decay", value.weight_decay, 0.0, float("inf"))
-    elif name == "wandb":
-        tracking.check(value)
-    elif name == "cluster":
-        cluster.check(value)
-
-
-def _one_of(key: str, value: Any, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise UserError(f"{key}={value}: must be one of {', '.join(valid)}")
-
-
-def _at_least(key: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"{key}={value}: must be at least {least}")
-
-
-def _in_range(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        limit = f"between {low:g} and {high:g}" if high < float("inf") else f"at least {low:g}"
-        raise UserError(f"{key}={value}: must be {limit}")
 
 
 def _suggest(key: str, valid: list[str], section: str = "") -> str:
@@ -328,11 +297,11 @@ def _keys_at(path: str, overrides: list[str]) -> list[str]:
     """The keys below a dotted path of the config; those of `data` are the chosen source's."""
     section_name = path.partition(".")[0]
     if path == "":
-        return [*_SECTIONS, "data", *_SCALARS]
+        return list(_KINDS)
     if section_name == "data":
         choices = [text for text in overrides if (CONF / text.partition("=")[0]).is_dir()]
         return _names(_inside(_data_schema(compose_untyped(choices)["data"]), path))
-    return _names(_inside(_SECTIONS[section_name], path)) if section_name in _SECTIONS else []
+    return _names(_inside(_KINDS[section_name], path)) if section_name in _SECTIONS else []
 
 
 def _inside(schema: type, path: str) -> type | None:

@@ -5,29 +5,27 @@ compiling, waiting, validation, failures and what was trained twice all count ag
 """
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
-from sweep.files import read_json_lines
+from sweep import attempts
 from sweep.rundir import RunDir
 
-Process = tuple[str | None, int | None, float | None]  # host, pid, and when it started
+Process = tuple[str, int, float | None]  # host, pid, and when it started
 
 
-def device_seconds(runs: Path, family_ids: Iterable[str]) -> float:
-    """Of all processes that trained these families. An attempt that was killed counts up to its last known moment."""
+def worker_seconds(runs: Path, family_ids: Iterable[str]) -> float:
+    """Of all processes that trained these families, each times its share of a device. An attempt that was killed counts
+    up to its last known moment."""
     spans: dict[Process, tuple[float, float]] = {}
     shares: dict[Process, float] = {}
-    for family_id in family_ids:
-        process: Process | None = None
-        for row in read_json_lines(RunDir.of_trunk(runs, family_id).attempts):
-            if row["event"] == "start":
-                process = (row.get("host"), row.get("pid"), row.get("started"))
-                shares[process] = row.get("device_share", 1.0)
-            if process is not None and "time" in row:
-                first, last = spans.get(process, (row.get("worker_since") or row["time"], row["time"]))
-                spans[process] = first, max(last, row["time"])
+    for attempt in chain.from_iterable(attempts.read(RunDir.of_trunk(runs, name)) for name in family_ids):
+        process = attempt.host, attempt.pid, attempt.process_started
+        began, known = attempt.worker_since or attempt.started, attempt.ended or attempt.started
+        first, last = spans.get(process, (began, known))
+        spans[process], shares[process] = (first, max(last, known)), attempt.device_share
     return sum(shares[process] * (last - first) for process, (first, last) in spans.items())
 
 

@@ -22,6 +22,9 @@ TRAINING_CODE = (
     "sweep/training/checkpoint.py",
     "sweep/training/family.py",
     "sweep/training/loop.py",
+    "sweep/training/setup.py",
+    "sweep/training/curve.py",
+    "sweep/training/evaluation.py",
     "sweep/training/optim.py",
     "sweep/training/stack.py",
     "sweep/training/graph.py",
@@ -94,12 +97,13 @@ def device_memory_bytes(device: str) -> int:
 
 
 def free_memory(device: str) -> None:
-    """Give back what nobody holds any more, so that what comes next finds the device's memory."""
+    """Give back what nobody holds any more: what comes next finds the device's memory, and a peak of its own."""
     gc.collect()
     if device == "cuda":
         import torch
 
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def describe(device: str, backend: str, options: dict[str, Any], stack: int | None = None) -> dict[str, Any]:

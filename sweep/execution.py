@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass
 
 from models.count import largest_micro_batch, memory_bytes
 from sweep.config import RunOptions
+from sweep.errors import UserError
 from sweep.estimate import ALONE, Speeds, Way
 from sweep.quantity import counted
 from sweep.trial import Trial
 
-ONLY_ONE = "one trial of this shape"
-NOT_CALIBRATED = "not calibrated"
 CLEARLY = 1.05  # times as fast: below that a calibration of seconds cannot tell
 MOST_SLOTS = 64
 PROCESSES = (2, 4, 8)  # on one GPU
@@ -29,12 +28,12 @@ MEMORY_SHARE = 0.8  # of a device's, for the memory model's bytes: it leaves out
 
 @dataclass(frozen=True)
 class Execution:
-    """Families of one shape, the way that they are trained, and the reason in words."""
+    """Families of one shape, the way that they are trained, and why."""
 
     families: list[list[Trial]]
     curves: int  # trials that one process will train of them
     way: Way
-    why: str
+    why: str | None  # in words; None where there is a choice that nobody has measured
 
 
 def executions(
@@ -77,8 +76,7 @@ def shape_key(trial: Trial) -> str:
 
 def candidates(trial: Trial, curves: int, options: RunOptions, device: str, device_bytes: float) -> list[Way]:
     """What a calibration tries beside training alone: stacks, and on a GPU several processes too."""
-    size = micro_batch(trial, options, device, device_bytes)
-    needed = memory_bytes(trial.config.model, size, trial.config.precision)["total"]
+    needed = training_bytes(trial, options, device, device_bytes)
     fit = max(1, int(MEMORY_SHARE * device_bytes // needed))
     ways = [Way(stack=1)] if options.graph and device == "cuda" else []
     most = 2 ** int(math.log2(min(curves, fit, MOST_SLOTS)))
@@ -95,7 +93,7 @@ def pays_to_calibrate(one: Execution, seconds: float, options: RunOptions, devic
     """Whether a shape leaves a choice, and so many seconds to train, that it is worth measuring which way is faster."""
     others = candidates(one.families[0][0], one.curves, options, device, device_bytes)
     costs = (1 + len(others)) * CALIBRATION_SECONDS[device]
-    return one.why == NOT_CALIBRATED and bool(others) and seconds >= WORTH * costs
+    return one.why is None and bool(others) and seconds >= WORTH * costs
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,8 @@ class Work:
 
     like: Trial
     steps: float  # of all its curves, a family's trunk counted once
-    longest_curve: int  # a curve's steps follow each other, its trunk's included,
-    longest_family: float  # and without a stack so do all steps of a family
+    longest_curve: int  # of one trial, its trunk included: they follow each other even in a stack
+    longest_family: float  # of one family: they follow each other where it is trained without a stack
 
     @classmethod
     def of(cls, families: list[list[Trial]], peers: int) -> "Work":
@@ -128,11 +126,11 @@ class Work:
 
 def _choose(
     work: Work, curves: int, options: RunOptions, speeds: Speeds, device: str, device_model: str
-) -> tuple[Way, str]:
+) -> tuple[Way, str | None]:
     """The way for as many curves of a shape as one process will train, and why."""
     alone = Way(stack=1) if options.graph and device == "cuda" else ALONE  # what is captured is a stack's step
     if curves < 2:
-        return alone, ONLY_ONE
+        return alone, "one trial of this shape"
     if options.stack not in ("auto", "off"):
         return Way(stack=min(options.stack, curves)), f"run.stack={options.stack}"
     ways = [Way(stack=2**k) for k in range(1, 7)] if options.stack == "auto" else []
@@ -148,7 +146,7 @@ def _choose(
     }
     others = [way for way in seconds if way != alone]
     if alone not in seconds or not others:
-        return alone, "run.stack=off" if options.stack == "off" else NOT_CALIBRATED
+        return alone, "run.stack=off" if options.stack == "off" else None
     if not math.isfinite(seconds[alone]):
         return alone, "calibrated: the device has no memory for more, if for one"
     best = min(others, key=lambda way: seconds[way])
@@ -172,6 +170,18 @@ def micro_batch(trial: Trial, options: RunOptions, device: str, device_bytes: fl
     return largest_micro_batch(config.model, config.batch_sequences, config.precision, available)
 
 
+def check_micro_batch(options: RunOptions, batch_sequences: int) -> None:
+    size = options.micro_batch_sequences
+    if size and batch_sequences % size:
+        raise UserError(f"run.micro_batch_sequences={size}: must divide batch.sequences={batch_sequences}")
+
+
+def training_bytes(trial: Trial, options: RunOptions, device: str, device_bytes: float) -> int:
+    """What a trial takes of a device while it trains, by the memory model."""
+    size = micro_batch(trial, options, device, device_bytes)
+    return memory_bytes(trial.config.model, size, trial.config.precision)["total"]
+
+
 def processes_per_device(chosen: list[Execution]) -> int:
     """How many processes to start on each GPU: what the shapes with most of the work ask for; a stack asks for one."""
     work: dict[int, float] = defaultdict(float)
@@ -182,16 +192,16 @@ def processes_per_device(chosen: list[Execution]) -> int:
 
 def described(chosen: list[Execution]) -> list[str]:
     """A line for each way of training, with what is trained so; none for shapes that leave no choice."""
-    lines: dict[tuple[Way, str], list[Execution]] = defaultdict(list)
+    lines: dict[tuple[Way, str | None], list[Execution]] = defaultdict(list)
     for one in chosen:
-        if one.why != ONLY_ONE:
+        if one.curves > 1:
             lines[one.way, one.why].append(one)
     return [_described(way, why, alike) for (way, why), alike in lines.items()]
 
 
-def _described(way: Way, why: str, alike: list[Execution]) -> str:
+def _described(way: Way, why: str | None, alike: list[Execution]) -> str:
     families = counted(sum(len(one.families) for one in alike), "family", "families")
     which = f"{families} of {counted(len(alike), 'shape', 'shapes')}"
-    if why == NOT_CALIBRATED:
+    if why is None:
         return f"{which} could train several trials at a time; `plan --calibrate` measures whether that is faster here"
     return f"{way}: {which} ({why})"

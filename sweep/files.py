@@ -52,29 +52,33 @@ def append_json(path: Path, row: dict[str, Any]) -> None:
             os.close(descriptor)
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file; UserError that names it where it is missing or damaged."""
+def read_json(path: Path, mend: str = "restore it, or delete it to have it made again") -> Any:
+    """A JSON file; UserError that names it where it is missing, or damaged: then also how to `mend` it."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: damaged ({error}); restore it, or delete it to have it made again") from error
+        raise UserError(f"{path}: damaged ({error}); {mend}") from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """All complete lines; a last line that a killed writer left half-written is not one."""
+    return list(read_json_lines_back(path))[::-1]
+
+
+def read_json_lines_back(path: Path) -> Iterator[dict[str, Any]]:
+    """The same from the last line to the first, each parsed only when it is asked for."""
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        return []
-    rows = []
-    for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
+        return
+    lines = text[: text.rfind(b"\n") + 1].splitlines()
+    for number in range(len(lines), 0, -1):
         try:
-            rows.append(json.loads(line))
+            yield json.loads(lines[number - 1])
         except ValueError as error:
             raise UserError(f"{path}:{number}: damaged line ({error}); restore the file, or remove it") from error
-    return rows
 
 
 class Tail:

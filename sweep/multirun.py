@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from sweep.config import CONF, with_free_keys
 from sweep.errors import UserError
-from sweep.plan import grid
+from sweep.grid import grid
 
 # No folder and no log of each job: a run directory holds all that there is to know.
 NO_STRAY_FILES = ["hydra/job_logging=stdout", "hydra.output_subdir=null", "hydra.sweep.subdir=."]

@@ -1,49 +1,35 @@
 """From a grid to priced trials, before anything runs.
 
-Axes are Hydra overrides in Hydra's sweep grammar, from `conf/sweep/*.yaml` and the command line. Hydra composes once
-per combination of group choices (65 ms each); values are then laid over the composed sections, so that 1,000 trials
-take seconds. `where:` conditions on derived quantities exclude points, each with its reason.
+Each point of the grid (`sweep.grid`) becomes a trial; `where:` conditions on derived quantities exclude points, each
+with its reason. What is left gets an estimate, and a way of being trained.
 """
 
 import itertools
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from models.count import memory_bytes
 from sweep import files, where
-from sweep.config import CONF, Config, PathsSection, compose_untyped, scalar, section, typed
+from sweep.cluster import ClusterSection
+from sweep.config import Config, PathsSection
 from sweep.data.prepare import DataConfig
 from sweep.data.tokens import Tokens
+from sweep.data.unprepared import Unprepared
 from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Estimate, Speeds
-from sweep.execution import Execution, executions, micro_batch, pays_to_calibrate, peers
-from sweep.quantity import size
+from sweep.execution import Execution, check_micro_batch, executions, pays_to_calibrate, peers, training_bytes
+from sweep.grid import Point, grid
+from sweep.quantity import format_bytes
+from sweep.record import Record
 from sweep.rundir import RunDir
-from sweep.sweepdir import SweepDir
+from sweep.sweepdir import SweepDir, launch_command
 from sweep.trial import Trial, check, resolve
 
-NOT_OF_A_TRIAL = ("run", "cluster", "wandb", "paths", "sweep")  # the same for a whole sweep, so no axis
 ADAM_BYTES_PER_PARAM = 12  # fp32 weight and two moments, in a checkpoint
 WEIGHT_BYTES_PER_PARAM = 4
-
-
-@dataclass
-class Point:
-    """One point of the grid: the overrides that make it, and its config."""
-
-    overrides: list[str]
-    config: Config
 
 
 @dataclass
@@ -62,14 +48,14 @@ class Plan:
     name: str
     config: Config  # of the first point: options, cluster and paths are the same for all
     device: str
+    device_bytes: float  # of one device
     trials: list[Trial]
     excluded: list[Excluded]
     repeated: int  # grid points that are a trial named before
-    estimates: dict[str, Estimate] = field(default_factory=dict)
-    points: dict[str, list[str]] = field(default_factory=dict)  # the overrides of each trial's point, by its id
+    points: dict[str, list[str]]  # the overrides of each trial's point, by its id
+    estimates: dict[str, Estimate]
     executions: list[Execution] = field(default_factory=list)  # how what is left of its families is trained, by shape
-    device_bytes: float = math.inf  # of one device
-    only: set[str] = field(default_factory=set)  # the families that this launch is about; all if none is named
+    only: frozenset[str] = frozenset()  # the families that this launch is about; all if none is named
 
     @property
     def runs(self) -> Path:
@@ -128,8 +114,7 @@ class Plan:
 
     def memory_bytes(self, trial: Trial) -> int:
         """Of one device, while the trial trains."""
-        size = micro_batch(trial, self.config.run, self.device, self.device_bytes)
-        return memory_bytes(trial.config.model, size, trial.config.precision)["total"]
+        return training_bytes(trial, self.config.run, self.device, self.device_bytes)
 
     def disk_bytes(self) -> int:
         """An upper bound on what the sweep leaves on disk and needs while it runs."""
@@ -143,68 +128,103 @@ class Plan:
 
 def make_plan(
     overrides: list[str],
-    prepared: Callable[[DataConfig, Path], Tokens],
+    prepared: Callable[[DataConfig, Path], Tokens | Unprepared],
+    only: Collection[str] = (),
 ) -> Plan:
     """Plan the grid that `overrides` say; without a `sweep=` it is the one trial, or the axes given.
 
-    `prepared` gives the tokens of a data section. The device is what `run.device` asks for, or what the cluster's jobs
-    get; where it is not of this machine, `cluster` says its name and memory.
+    `prepared` gives the tokens of a data section, or what stands for them. The device is what `run.device` asks for, or
+    what the cluster's jobs get; where it is not of this machine, `cluster` says its name and memory.
     """
     points = list(grid(overrides))
     if not points:
         raise UserError("the grid has no points: an axis is empty")
-    first = points[0].config
-    device = _device(first)
-    conditions = [where.parse(text) for text in first.sweep.where]
-    tokens_of: dict[str, Tokens] = {}
-    plan = Plan(first.sweep.name, first, device, [], [], repeated=0)
-    cluster = first.cluster
-    device_name = cluster.device_name or _asked(device, device_model, "cluster.device_name")
-    memory_gib = cluster.device_memory_gib or _asked(device, device_memory_bytes, "cluster.device_memory_gib") / 2**30
-    plan.device_bytes = memory_gib * 2**30
-    speeds = Speeds.read(plan.runs)
-    seen: set[str] = set()
+    config, device = points[0].config, _device(points[0].config)
+    device_name, device_bytes = _device_facts(config.cluster, device)
+    trials: dict[str, Trial] = {}
+    overrides_of: dict[str, list[str]] = {}
+    excluded: list[Excluded] = []
+    for point, found in zip(points, _trials(points, prepared, device, device_bytes), strict=True):
+        if isinstance(found, Excluded):
+            excluded.append(found)
+        elif found.trial_id not in trials:
+            trials[found.trial_id] = found
+            overrides_of[found.trial_id] = point.overrides
+    if not trials:
+        conditions = ", ".join(dict.fromkeys(one.condition for one in excluded))
+        raise UserError(f"no point of the grid is left: all {len(excluded)} are excluded by {conditions}")
+    speeds = Speeds.read(Path(config.paths.runs))
+    plan = Plan(
+        name=config.sweep.name,
+        config=config,
+        device=device,
+        device_bytes=device_bytes,
+        trials=list(trials.values()),
+        excluded=excluded,
+        repeated=len(points) - len(trials) - len(excluded),
+        points=overrides_of,
+        estimates={
+            trial_id: speeds.estimate(trial, config.run, device, device_name, config.cluster)
+            for trial_id, trial in trials.items()
+        },
+        only=frozenset(only),
+    )
+    return _with_executions(plan, speeds, device_name)
+
+
+def _trials(
+    points: list[Point],
+    prepared: Callable[[DataConfig, Path], Tokens | Unprepared],
+    device: str,
+    device_bytes: float,
+) -> Iterator[Trial | Excluded]:
+    """The trial of each point, or why it is left out; UserError for one that cannot be trained."""
+    conditions = [where.parse(text) for text in points[0].config.sweep.where]
+    tokens_of: dict[str, Tokens | Unprepared] = {}
     for point in points:
         key = f"{point.config.paths.tokens} {point.config.data}"
         if key not in tokens_of:
             tokens_of[key] = prepared(point.config.data, Path(point.config.paths.tokens))
         try:
-            trial = resolve(point.config, tokens_of[key], device)
-            if (broken := _broken(conditions, trial)) is not None:
-                plan.excluded.append(Excluded(point.overrides, *broken))
-                continue
-            check(trial, tokens_of[key])
-            _check_micro_batch(plan, trial)
-            _check_memory(plan, trial, memory_gib)
+            found = _trial(point, tokens_of[key], conditions, device, device_bytes)
         except UserError as error:
             at = f" (at {' '.join(point.overrides)})" if point.overrides else ""
             raise UserError(f"{error}{at}") from error
-        if trial.trial_id in seen:
-            plan.repeated += 1
-            continue
-        seen.add(trial.trial_id)
-        plan.trials.append(trial)
-        plan.points[trial.trial_id] = point.overrides
-        plan.estimates[trial.trial_id] = speeds.estimate(trial, first.run, device, device_name, cluster)
-    if not plan.trials:
-        conditions_said = ", ".join(plan.excluded_by_condition())
-        raise UserError(f"no point of the grid is left: all {len(plan.excluded)} are excluded by {conditions_said}")
-    _choose_executions(plan, speeds, device_name)
-    return plan
+        yield found
 
 
-def _choose_executions(plan: Plan, speeds: Speeds, device_name: str) -> None:
-    """How each shape is trained, and what that makes of the estimates: a trial's share of the device."""
+def _trial(
+    point: Point, tokens: Tokens | Unprepared, conditions: list[where.Expression], device: str, device_bytes: float
+) -> Trial | Excluded:
+    trial = resolve(point.config, tokens, device)
+    if (broken := _broken(conditions, trial)) is not None:
+        return Excluded(point.overrides, *broken)
+    check(trial, tokens)
+    check_micro_batch(point.config.run, trial.config.batch_sequences)
+    needed = training_bytes(trial, point.config.run, device, device_bytes)
+    if needed > device_bytes:
+        raise UserError(
+            f"{trial.trial_id} needs about {format_bytes(needed)} of device memory and there are "
+            f"{device_bytes / 2**30:.1f} GiB; give a smaller run.micro_batch_sequences, a smaller model, or a larger "
+            "device"
+        )
+    return trial
+
+
+def _with_executions(plan: Plan, speeds: Speeds, device_name: str) -> Plan:
+    """With how each shape is trained, and what that makes of the estimates: a trial's share of the device."""
     config, device = plan.config, plan.device
-    plan.executions = executions(plan.left(), config.run, speeds, device, device_name, plan.peers())
-    for one in plan.executions:
-        for trial in itertools.chain.from_iterable(one.families):
-            if one.way != ALONE and speeds.calibrated(trial, config.run, device_name, one.way) is not None:
-                estimate = speeds.estimate(trial, config.run, device, device_name, config.cluster, one.way)
-                plan.estimates[trial.trial_id] = estimate
+    chosen = executions(plan.left(), config.run, speeds, device, device_name, plan.peers())
+    together = {
+        trial.trial_id: speeds.estimate(trial, config.run, device, device_name, config.cluster, one.way)
+        for one in chosen
+        for trial in itertools.chain.from_iterable(one.families)
+        if one.way != ALONE and speeds.calibrated(trial, config.run, device_name, one.way) is not None
+    }
+    return replace(plan, executions=chosen, estimates=plan.estimates | together)
 
 
-def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) -> None:
+def save(plan: Plan, sweep: SweepDir, overrides: list[str], extend: bool = False) -> None:
     """Write the plan to its sweep's folder; what the folder holds already stays in it (see `additions`)."""
     there = planned_trials(sweep) if sweep.plan.exists() else []
     new = additions(plan, sweep, extend)
@@ -212,7 +232,8 @@ def save(plan: Plan, sweep: SweepDir, command: list[str], extend: bool = False) 
     files.write_json_lines(sweep.plan, (trial.to_json() for trial in trials))
     settings = {
         "name": sweep.name,
-        "command": command,
+        "command": launch_command(overrides, extend),
+        "overrides": overrides,
         "device": plan.device,
         "run": asdict(plan.config.run),
         "cluster": asdict(plan.config.cluster),
@@ -238,6 +259,23 @@ def additions(plan: Plan, sweep: SweepDir, extend: bool) -> set[str]:
     return new
 
 
+def scheduler(overrides: list[str]) -> str:
+    """`cluster.scheduler` of the grid's first point."""
+    return next((point.config.cluster.scheduler for point in grid(overrides)), "local")
+
+
+def refuse_damaged(plan: Plan) -> None:
+    """UserError for a record that is there but cannot be read: it would pass for a finished trial."""
+    damaged = []
+    for trial_id in sorted(plan.done()):
+        try:
+            Record.read(RunDir.of_trial(plan.runs, trial_id).record)
+        except UserError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise UserError(damaged[0] + (f" (and {len(damaged) - 1} more records)" if damaged[1:] else ""))
+
+
 def absolute_paths(plan: Plan) -> Plan:
     """The same plan with `paths.*` that hold wherever a job runs."""
     paths = {key: str(Path(folder).absolute()) for key, folder in vars(plan.config.paths).items()}
@@ -255,113 +293,6 @@ def by_family(trials: list[Trial]) -> list[list[Trial]]:
     for trial in trials:
         groups[trial.family_id].append(trial)
     return list(groups.values())
-
-
-def grid(overrides: list[str]) -> Iterator[Point]:
-    """Every point of the grid, in the order of its axes, the last one fastest."""
-    fixed, axes = _split(overrides)
-    axes = {**_sweep_axes(fixed, overrides), **axes}
-    for key in axes:
-        if key.partition(".")[0] in NOT_OF_A_TRIAL:
-            raise UserError(f"{key}: is the same for all trials of a sweep, so no axis; give it one value")
-    group_axes = {key: values for key, values in axes.items() if (CONF / key).is_dir()}
-    value_axes = {key: values for key, values in axes.items() if key not in group_axes}
-    composed = {
-        choice: Composed(compose_untyped([*fixed, *choice]))
-        for choice in itertools.product(*(_assignments(key, values) for key, values in group_axes.items()))
-    }
-    for combination in itertools.product(*(_assignments(key, values) for key, values in axes.items())):
-        choice = tuple(text for key, text in zip(axes, combination, strict=True) if key in group_axes)
-        values = [text for key, text in zip(axes, combination, strict=True) if key in value_axes]
-        yield Point(list(combination), composed[choice].with_values(values))
-
-
-class Composed:
-    """One composition, and the configs that differ from it in values only; each section is checked once."""
-
-    def __init__(self, raw: DictConfig):
-        self.raw = raw
-        self.base = typed(raw)
-        self.sections: dict[tuple[str, ...], Any] = {}
-
-    def with_values(self, assignments: list[str]) -> Config:
-        by_section: dict[str, list[str]] = defaultdict(list)
-        for assignment in assignments:
-            by_section[assignment.partition("=")[0].partition(".")[0]].append(assignment)
-        changed = {name: self._changed(name, texts) for name, texts in by_section.items()}
-        return Config(**{**vars(self.base), **changed})
-
-    def _changed(self, name: str, assignments: list[str]) -> Any:
-        key = (name, *assignments)
-        if key not in self.sections:
-            self.sections[key] = lay_over(self.raw, name, assignments)
-        return self.sections[key]
-
-
-def lay_over(raw: DictConfig, name: str, assignments: list[str]) -> Any:
-    if name not in raw:
-        raise UserError(f"{assignments[0]}: unknown key; conf/train.yaml has {', '.join(map(str, raw))}")
-    changed = OmegaConf.create({name: raw[name]})
-    for assignment in assignments:
-        parsed = _parse(assignment)
-        try:
-            OmegaConf.update(changed, parsed.key_or_group, parsed.value())
-        except OmegaConfBaseException as error:
-            raise UserError(f"{assignment}: {str(error).splitlines()[0]}") from error
-    value = changed[name]
-    return section(name, value) if isinstance(value, DictConfig) else scalar(name, value)
-
-
-def _split(overrides: list[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Overrides that hold for every point, and axes with their values as text."""
-    fixed, axes = [], {}
-    for text in overrides:
-        override = _parse(text)
-        if override.is_sweep_override():
-            axes[override.key_or_group] = _values(override)
-        else:
-            fixed.append(text)
-    return fixed, axes
-
-
-def _sweep_axes(fixed: list[str], overrides: list[str]) -> dict[str, list[str]]:
-    """The axes of `sweep=…`, less those that the command line says itself."""
-    raw = compose_untyped(fixed)
-    said = {_parse(text).key_or_group for text in overrides}
-    axes = {}
-    for key, values in section("sweep", raw["sweep"]).axes.items():
-        if key not in said:
-            text = ",".join(map(str, values)) if isinstance(values, list) else str(values)
-            override = _parse(f"{key}={text}")
-            axes[key] = _values(override) if override.is_sweep_override() else [text]
-    return axes
-
-
-def _values(override: Override) -> list[str]:
-    try:
-        return [_short_float(text) for text in override.sweep_string_iterator()]
-    except HydraException as error:
-        raise UserError(f"{override.input_line}: not a list of values; write key=a,b,c or key=range(…)") from error
-
-
-def _short_float(text: str) -> str:
-    """Hydra writes 3e11 as 300000000000.0; as people write it, where that is the same number."""
-    try:
-        short = f"{float(text):g}".replace("e+", "e")
-    except ValueError:
-        return text
-    return short if "." in text and float(short) == float(text) else text
-
-
-def _assignments(key: str, values: list[str]) -> list[str]:
-    return [f"{key}={value}" for value in values]
-
-
-def _parse(text: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise UserError(f"{text}: not an override; write key=value, or key=a,b,c for an axis") from error
 
 
 def _broken(conditions: list[where.Expression], trial: Trial) -> tuple[str, str] | None:
@@ -389,6 +320,13 @@ def _device(config: Config) -> str:
     return "cuda" if slurm.gpus and config.run.device != "cpu" else "cpu"
 
 
+def _device_facts(cluster: ClusterSection, device: str) -> tuple[str, float]:
+    """(name, bytes of memory) of the device, as the cluster says or as it is here."""
+    name = cluster.device_name or _asked(device, device_model, "cluster.device_name")
+    memory_gib = cluster.device_memory_gib or _asked(device, device_memory_bytes, "cluster.device_memory_gib") / 2**30
+    return name, memory_gib * 2**30
+
+
 def _asked(device: str, ask: Callable[[str], Any], key: str) -> Any:
     """A fact of this machine's device."""
     if device == "cuda" and resolve_device("auto") != "cuda":
@@ -397,18 +335,3 @@ def _asked(device: str, ask: Callable[[str], Any], key: str) -> Any:
             f"cluster=h100 (or give {key})"
         )
     return ask(device)
-
-
-def _check_micro_batch(plan: Plan, trial: Trial) -> None:
-    micro_batch, batch = plan.config.run.micro_batch_sequences, trial.config.batch_sequences
-    if micro_batch and batch % micro_batch:
-        raise UserError(f"run.micro_batch_sequences={micro_batch}: must divide batch.sequences={batch}")
-
-
-def _check_memory(plan: Plan, trial: Trial, available_gib: float) -> None:
-    needed = plan.memory_bytes(trial)
-    if needed > available_gib * 2**30:
-        raise UserError(
-            f"{trial.trial_id} needs about {size(needed)} of device memory and there are {available_gib:.1f} GiB; "
-            "give a smaller run.micro_batch_sequences, a smaller model, or a larger device"
-        )

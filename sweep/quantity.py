@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours} h"
 
 
-def size(count_bytes: float) -> str:
+def format_bytes(count_bytes: float) -> str:
     """Bytes for people, in binary units."""
     for limit, suffix in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if count_bytes >= limit:

@@ -16,7 +16,8 @@ from sweep.config import CONF, Config, RunOptions, compose_untyped, section
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
 from sweep.errors import UserError
-from sweep.plan import Composed, lay_over
+from sweep.grid import Composed, lay_over
+from sweep.names import one_run
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.training.worker import EXIT_DONE, Worker
@@ -40,14 +41,9 @@ def find_run(name: str, runs: Path) -> RunDir:
         return RunDir(given.parent)
     if (given / "trial.json").exists():
         return RunDir(given)
-    found = sorted(path.parent.name for path in runs.glob("*/trial.json") if path.parent.name.startswith(name))
-    if name in found:
-        found = [name]
-    if len(found) == 1:
-        return RunDir(runs / found[0])
-    if found:
-        raise UserError(f"{name}: {len(found)} runs begin so: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}")
-    raise UserError(f"{name}: no such run in {runs}/; give an id, a unique prefix, a run directory or a trial.json")
+    known = [path.parent.name for path in runs.glob("*/trial.json")]
+    kinds = "an id, a unique prefix, a run directory or a trial.json"
+    return RunDir.of_trial(runs, one_run(name, known, f"{runs}/", give=kinds))
 
 
 def variant(trial: Trial, overrides: list[str]) -> Config:

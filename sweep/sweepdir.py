@@ -2,14 +2,13 @@
 
 sweeps/<name>/
   plan.jsonl        the trials of the grid, one JSON line each
-  sweep.json        the command, options and paths it was launched with, what was excluded and why
+  sweep.json        the overrides, options and paths it was launched with, what was excluded and why
   logs/             what the workers said
   table.parquet, curves.parquet, samples.parquet, meta.json    from `collect`
   fit.json          from `fit`
   report/           from `report`
 """
 
-import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from sweep.errors import UserError
 from sweep.files import read_json
+from sweep.names import one_run
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,18 @@ class SweepDir:
     path: Path
 
     @classmethod
-    def find(cls, name_or_path: str, sweeps: str = "sweeps") -> "SweepDir":
-        """A sweep by its name or its folder; UserError with the names there are."""
+    def find(cls, name_or_path: str, sweeps: str | Path = "sweeps", collected: bool = False) -> "SweepDir":
+        """A sweep by its name or its folder; UserError with the names there are. Of a `collected` one the table is
+        enough, which may have come from another machine without the plan."""
+        file = "table.parquet" if collected else "plan.jsonl"
         for path in (Path(sweeps) / name_or_path, Path(name_or_path)):
-            if (path / "plan.jsonl").exists():
+            if (path / file).exists():
                 return cls(path)
-        known = sorted(path.parent.name for path in Path(sweeps).glob("*/plan.jsonl"))
+        known = sorted(path.parent.name for path in Path(sweeps).glob(f"*/{file}"))
+        if collected:
+            have = f"collected sweeps: {', '.join(known)}" if known else "no sweep is collected yet"
+            again = f"run `python -m sweep collect {name_or_path}` first"
+            raise UserError(f"{name_or_path}: no {Path(sweeps) / name_or_path / file} ({have}); {again}")
         have = (
             f"there are: {', '.join(known)}"
             if known
@@ -53,6 +59,13 @@ class SweepDir:
         """What `sweep.json` holds."""
         return read_json(self.path / "sweep.json")
 
+    def overrides(self) -> list[str]:
+        """What it was launched with last."""
+        settings = self.settings()
+        if "overrides" in settings:
+            return settings["overrides"]
+        return [word for word in settings["command"][4:] if word != "--extend"]  # of an older version
+
     def planned(self) -> list[dict[str, Any]]:
         """The plan's lines: `Trial.to_json` of each trial, the longest family first."""
         lines = []
@@ -68,15 +81,15 @@ class SweepDir:
         lines = self.planned()
         if not names:
             return lines
+        by_id = {line["trial_id"]: line for line in lines}
         found: dict[str, dict[str, Any]] = {}
         for name in names:
-            of_name = [line for line in lines if name in (line["trial_id"], line["family_id"])]
-            begin_so = of_name or [line for line in lines if line["trial_id"].startswith(name)]
-            if not begin_so:
-                close = difflib.get_close_matches(name, [line["trial_id"] for line in lines], n=3, cutoff=0.4)
-                raise UserError(f"{name}: no such run in sweep {self.name}; close to it: {', '.join(close) or 'none'}")
-            if not of_name and len(begin_so) > 1:
-                some = ", ".join(line["trial_id"] for line in begin_so[:3])
-                raise UserError(f"{name}: {len(begin_so)} runs of sweep {self.name} begin so, {some}, …")
-            found.update((line["trial_id"], line) for line in begin_so)
+            of_family = [line for line in lines if line["family_id"] == name]
+            trial_ids = [line["trial_id"] for line in of_family] or [one_run(name, by_id, f"sweep {self.name}")]
+            found.update((trial_id, by_id[trial_id]) for trial_id in trial_ids)
         return list(found.values())
+
+
+def launch_command(overrides: list[str], extend: bool = False) -> list[str]:
+    """What a person types to launch these overrides."""
+    return ["python", "-m", "sweep", "launch", *overrides, *(["--extend"] if extend else [])]

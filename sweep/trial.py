@@ -16,6 +16,7 @@ from models.count import FlopsPerToken, flops_per_token, params_by_group, params
 from models.section import resolve as resolve_model
 from sweep.config import Config, OptimSection, ScheduleSection
 from sweep.data.tokens import Tokens, count_sequences, more_than_available
+from sweep.data.unprepared import Unprepared
 from sweep.errors import UserError
 from sweep.files import read_json, write_json
 from sweep.quantity import parse_count, parse_quantity, scientific, short
@@ -140,6 +141,12 @@ class Trial:
     def epochs(self) -> float:
         return self.tokens / self.unique_tokens
 
+    @property
+    def lr_multiplier(self) -> float:
+        """The learning rate over what the rule gives for this width, whether it was written as one or the other."""
+        ratio = self.config.optim.lr / _lr_by_rule(self.written["optim"]["lr_base"], self.config.model.width)
+        return float(f"{ratio:.4g}")  # the learning rate itself is rounded
+
     def facts(self) -> dict[str, Any]:
         """What tables show and `where:` conditions may name."""
         model = self.config.model
@@ -157,7 +164,7 @@ class Trial:
             "unique_tokens": self.unique_tokens,
             "epochs": self.epochs,
             "lr": self.config.optim.lr,
-            "lr_multiplier": float(self.written["optim"]["lr_multiplier"]),
+            "lr_multiplier": self.lr_multiplier,
             "depth": model.depth,
             "width": model.width,
             "heads": model.heads,
@@ -222,7 +229,7 @@ class Trial:
         return trial
 
 
-def resolve(config: Config, tokens: Tokens, device: str) -> Trial:
+def resolve(config: Config, tokens: Tokens | Unprepared, device: str) -> Trial:
     """The trial that `config` says, over prepared data, for `device` ("cpu" or "cuda"; it decides `precision: auto`).
 
     Raises UserError where a value is impossible. Whether the numbers fit together is asked of `check`, so that a grid's
@@ -249,7 +256,7 @@ def resolve(config: Config, tokens: Tokens, device: str) -> Trial:
     return Trial(trial_config, written=_written(config))
 
 
-def check(trial: Trial, tokens: Tokens) -> None:
+def check(trial: Trial, tokens: Tokens | Unprepared) -> None:
     """Refuse a trial whose numbers do not fit together."""
     config = trial.config
     per_step = config.batch_tokens
@@ -304,8 +311,17 @@ def _schedule(section: ScheduleSection, model: ModelConfig, batch_tokens: int) -
     )
 
 
+def _lr_by_rule(lr_base: float, width: int) -> float:
+    return lr_base * (64 / width) ** 0.5
+
+
 def _optim(section: OptimSection, width: int) -> Optim:
-    lr = section.lr if section.lr is not None else section.lr_base * (64 / width) ** 0.5 * section.lr_multiplier
+    if section.lr is not None and section.lr_multiplier != 1:
+        raise UserError(
+            f"optim.lr={section.lr:g}: is the learning rate, and optim.lr_multiplier={section.lr_multiplier:g} asks "
+            "for a multiple of the rule's; give only one (optim.lr=null, or optim.lr_multiplier=1)"
+        )
+    lr = section.lr if section.lr is not None else _lr_by_rule(section.lr_base, width) * section.lr_multiplier
     # Six digits, so that the last bit of a platform's square root cannot change a trial's identity.
     return Optim(
         lr=float(f"{lr:.6g}"),
@@ -317,7 +333,7 @@ def _optim(section: OptimSection, width: int) -> Optim:
     )
 
 
-def _unique_sequences(config: Config, tokens: Tokens) -> int:
+def _unique_sequences(config: Config, tokens: Tokens | Unprepared) -> int:
     available = count_sequences(tokens.train, config.seq_len)
     if config.data.unique_tokens is None:
         return available

@@ -23,6 +23,7 @@ from sweep import __main__ as entry
 from sweep import files
 from sweep import plan as planning
 from sweep.training import family, loop, stack
+from sweep.training.curve import Curve
 
 CALLS_PER_SECOND = 4  # of the training loop's clock, which a step asks once, and more often where it writes
 
@@ -32,7 +33,7 @@ class Killer:
 
     def __init__(self, where: str, length: int | None, step: int):
         self.where, self.length, self.step = where, length, step
-        self.curve: loop.Curve | None = None
+        self.curve: Curve | None = None
         self.resumed: list[int] = []
         self.stacked = 0  # updates of a stack
 

@@ -10,9 +10,9 @@ from sweep import environment
 from sweep.data.tokens import Tokens
 from sweep.plan import Plan
 from sweep.training.family import Family
-from sweep.training.loop import Setup
+from sweep.training.setup import Setup
 from sweep.training.stack import Stack
-from sweep.training.together import Member, Together
+from sweep.training.stack_scheduler import Member, StackScheduler
 from sweep.trial import Trial
 
 torch.set_num_threads(1)
@@ -36,7 +36,7 @@ def train(
     def members() -> Iterator[Member]:
         for trials in plan.families():
             family = Family(
-                setup=setup_of(plan, trials[0], slots, stack.desk, **options),
+                setup=setup_of(plan, trials[0], slots, stack.scratch_model, **options),
                 trials=trials,
                 runs=runs,
                 env=env,
@@ -50,5 +50,5 @@ def train(
         ended[member.family.family_id] = (member.stopped, member.failures)
 
     waiting = members()
-    Together(stack, lambda: next(waiting, None)).train()
+    StackScheduler(stack, lambda: next(waiting, None)).train()
     return ended

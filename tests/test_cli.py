@@ -11,6 +11,8 @@ import tiny
 
 from sweep import cli as entry
 from sweep.cli import VERBS, main
+from sweep.errors import UserError
+from sweep.names import one_run
 from sweep.rundir import RunDir
 from sweep.verbs.plan import plan_here
 
@@ -183,8 +185,31 @@ def test_sweeps_that_are_not_there(refused, swept):
     shutil.rmtree("sweeps")
     said = f"other: no such sweep; {Path('sweeps').absolute()} has none; launch one, or be where one was launched"
     assert refused("collect", "other") == said
-    assert "no-such" in refused("report", "no-such")
-    assert "no-such" in refused("fit", "no-such")
+    for verb in ("report", "fit", "predict"):
+        said = "no-such: no sweeps/no-such/table.parquet (no sweep is collected yet); run `python -m sweep collect no"
+        assert refused(verb, "no-such").startswith(said)
+
+
+def test_every_verb_that_takes_a_sweep_finds_it_in_another_folder(refused, swept):
+    shutil.move("sweeps", "elsewhere")
+    for verb in ("status", "cancel", "retry", "collect", "sync", "dashboard"):
+        assert refused(verb, "gone", "--sweeps", "elsewhere") == "gone: no such sweep; there are: small"
+    assert main(["collect", "small", "--sweeps", "elsewhere"]) == 0
+    for verb in ("fit", "report", "predict"):
+        assert "(collected sweeps: small)" in refused(verb, "gone", "--sweeps", "elsewhere")
+    assert "there are: small" in refused("next", "gone", "--sweeps", "elsewhere", "--budget", "1e9")
+
+
+def test_a_run_is_its_id_or_a_prefix_that_no_other_has():
+    known = ["a-1", "a-12", "b-3"]
+    assert [one_run(name, known, "runs/") for name in ("a-1", "a-12", "b")] == ["a-1", "a-12", "b-3"]
+    for name, said in (
+        ("a", "a: 2 runs begin so: a-1, a-12"),
+        ("b-4", "b-4: no such run in runs/; close to it: b-3"),
+        ("x", "x: no such run in runs/; give an id or a unique prefix of one"),
+    ):
+        with pytest.raises(UserError, match=f"^{said}$"):
+            one_run(name, known, "runs/")
 
 
 def test_a_name_with_another_grid(refused, swept, overrides):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -127,20 +128,20 @@ def test_missing_trials_say_why(swept):
         shutil.rmtree(runs / trial.trial_id)
     shutil.rmtree(RunDir.of_trunk(runs, never.family_id).path)
     trunk = RunDir.of_trunk(runs, stopped.family_id)
-    trunk.attempt("start", time=0.0, attempt=2)
-    trunk.attempt("end", time=0.0, attempt=2, outcome="stopped", error=None)
+    tiny.attempt(trunk, "start", time=0.0, attempt=2)
+    tiny.attempt(trunk, "end", time=0.0, attempt=2, outcome="stopped", error=None)
     collected = collect_now(sweep)
     assert {row["status"] for row in collected.table.to_dict("records")} == {"missing"}
     assert row_of(collected, never)["reason"] == "never started"
     assert row_of(collected, stopped)["reason"] == "stopped; launch again to go on"
     assert collected.table["loss_nats"].isna().all()
     assert len(collected.curves) == 0
-    trunk.attempt("start", time=0.0, attempt=3)
+    tiny.attempt(trunk, "start", time=0.0, attempt=3)
     assert "ended without a word" in row_of(collect_now(sweep), stopped)["reason"]
-    trunk.attempt("end", time=0.0, attempt=3, outcome="failed", error="out of memory")
+    tiny.attempt(trunk, "end", time=0.0, attempt=3, outcome="failed", error="out of memory")
     assert row_of(collect_now(sweep), beside)["reason"] == "its family failed: out of memory"
-    trunk.attempt("start", time=0.0, attempt=4)
-    trunk.attempt("end", time=0.0, attempt=4, outcome="given up", error="given up after 3 attempts")
+    tiny.attempt(trunk, "start", time=0.0, attempt=4)
+    tiny.attempt(trunk, "end", time=0.0, attempt=4, outcome="given up", error="given up after 3 attempts")
     assert row_of(collect_now(sweep), beside)["reason"] == "its family was given up after 3 attempts"
     attempts.retry(trunk)  # a line of its own, no attempt
     assert row_of(collect_now(sweep), beside)["reason"] == "its family was given up after 3 attempts"
@@ -173,6 +174,12 @@ def test_a_running_trial_says_how_far_it_is(swept):
         "missing",
         "its family is being trained",
     )
+    error = RunDir.of_trial(runs, long.trial_id).error
+    error.write_text("RuntimeError: out of luck\n")
+    assert row_of(collect_now(sweep), long)["status"] == "failed"
+    os.utime(error, (1, 1))  # of an earlier attempt: this one may still come to the trial again
+    assert row_of(collect_now(sweep), long)["reason"] == "its family is being trained"
+    error.unlink()
     claim.force_release(trunk)
     assert row_of(collect_now(sweep), short)["status"] == "missing"
 

@@ -1,13 +1,15 @@
 """What people write is taken as they meant it, or refused with the key, the value and what would be valid."""
 
 import itertools
+import math
 
 import pytest
+from omegaconf import OmegaConf
 
 from sweep.cluster import Bucket, buckets
 from sweep.config import CONF, RunOptions, compose, compose_untyped, section
 from sweep.errors import UserError
-from sweep.plan import Composed
+from sweep.grid import Composed
 
 
 def refused(*overrides):
@@ -130,7 +132,25 @@ def test_bad_values_are_refused_in_one_line(composed, override, said):
         assert part in message
 
 
-def test_a_section_checks_itself():
+@pytest.mark.parametrize("key", ["run.stack", "wandb.mode"])
+def test_off_in_a_file_is_the_word_though_yaml_reads_it_as_false(key):
+    name, leaf = key.split(".")
+    written = OmegaConf.create(f"{leaf}: off")
+    assert written[leaf] is False
+    assert getattr(section(name, written), leaf) == "off"
+    assert written[leaf] is False
+    assert getattr(compose([f"{key}=off"]), name) == section(name, written)
+
+
+def test_a_section_checks_itself_however_it_is_made():
+    with pytest.raises(UserError, match=r"run\.threads=0: must be at least 1"):
+        RunOptions(threads=0)
+    assert RunOptions(checkpoint_seconds=math.inf)  # never but at the end
+    with pytest.raises(UserError, match=r"cluster\.dollars_per_device_hour=inf: must be at least 0, and finite"):
+        compose(["cluster.dollars_per_device_hour=inf"])
+
+
+def test_a_section_knows_its_keys():
     with pytest.raises(UserError, match=r"run\.thread: unknown key; did you mean run.threads\?"):
         section("run", {"thread": 2})
 

@@ -10,7 +10,10 @@ import tiny
 from sweep.cli import main
 from sweep.errors import UserError
 from sweep.files import append_json, write_json
-from sweep.fitting.design import propose
+from sweep.fitting.design import propose, questions
+from sweep.fitting.fitted import Fitted
+from sweep.fitting.frontier import FlopsModel
+from sweep.fitting.laws import law_named
 from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.verbs.plan import plan_here
@@ -106,7 +109,6 @@ def test_what_next_cannot_do_is_one_line(fitted_sweep, capsys):
 
 
 def test_without_replicates_there_is_nothing_to_go_by():
-    from sweep.fitting.design import questions
-
+    law = Fitted(law_named("additive"), {}, FlopsModel(6.0, 1.0))
     with pytest.raises(UserError, match="replicates"):
-        questions({"replicates": None}, 1e12)
+        questions(law, 1e12)

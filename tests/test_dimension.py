@@ -10,7 +10,8 @@ from sweep.data.tokens import Tokens
 from sweep.errors import UserError
 from sweep.fitting.dimension import Dimension, beside_exponent, by_size, intrinsic_dimension
 from sweep.training.activations import dimension_of, final_layer
-from sweep.training.loop import Setup, State
+from sweep.training.curve import State
+from sweep.training.setup import Setup
 from sweep.verbs.plan import plan_here
 
 

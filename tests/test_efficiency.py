@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from sweep.collect import collect
-from sweep.efficiency import device_seconds, efficiency
+from sweep.efficiency import efficiency, worker_seconds
 from sweep.rundir import RunDir
 from sweep.training import ceiling
 
@@ -16,28 +16,31 @@ def attempts(runs, family_id, *rows):
     trunk = RunDir.of_trunk(runs, family_id)
     trunk.path.mkdir(parents=True)
     for row in rows:
-        trunk.attempt(**row)
+        tiny.attempt(trunk, **row)
 
 
 def start(at, pid=1, **more):
-    return {"event": "start", "time": at, "host": "a", "pid": pid, "started": 5.0, "worker_since": 95.0, **more}
+    who = {"host": "a", "pid": pid, "started": 5.0, "worker_since": 95.0}
+    return {"event": "start", "attempt": 1, "time": at, **who, **more}
 
 
 def end(at):
-    return {"event": "end", "time": at}
+    return {"event": "end", "attempt": 1, "time": at, "outcome": "done", "error": None}
 
 
 def test_a_process_counts_from_its_start_to_the_end_of_its_last_family(tmp_path):
     """Two families one after the other, with a gap, and two at once in a stack; a killed one and a shared device."""
     attempts(tmp_path, "one", start(100.0), end(110.0))
     attempts(tmp_path, "two", start(112.0), end(130.0))
-    assert device_seconds(tmp_path, ["one", "two"]) == 35.0
+    assert worker_seconds(tmp_path, ["one", "two"]) == 35.0
     attempts(tmp_path, "beside", start(112.0), end(140.0))
-    assert device_seconds(tmp_path, ["one", "two", "beside"]) == 45.0
+    assert worker_seconds(tmp_path, ["one", "two", "beside"]) == 45.0
     attempts(tmp_path, "elsewhere", start(100.0, pid=2, device_share=0.25), end(120.0))
-    assert device_seconds(tmp_path, ["one", "two", "elsewhere"]) == 35.0 + 0.25 * 25.0
+    assert worker_seconds(tmp_path, ["one", "two", "elsewhere"]) == 35.0 + 0.25 * 25.0
     attempts(tmp_path, "killed", start(500.0, pid=3, worker_since=499.0))
-    assert device_seconds(tmp_path, ["killed", "never began"]) == 1.0
+    assert worker_seconds(tmp_path, ["killed", "never began"]) == 1.0
+    attempts(tmp_path, "retried", start(500.0, pid=4, worker_since=499.0), {"event": "retry", "time": 900.0})
+    assert worker_seconds(tmp_path, ["retried"]) == 1.0  # a person's word takes no device
 
 
 def test_efficiency_is_unknown_where_no_ceiling_was_measured():

@@ -46,7 +46,7 @@ def test_trials_that_can_share_a_stack(plan, overrides):
 
 
 def test_auto_takes_what_is_clearly_faster_and_says_so(plan, tmp_path):
-    assert chosen(plan, tmp_path)[4].why == "not calibrated"
+    assert chosen(plan, tmp_path)[4].why is None
     assert execution.described(list(chosen(plan, tmp_path).values())) == [
         "4 families of 1 shape could train several trials at a time; "
         "`plan --calibrate` measures whether that is faster here"
@@ -78,7 +78,7 @@ def test_the_newest_calibrations_count(plan, tmp_path):
 
 def test_a_calibration_holds_for_its_own_options(plan, tmp_path):
     calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=4): 300.0})
-    assert chosen(plan, tmp_path, replace(OPTIONS, threads=2))[4].why == "not calibrated"
+    assert chosen(plan, tmp_path, replace(OPTIONS, threads=2))[4].why is None
     assert chosen(plan, tmp_path, replace(OPTIONS, stack="off"))[4].way == ALONE
 
 
@@ -207,7 +207,8 @@ def test_only_what_is_left_counts(overrides, workspace):
         path = RunDir.of_trial(before.runs, trial.trial_id).record
         path.parent.mkdir(parents=True)
         path.write_text("{}")
-    assert [(one.way, one.curves, one.why) for one in plan_here(grid).executions] == [(ALONE, 1, execution.ONLY_ONE)]
+    after = plan_here(grid).executions
+    assert [(one.way, one.curves, one.why) for one in after] == [(ALONE, 1, "one trial of this shape")]
 
 
 def test_processes_that_share_a_device_stack_only_where_told_to(plan, tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ from sweep.environment import describe
 from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, loop
-from sweep.training.loop import Setup, State
+from sweep.training.curve import Curve, State
+from sweep.training.setup import Setup
 from sweep.verbs.plan import plan_here
 
 BUDGETS = (20, 40, 60)  # steps; they branch at 16, 32 and 48
@@ -241,6 +242,15 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_a_record_alone_and_in_its
     assert "NaN" not in text  # JSON has none
 
 
+def test_a_trunk_that_diverges_is_trained_once_for_all_its_budgets(plan, tmp_path, monkeypatch, steps_trained):
+    break_at(monkeypatch, 9)
+    assert tiny.train(plan, tmp_path) == 0
+    assert steps_trained == [*range(10)]
+    for trial in plan.trials:
+        record = tiny.record(tmp_path, trial.trial_id)
+        assert (record["status"], record["steps_done"], record["shared_steps"]) == ("diverged", 10, 0)
+
+
 def test_a_learning_rate_out_of_all_bounds_diverges(overrides, tmp_path):
     plan = plan_here([*overrides, tiny.steps(10), "optim.lr=1e38"])
     assert tiny.train(plan, tmp_path) == 0
@@ -262,7 +272,7 @@ def saved(plan, together, tmp_path):
 
 
 def curve_at(setup, state, folder):
-    return loop.Curve(
+    return Curve(
         setup, state, None, folder / "metrics.jsonl", folder / "samples.jsonl", print, lambda: False, lambda news: None
     )
 

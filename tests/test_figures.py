@@ -8,11 +8,10 @@ import plotly.graph_objects
 import pytest
 from example_sweeps import BUDGETS, LAW, SIZES, write
 
-from sweep.fitting import frontier
+from sweep.fitting.fitted import Fitted
 from sweep.reporting import answers, render, results
 from sweep.reporting.figures import FIGURES, describe
 from sweep.reporting.picture import Axis, Figure, LeftOut, Panel, Series
-from sweep.reporting.picture import plain as as_json
 
 KINDS = ("normal", "refused", "data_limited", "lr", "single", "tiny")
 
@@ -121,7 +120,7 @@ def test_roads_are_shown_side_by_side_with_their_exponents(sweeps, described):
         assert len(names) == 4
         assert all(f"{exponent} = 0." in name for name in names)
     line = next(s for s in described["normal"]["optimal_params"].panels[0].series if s.name.startswith("parametric"))
-    optimum = frontier.optimal(sweeps["normal"].fit, line.x[-1])
+    optimum = Fitted.of(sweeps["normal"].fit).optimal(line.x[-1])
     assert line.y[-1] == pytest.approx(optimum["N"], rel=1e-3)
 
 
@@ -156,10 +155,9 @@ def test_cost_rises_as_the_loss_falls_and_is_what_the_frontier_says(sweeps):
     flops = [row["flops"] for row in rows]
     assert flops == sorted(flops)
     first = rows[0]
-    assert frontier.optimal(sweeps["normal"].fit, first["flops"])["loss_nats"] == pytest.approx(
-        first["loss_nats"], abs=1e-6
-    )
-    reached = frontier.optimal(sweeps["normal"].fit, first["flops"] + first["next_flops"])["loss_nats"]
+    fit = Fitted.of(sweeps["normal"].fit)
+    assert fit.optimal(first["flops"])["loss_nats"] == pytest.approx(first["loss_nats"], abs=1e-6)
+    reached = fit.optimal(first["flops"] + first["next_flops"])["loss_nats"]
     assert reached == pytest.approx(first["loss_nats"] - 0.1, abs=1e-6)
     assert first["dollars"] == pytest.approx(0.05 * first["device_hours"])
 
@@ -240,14 +238,6 @@ def test_text_from_data_cannot_become_markup_in_plotly():
     series = Series("points", "runs", [1.0], [2.0], hover=["<b>bold</b>"])
     trace = render.plotly(Figure("k", "t", [Panel(Axis("x"), Axis("y"), [series])]))["data"][0]
     assert trace["text"] == ["&lt;b&gt;bold&lt;/b&gt;"]
-
-
-def test_plain_makes_json_of_everything():
-    series = Series("line", "a", [1.0, math.nan], [math.inf, 2.0])
-    plain = as_json({"series": series, "n": np.int64(3), "x": np.float64("nan"), "list": np.array([1.0, math.nan])})
-    assert plain["series"]["x"] == [1.0, None]
-    assert plain["series"]["y"] == [None, 2.0]
-    assert (plain["n"], plain["x"], plain["list"]) == (3, None, [1.0, None])
 
 
 def test_sizes_share_a_colour_everywhere(described):

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, HOFFMANN, SMALL, table
 from sweep.errors import UserError
-from sweep.fitting.fit import Fit, _disagreements, fit_rows, read, variables, warnings_about, write
+from sweep.fitting.fit import Fit, _disagreements, fit_rows, read, warnings_about, write
+from sweep.fitting.fitted import Fitted
 from sweep.fitting.frontier import FlopsModel
 from sweep.fitting.laws import law_named
 from sweep.fitting.objective import minimise, objective_named
@@ -125,9 +126,9 @@ def test_json_and_back(whole):
     documented = "form objective delta columns n_rows n_families dropped data_sha256 params objective_value "
     documented += "flops_model exponents intervals certificate roads residuals holdout disagreements warnings"
     assert set(documented.split()) | {"versions", "command"} <= set(values)
-    assert Fit.from_json(text).to_json() == text
+    assert Fit.from_dict(values).to_json() == text
     with pytest.raises(ValueError, match="fit again"):
-        Fit.from_json(json.dumps({k: v for k, v in values.items() if k != "roads"}))
+        Fit.from_dict({k: v for k, v in values.items() if k != "roads"})
 
 
 def test_a_damaged_fit_says_how_to_make_it_again(whole, tmp_path):
@@ -144,7 +145,7 @@ def test_a_damaged_fit_says_how_to_make_it_again(whole, tmp_path):
 def test_targets_are_what_anybody_gets_from_the_file(whole):
     """Their intervals come from the replicates that are stored, as those of the report do."""
     for times, best in zip((1, 10, 100, 1000), whole.targets, strict=True):
-        assert best == whole.optimal(1e21 * times) | {"times": times}
+        assert best == Fitted.of(whole.as_dict()).optimal(1e21 * times) | {"times": times}
         assert best["loss_nats_interval"]
     stored = {name: len(values) for name, values in whole.replicates.items()}
     assert set(stored.values()) == {200}
@@ -154,7 +155,7 @@ def test_targets_do_not_use_more_replicates_than_are_stored(monkeypatch):
     monkeypatch.setattr("sweep.fitting.fit.STORED", 50)
     found = fit_rows(prepare(table(BESIROGLU, families=8, run_sd=0.002)), bootstrap=200)
     assert len(found.replicates["E"]) == 50
-    assert found.targets[1] == found.optimal(found.targets[1]["C"]) | {"times": 10}
+    assert found.targets[1] == Fitted.of(found.as_dict()).optimal(found.targets[1]["C"]) | {"times": 10}
 
 
 def test_roads_that_disagree_are_one_line():
@@ -180,17 +181,18 @@ def test_whole_fit(whole):
 
 
 def test_questions(whole):
-    best = whole.optimal(1e22)
-    assert best["loss_nats"] == pytest.approx(float(whole.predict_loss(best["N"], best["D"])))
+    fitted = Fitted.of(whole.as_dict())
+    best = fitted.optimal(1e22)
+    assert best["loss_nats"] == pytest.approx(float(fitted.loss(best["N"], best["D"])))
     assert 6 * best["N"] * best["D"] == pytest.approx(1e22, rel=1e-6)
-    assert whole.compute_for_loss(best["loss_nats"]) == pytest.approx(1e22, rel=1e-6)
+    assert fitted.compute_for_loss(best["loss_nats"]) == pytest.approx(1e22, rel=1e-6)
     with pytest.raises(ValueError, match="floor"):
-        whole.compute_for_loss(whole.params["E"] * 0.99)
+        fitted.compute_for_loss(whole.params["E"] * 0.99)
 
 
 def test_a_wide_exponent_is_named_in_words():
     rows = prepare(table(BESIROGLU, run_sd=0.002))
-    solution = solve(law_named("additive"), variables(rows), rows.loss, HUBER)
+    solution = solve(law_named("additive"), rows.variables(), rows.loss, HUBER)
     said = warnings_about(rows, solution, FlopsModel(6.0, 1.0), None, {"a": [0.1, 0.9], "beta": [0.1, 0.9]}, None)
     assert "weakly identified: the exponent of N_opt, a, is anywhere in [0.10, 0.90]" in said
     assert "weakly identified: beta is anywhere in [0.10, 0.90]" in said

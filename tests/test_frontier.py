@@ -162,38 +162,3 @@ def test_envelope_of_too_few_sizes_is_refused():
     frame = curves()
     three = frame[frame["family_id"].isin(["f6", "f7", "f8"])]
     assert "refused" in frontier.envelope_road(frontier.stable_curves(three, sizes_of(frame)))
-
-
-# --- queries ------------------------------------------------------------------------------------------------
-
-
-def fit_dict(**more):
-    return {"form": "additive", "params": BESIROGLU, "flops_model": {"k": 6.0, "gamma": 1.0}} | more
-
-
-def test_the_cheapest_compute_for_a_loss():
-    loss = frontier.optimal(fit_dict(), 1e21)["loss_nats"]
-    assert frontier.compute_for_loss(fit_dict(), loss) == pytest.approx(1e21, rel=1e-6)
-    with pytest.raises(UserError, match="no compute reaches it"):
-        frontier.compute_for_loss(fit_dict(), BESIROGLU["E"])
-    with pytest.raises(UserError, match="without any compute"):
-        frontier.compute_for_loss(fit_dict(), 1e9)
-
-
-def test_its_interval_is_open_where_the_floor_may_be_higher():
-    rng = np.random.default_rng(0)
-    replicates = {name: np.full(200, value) for name, value in BESIROGLU.items()}
-    replicates["E"] = BESIROGLU["E"] + rng.uniform(-0.1, 0.1, 200)
-    fit = fit_dict(replicates=replicates, bootstrap={"widening": 1.0})
-    low, high = frontier.compute_for_loss_interval(fit, 2.3)
-    assert low < frontier.compute_for_loss(fit, 2.3) < high < np.inf
-    assert frontier.compute_for_loss_interval(fit, 1.85)[1] == np.inf
-    assert frontier.compute_for_loss_interval(fit_dict(), 2.3) is None
-
-
-def test_a_prediction_interval_holds_the_laws_and_a_runs_part():
-    replicates = {name: np.full(200, value) for name, value in BESIROGLU.items()}
-    fit = fit_dict(replicates=replicates, bootstrap={"widening": 1.0}, deviations=np.linspace(-0.01, 0.01, 201))
-    low, high = frontier.predict_interval(fit, 1e9, 1e10)
-    assert np.log(high / low) == pytest.approx(0.018, rel=0.1)
-    assert frontier.predict_interval(fit_dict(), 1e9, 1e10) is None

@@ -10,8 +10,8 @@ import torch
 
 from sweep.data.tokens import windows
 from sweep.training import loop
+from sweep.training.curve import Curve, State
 from sweep.training.graph import gather, resident
-from sweep.training.loop import Curve, State
 from sweep.training.stack import Stack
 from sweep.verbs.plan import plan_here
 
@@ -42,7 +42,7 @@ def plan(overrides):
 def stack_of(plan):
     stack = Stack(stacking.setup_of(plan, plan.trials[0]), len(plan.trials))
     for trial in plan.trials:
-        setup = stacking.setup_of(plan, trial, model=stack.desk)
+        setup = stacking.setup_of(plan, trial, model=stack.scratch_model)
         stack.seat(Curve.unsaved(setup, State.fresh(setup)))
     return stack
 
@@ -128,8 +128,8 @@ def at_once(families, tmp_path_factory):
 
 def test_rows_that_are_read_late_are_the_same_rows(families, at_once, tmp_path, monkeypatch):
     began = []
-    row_of = loop.Row.of
-    monkeypatch.setattr(loop.Row, "of", lambda *args: began.append(args) or row_of(*args))
+    take_row = loop.take_row
+    monkeypatch.setattr(loop, "take_row", lambda *args: began.append(args) or take_row(*args))
     monkeypatch.setattr(loop, "READ_LATE", ("cpu",))
     assert tiny.train(families, tmp_path) == 0
     stacking.train(families, tmp_path / "stack", slots=3)

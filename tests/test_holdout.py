@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
-from sweep.fitting.fit import variables
 from sweep.fitting.holdout import cuts, holdout
 from sweep.fitting.laws import law_named
 from sweep.fitting.objective import objective_named
@@ -12,7 +11,7 @@ from sweep.fitting.table import prepare
 def run(frame, **options):
     rows = prepare(frame)
     law, huber = law_named("additive"), objective_named("huber")
-    return holdout(law, variables(rows), rows, huber, **options)
+    return holdout(law, rows, huber, **options)
 
 
 def test_dearer_rows_are_predicted_from_cheaper_ones():

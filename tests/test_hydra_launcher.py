@@ -9,6 +9,8 @@ from test_slurm_submit import HELD, families, launch, there  # noqa: F401, `laun
 from slurm import queue
 from sweep.cli import main
 from sweep.environment import ROOT
+from sweep.rundir import RunDir
+from sweep.verbs.plan import plan_here
 
 
 @pytest.fixture
@@ -58,12 +60,23 @@ def test_a_multirun_by_slurm_is_one_submission_of_the_planned_grid(launch, multi
     assert len(families(submission)) == 3
     assert len(queue.queued([submission.chunks[0].name])) == 3
     assert f"job {submission.chunks[0].job_id}: 3 elements of 30m, 1 worker each" in out
-    assert "sweep held\n" in out
+    assert "sweep held: 0 done, 3 to train in 3 families\n" in out
     assert "how it goes: python -m sweep status held " in out
     assert submission.command[:4] == ["python", "-m", "sweep", "launch"]
     status, out, err = launch("seed=0,1,2")
     assert (status, len(there())) == (0, 1)
     assert out.count("in the queue already") == 3
+
+
+def test_it_refuses_what_a_launch_refuses(multirun, overrides):
+    plan = plan_here([*overrides, *HELD, "seed=0,1"])
+    record = RunDir.of_trial(plan.runs, plan.trials[0].trial_id).record
+    record.parent.mkdir(parents=True)
+    record.write_text('{"trial_id":')
+    status, _, err = multirun(*HELD, "seed=0,1", "hydra/launcher=sweep_slurm")
+    assert status == 2
+    assert f"{record}: damaged" in err.splitlines()[-1]
+    assert not Path("sweeps").exists()
 
 
 def test_what_the_launcher_cannot_do_is_one_line(multirun, launch):  # noqa: F811

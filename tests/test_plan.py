@@ -3,11 +3,14 @@
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import tiny
 
+from sweep import files
 from sweep.errors import UserError
-from sweep.plan import by_family, planned_trials, save
+from sweep.fitting.table import prepare
+from sweep.plan import by_family, planned_trials, refuse_damaged, save
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here, price, show
@@ -80,6 +83,17 @@ def test_conditions_leave_points_out_with_their_reasons(sized, capsys):
     assert "model.params=768 budget.tokens=2560 seed=0" in shown
 
 
+@pytest.mark.parametrize("axis", ["optim.lr_multiplier=0.5,1,2", "optim.lr=3e-3,6e-3,12e-3"])
+def test_a_fit_drops_worse_learning_rates_however_their_axis_is_written(overrides, axis):
+    plan = plan_here([*overrides, tiny.steps(20, 40), "seed=0,1", axis])
+    facts = [trial.facts() for trial in plan.trials]
+    assert {one["lr_multiplier"] for one in facts} == {0.5, 1.0, 2.0}
+    table = pd.DataFrame([{**one, "loss_nats": 3 + abs(one["lr"] - 6e-3) + 0.01 * one["seed"]} for one in facts])
+    rows = prepare(table)
+    assert set(table["lr_multiplier"].iloc[rows.row]) == {1.0}
+    assert [one.reason for one in rows.dropped] == ["worse_lr"] * 8
+
+
 def test_a_point_that_conditions_leave_out_need_not_fit(overrides):
     """Half a step, and more warm-up than there is: only what is to be trained is refused."""
     plan = plan_here([*overrides, "budget.tokens=60,2560", "sweep.where=['steps >= 10']"])
@@ -109,6 +123,11 @@ def test_points_that_are_the_same_trial_are_planned_once(overrides, capsys):
         (["model.params=3k", "optim.lr=interval(1e-4,1e-3)"], r"optim\.lr=interval.*: not a list of values"),
         (["model.params=3k", "run.threads=1,2"], "run.threads: .*the same for all trials"),
         (["model.params=3k", "run=local,gpu"], "run: .*the same for all trials"),
+        (["model.params=3k", "optim.lr_base=1e-3,2e-3"], r"optim\.lr_base: .*no axis; .* optim\.lr_multiplier="),
+        (
+            ["model.params=3k", "optim.lr=1e-3", "optim.lr_multiplier=1,2"],
+            r"optim\.lr=0\.001: .*optim\.lr_multiplier=2 .*; give only one .*\(at optim\.lr_multiplier=2\)",
+        ),
         (["model.params=3k", "paths.runs=a,b"], "paths.runs: .*the same for all trials"),
         (["model.params=3k", "sweep=default,lr"], "sweep: .*the same for all trials"),
         (["model.params=3k", "sweep.name=../else"], "sweep.name=../else"),
@@ -164,7 +183,7 @@ def test_what_is_done_is_left_out_of_the_price(overrides, capsys):
 
 def saved(plan, extend=False):
     sweep = SweepDir(plan.runs.parent / "sweeps" / "mine")
-    save(plan, sweep, ["python"], extend=extend)
+    save(plan, sweep, [], extend=extend)
     return sweep
 
 
@@ -200,6 +219,27 @@ def test_a_damaged_plan_is_named(overrides):
     sweep.plan.write_text(sweep.plan.read_text() + '{"trial_id"\n')
     with pytest.raises(UserError, match=r"plan\.jsonl:2: damaged line"):
         planned_trials(sweep)
+
+
+def test_a_damaged_record_is_no_finished_trial(overrides):
+    plan = plan_here([*overrides, tiny.steps(20, 40)])
+    refuse_damaged(plan)
+    records = [RunDir.of_trial(plan.runs, trial.trial_id).record for trial in plan.trials]
+    for record in sorted(records):
+        record.parent.mkdir(parents=True)
+        record.write_text('{"trial_id":')
+    with pytest.raises(UserError, match=rf"^{min(records)}: damaged .*\(and 1 more records\)$"):
+        refuse_damaged(plan)
+
+
+def test_a_sweep_knows_the_overrides_that_it_was_launched_with(overrides):
+    sweep = saved(plan_here([*overrides, tiny.steps(20)]))
+    assert sweep.overrides() == []
+    settings = sweep.settings()
+    del settings["overrides"]  # of an older version
+    settings["command"] = ["python", "-m", "sweep", "launch", "sweep=lr", "--extend"]
+    files.write_json(sweep.path / "sweep.json", settings)
+    assert sweep.overrides() == ["sweep=lr"]
 
 
 def test_sweeps_are_found_by_name_or_folder(overrides, workspace):

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
 from sweep.errors import UserError
-from sweep.fitting import frontier
 from sweep.fitting.fit import fit_rows
+from sweep.fitting.fitted import Fitted
 from sweep.fitting.laws import law_named
 from sweep.fitting.predict import allocation, make, score
 from sweep.fitting.table import prepare
@@ -27,7 +27,7 @@ def fitted(rows):
 
 def test_allocation_from_any_two(fitted):
     best = allocation(fitted, None, None, 1e22)
-    assert best["N"] == pytest.approx(frontier.optimal(fitted, 1e22)["N"])
+    assert best["N"] == pytest.approx(Fitted.of(fitted).optimal(1e22)["N"])
     for given in (("N", "D"), ("N", "C"), ("D", "C")):
         asked = [best[name] if name in given else None for name in ("N", "D", "C")]
         assert allocation(fitted, *asked) == pytest.approx(best)

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from sweep.errors import UserError
-from sweep.quantity import duration, parse_count, parse_duration, parse_quantity, scientific, short, size
+from sweep.quantity import duration, format_bytes, parse_count, parse_duration, parse_quantity, scientific, short
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_short_reads_back(number, text):
 
 def test_flops_and_bytes():
     assert [scientific(x) for x in (1e11, 3.16e15, 2.7e12)] == ["1e11", "3.16e15", "2.7e12"]
-    assert [size(x) for x in (12, 2048, 3 * 2**20, 5 * 2**30)] == ["12 B", "2.0 KiB", "3.0 MiB", "5.0 GiB"]
+    assert [format_bytes(x) for x in (12, 2048, 3 * 2**20, 5 * 2**30)] == ["12 B", "2.0 KiB", "3.0 MiB", "5.0 GiB"]
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ from example_sweeps import HOSTILE, write
 from rich.console import Console
 
 from sweep.errors import UserError
-from sweep.fitting import frontier
+from sweep.fitting.fitted import Fitted
 from sweep.quantity import short
 from sweep.reporting import report as reports
 from sweep.reporting import results
 from sweep.reporting.numbers import significant
 from sweep.reporting.summary import summary
+from sweep.sweepdir import SweepDir
 from sweep.verbs import fit as fit_verb
 
 KINDS = ("normal", "refused", "lr")
@@ -157,7 +158,7 @@ def test_shared_trunk_counts_once_in_device_time(written):
     from sweep.reporting import answers
 
     shared = results.Results("shared", table)
-    assert answers.device_seconds(shared) == pytest.approx(4.0 * len(families) + 6.0 * families.nunique())
+    assert answers.training_seconds(shared) == pytest.approx(4.0 * len(families) + 6.0 * families.nunique())
 
 
 def test_sweep_without_curves_samples_meta_or_fit(tmp_path):
@@ -265,14 +266,14 @@ def test_missing_and_damaged_files_are_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "sweeps" / "there", "tiny")
     with pytest.raises(UserError, match=r"gone: no sweeps/gone/table.parquet \(collected sweeps: there\)"):
-        results.find("gone")
+        SweepDir.find("gone", collected=True)
     (tmp_path / "sweeps" / "there" / "fit.json").write_text("{")
-    there = results.load(results.find("there"))  # the data can be shown all the same
+    there = results.load(SweepDir.find("there", collected=True).path)  # the data can be shown all the same
     assert re.search(r"fit.json: damaged .*; make it again with `python -m sweep fit there`", there.refused)
     for name in ("meta.json", "samples.parquet", "curves.parquet", "table.parquet"):
         (tmp_path / "sweeps" / "there" / name).write_bytes(b"PAR1 and then nothing")
         with pytest.raises(UserError, match=rf"{name}: damaged .*; delete it and run `python -m sweep collect there`"):
-            results.load(results.find("there"))
+            results.load(SweepDir.find("there", collected=True).path)
 
 
 def test_the_verb_imports_nothing_heavy(written):
@@ -281,7 +282,7 @@ import sys
 from sweep.verbs import report
 from types import SimpleNamespace
 from pathlib import Path
-status = report.run(SimpleNamespace(sweep=sys.argv[1], out=Path(sys.argv[2])))
+status = report.run(SimpleNamespace(sweep=sys.argv[1], sweeps="sweeps", out=Path(sys.argv[2])))
 heavy = {"torch", "wandb", "datasets", "tokenizers", "models", "kernels"} & set(sys.modules)
 assert not heavy, heavy
 sys.exit(status)
@@ -354,13 +355,13 @@ heads[3].click(); tell("descending", String(sizes().every((n, i, all) => !i || a
     assert 'data-descending="true"' in dom
     fit = json.loads((folder / "fit.json").read_text())
     answer = json.loads(html.unescape(re.search(r'data-optimum="([^"]+)"', dom)[1]))
-    expected = frontier.optimal(fit, 1e13)
+    expected = Fitted.of(fit).optimal(1e13)
     assert [float(answer[name]) for name in ("N", "D", "loss_nats")] == pytest.approx(
         [expected[name] for name in ("N", "D", "loss_nats")]
     )
     assert [float(end) for end in answer["interval"].split(",")] == pytest.approx(expected["loss_nats_interval"])
     flops = float(re.search(r'data-cheapest="([^"]+)"', dom)[1])
-    assert flops == pytest.approx(frontier.compute_for_loss(fit, 2.8), rel=1e-6)
+    assert flops == pytest.approx(Fitted.of(fit).compute_for_loss(2.8), rel=1e-6)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine to open the page with")

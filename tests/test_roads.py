@@ -4,7 +4,6 @@ import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
 from sweep.fitting import frontier, uncertainty
-from sweep.fitting.fit import variables
 from sweep.fitting.frontier import FlopsModel
 from sweep.fitting.laws import law_named
 from sweep.fitting.objective import objective_named
@@ -32,7 +31,7 @@ def curves_of(frame):
 def roads():
     frame = table(BESIROGLU, family_sd=0.003, run_sd=0.003, seed=3)
     rows = prepare(frame)
-    solution = solve(LAW, variables(rows), rows.loss, objective_named("huber"))
+    solution = solve(LAW, rows.variables(), rows.loss, objective_named("huber"))
     replicates = uncertainty.bootstrap(solution, rows.loss, rows.family, 200, 0)
     return all_roads(rows, curves_of(frame), solution, SIX_ND, replicates)
 
@@ -58,7 +57,7 @@ def test_optima_carry_intervals(roads):
 
 def test_without_replicates_there_are_no_intervals():
     rows = prepare(table(BESIROGLU))
-    solution = solve(LAW, variables(rows), rows.loss, objective_named("huber"))
+    solution = solve(LAW, rows.variables(), rows.loss, objective_named("huber"))
     found, drawn = all_roads(rows, None, solution, SIX_ND, None)
     assert all(road.get("intervals") is None for road in found.values())
     assert not any(drawn.values())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
-from sweep.fitting.fit import fit_rows, variables
+from sweep.fitting.fit import fit_rows
 from sweep.fitting.frontier import FlopsModel, exponents
 from sweep.fitting.laws import law_named
 from sweep.fitting.objective import objective_named
@@ -18,11 +18,11 @@ def test_the_spoiled_row_is_on_top():
     frame = table(BESIROGLU, families=8, run_sd=0.001)
     frame.loc[0, "loss"] *= 1.1
     rows = prepare(frame)
-    solution = solve(LAW, variables(rows), rows.loss, SQUARES)
+    solution = solve(LAW, rows.variables(), rows.loss, SQUARES)
     listed = leave_out(rows, solution, SIX_ND)
     assert listed[0].get("row") == 0 or listed[0].get("family") == "0"
     without = prepare(frame.drop(index=0))
-    refit = solve(LAW, variables(without), without.loss, SQUARES)
+    refit = solve(LAW, without.variables(), without.loss, SQUARES)
     by_row = next(entry for entry in listed if entry.get("row") == 0)
     assert by_row["a"] == pytest.approx(exponents(LAW, refit.params, SIX_ND)[0], abs=1e-3)
 
@@ -32,7 +32,7 @@ def test_effect_of_each_reason():
     frame.loc[frame.index[:5], "status"] = "failed"
     frame.loc[7, "loss"] = np.nan
     rows = prepare(frame, where="C < 1e21 or N > 1e8")
-    a = exponents(LAW, solve(LAW, variables(rows), rows.loss, HUBER).params, SIX_ND)[0]
+    a = exponents(LAW, solve(LAW, rows.variables(), rows.loss, HUBER).params, SIX_ND)[0]
     found = {e["reason"]: e for e in effect_of_drops(rows, LAW, HUBER, SIX_ND, a)}
     assert found["unfinished"]["rows"] >= 4
     assert "a" in found["unfinished"]

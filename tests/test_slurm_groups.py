@@ -140,7 +140,7 @@ def test_a_small_model_fills_little_of_a_gpu(overrides, workspace):
 
 def test_families_of_one_stack_share_elements_and_a_gpu_has_one_worker_for_them():
     slurm = SlurmSection(gpus=1, cpus=8, time_margin=1.0)
-    stacked = [replace(n, per_gpu=1, stack="small", company=4) for n in some(8, busy=0.1)]
+    stacked = [replace(n, per_gpu=1, stack="small", concurrent=4) for n in some(8, busy=0.1)]
     others = [replace(n, family_id=f"g{number}") for number, n in enumerate(some(8, busy=0.1))]
     made = elements([*stacked, *others], slurm, device_bytes=80 * GIB)
     assert sorted((e.workers, {name[0] for name in e.families}, e.seconds) for e in made) == [
@@ -152,7 +152,7 @@ def test_families_of_one_stack_share_elements_and_a_gpu_has_one_worker_for_them(
 def test_a_stack_takes_the_time_of_all_that_are_in_it():
     """Each family is 20 minutes of the device, and as four are trained at once, it lasts for 80."""
     slurm = SlurmSection(gpus=1, cpus=8, time_margin=1.0)
-    stacked = [replace(n, per_gpu=1, stack="small", company=4) for n in some(4, 1200)]
+    stacked = [replace(n, per_gpu=1, stack="small", concurrent=4) for n in some(4, 1200)]
     (element,) = elements(stacked, slurm, device_bytes=80 * GIB)
     assert (element.bucket.name, element.seconds) == ("2h", 4800)
 
@@ -163,7 +163,7 @@ def test_what_a_calibrated_plan_needs(overrides, workspace):
     for way, speed in {ALONE: 100.0, Way(stack=2): 200.0}.items():
         record_speed(Path("runs"), trial, RunOptions(), device_model("cpu"), speed, 0.0, "calibration", way)
     found = needs(plan := plan_here(grid), plan.families())
-    assert {(n.company, n.per_gpu) for n in found} == {(2, 1)}
+    assert {(n.concurrent, n.per_gpu) for n in found} == {(2, 1)}
     assert len({n.stack for n in found} - {""}) == 1
     assert [n.seconds for n in found] == [pytest.approx(trial.tokens / 200)] * 4  # each trial's share of the device
 
@@ -179,11 +179,11 @@ def test_as_many_workers_on_a_gpu_as_a_calibration_found_best():
 def test_a_stack_stays_together_and_is_as_long_as_its_longest_family():
     slurm = SlurmSection(gpus=1, cpus=8, time_margin=1.0)
     asked = [need("long", 600), *some(7, 60)]
-    (element,) = elements([replace(n, per_gpu=1, stack="s", company=8) for n in asked], slurm, device_bytes=80 * GIB)
+    (element,) = elements([replace(n, per_gpu=1, stack="s", concurrent=8) for n in asked], slurm, device_bytes=80 * GIB)
     assert (len(element.families), element.seconds, element.bucket.name) == (8, 4800, "2h")
 
 
 def test_a_stacked_family_that_fits_no_bucket_is_refused_by_what_it_takes_in_its_stack():
-    asked = [replace(need("f", 20 * 3600), per_gpu=1, stack="s", company=16)]
+    asked = [replace(need("f", 20 * 3600), per_gpu=1, stack="s", concurrent=16)]
     with pytest.raises(UserError, match=r"family f: about 13 d 8 h"):
         elements(asked, SlurmSection(gpus=1, cpus=8), device_bytes=80 * GIB)

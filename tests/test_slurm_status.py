@@ -52,11 +52,11 @@ def record(plan, trial, status="finished"):
 
 def start(trunk, number=1, age=600.0, job=None, **more):
     row = {"attempt": number, "time": time.time() - age, "host": "h", "pid": 1, "job": job and asdict(job), **more}
-    trunk.attempt("start", **row)
+    tiny.attempt(trunk, "start", **row)
 
 
 def end(trunk, outcome, number=1, age=300.0, error=None):
-    trunk.attempt("end", attempt=number, time=time.time() - age, outcome=outcome, error=error)
+    tiny.attempt(trunk, "end", attempt=number, time=time.time() - age, outcome=outcome, error=error)
 
 
 def hold(trunk, holder, number=1, age=1.0, **progress):
@@ -164,7 +164,7 @@ def test_damage_is_said_of_the_trial_that_has_it(small):
 def submission(plan, sweep, number=1, age=60.0, job_id=7):
     """One element that holds both families."""
     folder = sweep.path / "slurm" / f"{number:03d}"
-    chunk = Chunk(f"small.{number:03d}.0-ab", "array-0.sbatch", job_id, "30m", (0, 0), 0)
+    chunk = Chunk(f"small.{number:03d}.0-ab", "array-0.sbatch", job_id, "30m", (0, 0))
     collector = JobRef(f"small.{number:03d}.collector-ab", "collector.sbatch", job_id and job_id + 1)
     made = Submission(
         folder, number, "ab", time.time() - age, str(sweep.path), [], [], "/code", None, False, False, {}, [chunk],
@@ -175,6 +175,17 @@ def submission(plan, sweep, number=1, age=60.0, job_id=7):
     families = [family[0].family_id for family in plan.families()]
     files.append_json(folder / "tasks.jsonl", {"task": 0, "families": families, "workers": 1, "seconds": 9.0})
     return made
+
+
+def test_a_submission_of_an_earlier_version_reads_the_same(small):
+    """Its arrays said at which element they begin twice."""
+    made = submission(*small)
+    path = made.folder / "submission.json"
+    value = files.read_json(path)
+    value["chunks"][0] |= {"tasks": [11, 21], "offset": 11}
+    files.write_json(path, value)
+    (chunk,) = Submission.read(made.folder).chunks
+    assert (chunk.tasks, chunk.index(12), chunk.task(1)) == ((11, 21), 1, 12)
 
 
 @pytest.fixture
@@ -452,7 +463,7 @@ def test_unknown_names_are_told_what_there_is(small, capsys):
     assert main(["logs", trial_id[:-1] + "?"]) == 2
     assert f"no such run in runs/ or any sweep; close to it: {trial_id}" in capsys.readouterr().err
     assert main(["retry", "small", "3"]) == 2
-    assert "3: 4 runs of sweep small begin so" in capsys.readouterr().err
+    assert "3: 4 runs begin so: " in capsys.readouterr().err
 
 
 def test_looking_starts_without_torch(small):
@@ -709,13 +720,11 @@ def test_retry_forgets_failures_and_launches_only_these(small, slurm, capsys, mo
     error = RunDir.of_trial(plan.runs, short.trial_id).error
     files.write(error, lambda file: file.write(b"RuntimeError: bad\n"))
     launched = []
-    monkeypatch.setattr(launch, "run", lambda args: launched.append(args) or 0)
+    monkeypatch.setattr(launch, "launch", lambda request: launched.append(request) or 0)
     assert main(["retry", "small", short.trial_id]) == 0
     assert not attempts.is_given_up(trunk)
     assert not error.exists()
-    (args,) = launched
-    assert args.only == short.family_id
-    assert args.overrides == sweep.settings()["command"][4:]
+    assert launched == [launch.Request(sweep.overrides(), only=frozenset({short.family_id}))]
     for trial in plan.trials:
         record(plan, trial)
     assert main(["retry", "small"]) == 0
@@ -727,8 +736,7 @@ def test_retry_trains_here_what_was_given_up_and_nothing_else(small, capsys):
     plan, sweep = small
     short, long, trunk = family_of(plan)
     settings = sweep.settings()
-    command = [*settings["command"], "sweep.name=small"]
-    files.write_json(sweep.path / "sweep.json", {**settings, "command": command})
+    files.write_json(sweep.path / "sweep.json", {**settings, "overrides": [*sweep.overrides(), "sweep.name=small"]})
     start(trunk, number=0, standing={})
     end(trunk, "given up", number=0, error="given up after 3 attempts")
     assert main(["retry", "small", short.trial_id]) == 0

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import tiny
+from omegaconf import OmegaConf
 
 from slurm import snapshot
 from slurm.draft import Limits, draft
 from slurm.submission import Submission, exclusive
 from slurm.submit import _write
 from slurm.unprepared import finish, is_provisional, real_tasks, tokens_or_stand_in, up_to_date
+from sweep.config import section
 from sweep.data.prepare import find, prepare
+from sweep.data.unprepared import stand_in
 from sweep.errors import UserError
 from sweep.plan import absolute_paths, additions, make_plan, planned_trials, save
 from sweep.sweepdir import SweepDir
@@ -38,7 +41,7 @@ def submitted(overrides, workspace):
         sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
         code = snapshot.Snapshot(workspace / "code", None, b"", False, [])
         made = draft(plan, sweep, plan.families(), ["launch"], typed, code, Limits(1001))
-        save(plan, sweep, ["launch"])
+        save(plan, sweep, typed)
         _write(made, code)
         return made.submission, plan, typed
 
@@ -135,6 +138,31 @@ def test_another_submissions_provisional_trials_stay_in_the_plan(submitted):
 def test_two_data_sets_that_are_not_there_are_not_taken_for_one(submitted):
     _, plan, _ = submitted("data.validation_fraction=0.2,0.3", tiny.steps(20))
     assert len(plan.trials) == 2
+
+
+def test_a_plan_here_and_a_submission_agree_about_data_that_is_not_there(workspace, capsys):
+    hub = ["data=hub", "data.path=a/b,c/d", "data.tokenizer.kind=bytes", *tiny.OVERRIDES, tiny.steps(20)]
+    here, submitted = plan_here(hub, download=False), make_plan(hub, tokens_or_stand_in)
+    assert [trial.config.model.vocab_size for trial in here.trials] == [257, 257]
+    assert [t.trial_id for t in here.trials] == [t.trial_id for t in submitted.trials]
+    assert (here.repeated, submitted.repeated) == (0, 0)
+    assert all(map(is_provisional, here.trials))
+    assert "data c/d is not prepared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "vocab_size"),
+    [
+        ({"source": "text", "tokenizer": {"kind": "bytes"}}, 257),
+        ({"source": "pysource", "tokenizer": {"vocab_size": 1024}}, 1024),
+        ({"source": "markov", "vocab_size": 64}, 64),
+    ],
+)
+def test_a_stand_in_has_the_vocabulary_that_the_config_says(said, vocab_size):
+    tokens = stand_in(section("data", OmegaConf.create(said)))
+    less = stand_in(section("data", OmegaConf.create({**said, "unique_tokens": "1M"})))
+    assert tokens.vocab_size == vocab_size
+    assert tokens.fingerprint == less.fingerprint  # of the same data
 
 
 def test_what_is_there_keeps_its_ids(overrides, workspace):

@@ -15,7 +15,7 @@ from test_kill import start
 from sweep import claim
 from sweep.errors import UserError
 from sweep.rundir import RunDir
-from sweep.training import stack_worker
+from sweep.training import loop, stack_worker
 from sweep.training.stack import Stack
 from sweep.training.worker import Worker
 from sweep.verbs.plan import plan_here
@@ -205,7 +205,7 @@ def test_a_device_too_small_for_the_stack_gets_half_of_it(plan, workspace, monke
     ]
     assert plan.done() == {t.trial_id for t in plan.trials}
     assert {stack_of(plan.runs, trial) for trial in plan.trials[:-1]} == {1}
-    assert attempts_of(plan.runs, plan.trials[0]) == ["start", "stopped", "start", "stopped", "start", "done"]
+    assert attempts_of(plan.runs, plan.trials[0]) == ["start", "let go", "start", "let go", "start", "done"]
 
 
 def test_a_stack_that_cannot_even_be_made_is_halved_too(plan, workspace, monkeypatch):
@@ -221,6 +221,47 @@ def test_a_stack_that_cannot_even_be_made_is_halved_too(plan, workspace, monkeyp
     assert tiny.train(plan, log=said.append) == 0
     assert said == ["out of device memory with a stack of 4; going on with 2 at a time"]
     assert {stack_of(plan.runs, trial) for trial in plan.trials[:-1]} == {2}
+
+
+def test_a_validation_that_does_not_fit_takes_a_smaller_micro_batch_as_it_does_alone(overrides, tmp_path, monkeypatch):
+    plan = plan_here([*overrides, tiny.steps(20), "seed=0,1", "run.stack=2"])
+    evaluate = loop.evaluate
+
+    def full(setup, windows):
+        if setup.micro_batch > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return evaluate(setup, windows)
+
+    monkeypatch.setattr(loop, "evaluate", full)
+    assert tiny.train(plan, tmp_path) == 0
+    assert all(stack_of(tmp_path, trial) is None for trial in plan.trials)
+
+
+def test_a_step_of_all_that_breaks_off_leaves_each_family_to_itself(plan, workspace, monkeypatch):
+    def break_off():
+        raise RuntimeError
+
+    before_update(monkeypatch, 12, break_off)
+    said = []
+    assert tiny.train(plan, log=said.append) == 0
+    assert "a stack of 4 broke off, each trial alone: RuntimeError: " in said
+    for trial in plan.trials[:-1]:
+        assert attempts_of(plan.runs, trial) == ["start", "let go", "start", "done"]
+
+
+def test_a_job_whose_stack_is_halved_again_and_again_gives_no_family_up(overrides, tmp_path, monkeypatch):
+    plan = plan_here([*overrides, tiny.steps(20), "seed=range(8)", "run.stack=8"])
+    update = Stack.update
+
+    def too_small(self):
+        if self.slots > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return update(self)
+
+    monkeypatch.setattr(Stack, "update", too_small)
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    assert tiny.train(plan, tmp_path, max_attempts=2) == 0
+    assert plan_here([*overrides, tiny.steps(20), "seed=range(8)", f"paths.runs={tmp_path}"]).left() == []
 
 
 def test_missing_tokens_are_told_of_each_family(plan, workspace):
@@ -245,7 +286,7 @@ def test_where_no_stack_can_be_had_at_all_each_family_is_an_attempt_that_failed(
     done, *others = plan.families()
     assert tiny.train(replace(plan, trials=done), tmp_path) == 0
     worker = Worker(tmp_path, Path(plan.config.paths.tokens), plan.config.run, "cpu", log=(said := []).append)
-    outcomes = stack_worker._failed(worker, [done, *others], UserError("run.graph=true: the step cannot be captured"))
+    outcomes = stack_worker._fail(worker, [done, *others], UserError("run.graph=true: the step cannot be captured"))
     assert outcomes == {done[0].family_id: "done", **{family[0].family_id: "failed" for family in others}}
     assert len(said) == len(others)
     for family in others:

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -162,6 +164,9 @@ def test_a_damaged_sweep_says_how_to_make_its_table_again(tmp_path):
     table(HOFFMANN).to_parquet(tmp_path / "mine" / "table.parquet")
     data, curves, home = read("mine", tmp_path)
     assert (len(data), curves, home.path("fit.json")) == (100, None, tmp_path / "mine" / "fit.json")
+    shutil.copytree(tmp_path / "mine", tmp_path / "v1.5")
+    for name in ("v1.5", str(tmp_path / "v1.5")):
+        assert len(read(name, tmp_path)[0]) == 100
     for name in ("curves.parquet", "table.parquet"):
         (tmp_path / "mine" / name).write_bytes(b"PAR1 and then nothing")
         with pytest.raises(UserError, match=rf"{name}: damaged .*; delete it and run `python -m sweep collect mine`$"):

@@ -14,7 +14,7 @@ from sweep.data.tokens import (
     windows,
 )
 from sweep.errors import UserError
-from sweep.training.loop import documents_from
+from sweep.training.setup import documents_from
 
 SEQ_LEN = 8
 STREAM = np.arange(1000, dtype=np.uint16)  # token n is its own position, so a row says which window it is

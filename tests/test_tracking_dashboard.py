@@ -12,7 +12,7 @@ from wandb_api import ENTITY, KEY, Trouble, signed_in
 from sweep.cli import main
 from sweep.reporting import report, results
 from sweep.sweepdir import SweepDir
-from sweep.tracking import content, dashboard, frontier
+from sweep.tracking import content, dashboard, sweep_run
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,8 @@ def test_the_workspaces_runs_are_the_sweeps(exported):
 def test_panels_ask_for_what_runs_hold(exported):
     """Every key that a panel names is one that the mirror logs."""
     named = {metric for part in panels(exported).values() for panel in part for metric in panel.get("metrics", [])}
-    row = dict.fromkeys(content.COLUMNS.values(), 1.0) | {"phase": "stable", "mfu": 0.1}
-    scale = content.Scale(2.0, dict.fromkeys(("unigram", "bigram", "trigram"), 4.0), 1e12)
+    row = dict.fromkeys(content.COLUMNS.values(), 1.0) | {"phase": "stable"}
+    scale = content.Scale(2.0, dict.fromkeys(("unigram", "bigram", "trigram"), 4.0))
     logged = content.history(row, {"facts": {"flops_per_token": 1.0}}, scale)
     assert named - set(logged) == set()
 
@@ -91,9 +91,9 @@ def test_panels_ask_for_what_runs_hold(exported):
 def test_the_custom_chart_reads_the_frontiers_table(exported):
     chart = panels(exported)["Frontier"][0]
     assert chart["panelDefId"] == "ENTITY/scaling-frontier"
-    assert json.dumps(chart["userQuery"]).count(f'"{frontier.POINTS}"') == 1
+    assert json.dumps(chart["userQuery"]).count(f'"{sweep_run.POINTS}"') == 1
     fields = chart["fieldSettings"]
-    assert list(fields.values()) == frontier.POINT_COLUMNS
+    assert list(fields.values()) == sweep_run.POINT_COLUMNS
     text = json.dumps(exported["chart"])
     assert all(f"${{field:{name}}}" in text for name in fields)
     assert exported["chart"]["encoding"]["x"]["scale"]["type"] == "log"
@@ -119,7 +119,7 @@ def test_a_second_call_changes_the_first_ones(sweep, server, capsys):
     assert "workspace made: " in first
     assert "report made: " in first
     assert list(server.charts) == [dashboard.CHART]
-    addresses = frontier.Remembered.of(sweep).content
+    addresses = sweep_run.Remembered.of(sweep).content
     written_by_hand(addresses)
     assert main(["dashboard", "normal"]) == 0
     assert capsys.readouterr().out == first.replace(" made: ", " brought up to date: ")

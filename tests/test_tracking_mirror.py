@@ -21,7 +21,7 @@ from replay import PROJECT, Merged, Replay, wait_for
 from sweep.files import write_json
 from sweep.quantity import short
 from sweep.rundir import RunDir
-from sweep.tracking import content, follow, fragments
+from sweep.tracking import follow, fragments
 from sweep.tracking.follow import Follower
 from sweep.trial import Trial
 
@@ -401,24 +401,7 @@ def test_a_disk_that_fills_loses_nothing_and_the_next_launch_goes_on(again):
     assert_whole(again)
 
 
-# ---- numbers ----
-
-
-def test_mfu_is_given_where_the_peak_is_of_this_very_device(trained):
-    plan, runs = trained
-    trial = plan.trials[0]
-    row = tiny.lines(RunDir.of_trial(runs, trial.trial_id).metrics)[0] | {"tokens_per_second": 1000.0, "mfu": None}
-    h100 = {"device": "cuda", "class": {"device_model": "NVIDIA H100 80GB HBM3"}}
-    cluster = {"device_name": "NVIDIA H100 80GB HBM3", "peak_tflops": 989.0}
-
-    def mfu(env, row):
-        scale = content.scale_of(trial.to_json(), Path("nowhere"), env, cluster)
-        return content.history(row, trial.to_json(), scale).get("speed/mfu")
-
-    assert mfu(h100, row) == pytest.approx(1000 * trial.flops_per_token.exact / 989e12)
-    assert mfu(h100, row | {"mfu": 0.25}) == 0.25  # measured by whoever trained
-    assert mfu({"device": "cuda", "class": {"device_model": "another"}}, row) is None
-    assert mfu({"device": "cpu", "class": {"device_model": "NVIDIA H100 80GB HBM3"}}, row) is None
+# ---- names ----
 
 
 def test_long_sweep_names_fit_a_tag():

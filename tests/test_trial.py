@@ -10,7 +10,7 @@ from sweep.config import compose_untyped
 from sweep.data.prepare import find
 from sweep.data.tokens import Tokens
 from sweep.errors import UserError
-from sweep.plan import Composed
+from sweep.grid import Composed
 from sweep.trial import Trial, check, resolve
 
 
@@ -60,6 +60,18 @@ def test_a_rule_and_its_result_are_one_trial(trial):
         ["cluster.name=x", "cluster.mfu=0.1", "paths.runs=elsewhere", "sweep.name=other"],
     ):
         assert trial(*same).trial_id == plain.trial_id, same
+    assert trial("optim.lr=0.006").facts()["lr_multiplier"] == plain.facts()["lr_multiplier"] == 1
+
+
+def test_a_learning_rate_is_known_as_a_multiple_of_the_rules(trial):
+    assert trial("optim.lr=0.003").facts()["lr_multiplier"] == 0.5
+    thrice = trial("optim.lr_multiplier=3", "model.width=24", "model.heads=1")  # of a rate that is rounded
+    assert (thrice.config.optim.lr, thrice.facts()["lr_multiplier"]) == (0.0146969, 3)
+
+
+def test_a_learning_rate_and_a_multiple_of_the_rules_are_not_taken_together(trial):
+    with pytest.raises(UserError, match=r"optim\.lr=0\.001: .* optim\.lr_multiplier=0\.5 .*; give only one"):
+        trial("optim.lr=1e-3", "optim.lr_multiplier=0.5")
 
 
 def test_how_a_trial_is_executed_is_not_what_it_is(trial):

@@ -41,7 +41,7 @@ def test_writes_the_fit_beside_the_table(csv, capsys):
 
 
 def test_json_alone_on_standard_output(csv, capsys):
-    assert run(csv, COLUMNS, "--json", "-", "--where", "C < 5e20") == 0
+    assert run(csv, COLUMNS, "--json", "--where", "C < 5e20") == 0
     values = json.loads(capsys.readouterr().out)
     assert values["n_rows"] == 80
     assert {d["reason"] for d in values["dropped"]} == {"outside_range"}
@@ -135,7 +135,7 @@ def test_help_names_every_role_and_how_json_is_asked_for():
     text = " ".join(parser.format_help().split())
     roles = re.search(r"ROLE: (.+?) or phase", text)[1]
     assert set(roles.split(", ")) | {"phase"} == set(ROLE_COLUMNS)
-    assert "[--json -]" in text
+    assert "[--json]" in text
 
 
 def test_budget_and_target_loss_are_answered(csv, capsys):

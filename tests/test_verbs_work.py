@@ -19,7 +19,7 @@ def held_for(plan, trials):
     """Somebody's claim on the family, for these trials of it."""
     trunk = RunDir.of_trunk(plan.runs, plan.trials[0].family_id)
     held = claim.acquire(trunk.path)
-    trunk.attempt("start", attempt=1, time=0.0, trials=[trial.trial_id for trial in trials])
+    tiny.attempt(trunk, "start", attempt=1, time=0.0, trials=[trial.trial_id for trial in trials])
     return held
 
 

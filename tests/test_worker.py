@@ -21,6 +21,7 @@ from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.training import loop
 from sweep.training.local import held_elsewhere
+from sweep.training.setup import Setup
 from sweep.training.worker import Worker
 from sweep.verbs.plan import plan_here
 
@@ -221,17 +222,19 @@ def test_progress_between_failures_starts_the_count_anew(lone, workspace, monkey
 
 def test_killed_attempts_count_and_a_persons_ctrl_c_does_not(lone, workspace):
     trunk = RunDir.of_trunk(lone.runs, lone.trials[0].family_id)
-    standing = {"records": 0, "trunk_steps": [], "trial_steps": {}}
+    saved = {"records": 0, "trunk_steps": [], "trial_steps": {}}
     job = {"id": "4_2", "name": "x", "restart": 0, "cluster": "c", "node": "n1"}
-    start = {"time": 0.0, "host": "h", "pid": 1, "standing": standing}
-    trunk.attempt("start", attempt=1, **start)  # and then SIGKILL
-    trunk.attempt("start", attempt=2, job=None, **start)
-    trunk.attempt("end", attempt=2, time=1.0, outcome="stopped", error=None)
-    assert len(attempts.without_progress(trunk, standing)) == 1
-    trunk.attempt("start", attempt=3, job=job, **start)
-    trunk.attempt("end", attempt=3, time=1.0, outcome="stopped", error=None)  # a time limit too short for one step
-    assert [one.number for one in attempts.without_progress(trunk, standing)] == [1, 3]
-    assert attempts.without_progress(trunk, {**standing, "records": 1}) == []
+    start = {"time": 0.0, "host": "h", "pid": 1, "standing": saved}
+    tiny.attempt(trunk, "start", attempt=1, **start)  # and then SIGKILL
+    tiny.attempt(trunk, "start", attempt=2, job=None, **start)
+    tiny.attempt(trunk, "end", attempt=2, time=1.0, outcome="stopped", error=None)
+    assert len(attempts.without_progress(trunk, saved)) == 1
+    tiny.attempt(trunk, "start", attempt=3, job=job, **start)
+    tiny.attempt(
+        trunk, "end", attempt=3, time=1.0, outcome="stopped", error=None
+    )  # a time limit too short for one step
+    assert [one.number for one in attempts.without_progress(trunk, saved)] == [1, 3]
+    assert attempts.without_progress(trunk, {**saved, "records": 1}) == []
     assert tiny.train(lone, max_attempts=3) == 0
 
 
@@ -254,7 +257,7 @@ def small_device(monkeypatch):
     """A device that holds this many sequences at a time."""
 
     def hold(sequences, after_calls=0):
-        loss_of, calls = loop.Setup.loss_of, []
+        loss_of, calls = Setup.loss_of, []
 
         def loss_or_error(setup, inputs_BT, targets_BT):
             calls.append(len(inputs_BT))
@@ -262,7 +265,7 @@ def small_device(monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return loss_of(setup, inputs_BT, targets_BT)
 
-        monkeypatch.setattr(loop.Setup, "loss_of", loss_or_error)
+        monkeypatch.setattr(Setup, "loss_of", loss_or_error)
         return calls
 
     return hold

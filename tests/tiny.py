@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+from sweep.files import append_json
 from sweep.plan import Plan, save
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
@@ -57,8 +58,13 @@ def make_sweep(overrides: list[str], name: str = "small") -> tuple[Plan, SweepDi
     """A planned and saved sweep, not launched."""
     plan = plan_here([f"sweep.name={name}", *overrides])
     sweep = SweepDir(Path(plan.config.paths.sweeps) / name)
-    save(plan, sweep, ["python", "-m", "sweep", "launch", *overrides])
+    save(plan, sweep, overrides)
     return plan, sweep
+
+
+def attempt(trunk: RunDir, event: str, **row) -> None:
+    """A line of a family's attempts by hand."""
+    append_json(trunk.attempts, {"event": event, **row})
 
 
 def lines(path: Path) -> list[dict]:

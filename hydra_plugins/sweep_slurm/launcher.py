@@ -6,7 +6,6 @@ elements. Nothing is returned to a sweeper but that its jobs were handed over, s
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -39,11 +38,9 @@ class SweepSlurmLauncher(Launcher):
         ]
 
     def _submit(self) -> dict[str, Any]:
-        from slurm import describe, submit
-        from slurm.unprepared import tokens_or_stand_in
+        from slurm import submit  # Hydra imports this file whenever it composes
         from sweep.errors import UserError
-        from sweep.plan import absolute_paths, make_plan
-        from sweep.sweepdir import SweepDir
+        from sweep.plan import scheduler
 
         sweeper = self.config.hydra.sweeper["_target_"]
         if not sweeper.endswith("BasicSweeper"):
@@ -51,18 +48,7 @@ class SweepSlurmLauncher(Launcher):
         overrides = list(self.config.hydra.overrides.task)
         if not any(text.startswith("cluster=") for text in overrides):
             overrides.append("cluster=slurm")
-        plan = absolute_paths(make_plan(overrides, tokens_or_stand_in))
-        if plan.config.cluster.scheduler != "slurm":
-            raise UserError(
-                f"cluster.scheduler={plan.config.cluster.scheduler}: hydra/launcher=sweep_slurm needs slurm"
-            )
-        sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
-        command = ["python", "-m", "sweep", "launch", *overrides]
-        made, left, plan = submit.launch(plan, sweep, command, overrides, extend=False, report=True, say=print)
-        print(f"sweep {plan.name}" + ("" if made else ": nothing was submitted"))
-        for line in describe.left_alone(left, plan):
-            print(line)
-        if made:
-            print(describe.submission(made))
-            print(describe.how_it_goes(plan.name))
+        if (asked := scheduler(overrides)) != "slurm":
+            raise UserError(f"cluster.scheduler={asked}: hydra/launcher=sweep_slurm needs slurm")
+        made, _, sweep = submit.hand_over(overrides)
         return {"sweep": str(sweep.path), "submission": made.submission.folder.name if made else None}

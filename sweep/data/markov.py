@@ -50,6 +50,9 @@ class MarkovSource(DataConfig):
                 raise UserError(f"data.{key}={getattr(self, key)}: must be at most {most}")
         return {}
 
+    def expected_vocab_size(self) -> int:
+        return self.vocab_size
+
     @cached_property
     def transitions(self) -> NDArray[np.float64]:
         """P(next | present), (present, next)."""

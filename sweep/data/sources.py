@@ -18,6 +18,8 @@ from typing import Any
 
 from sweep.errors import UserError
 
+BYTES_VOCABULARY = 256 + 1  # every byte, and the end-of-text token
+
 
 @dataclass
 class TokenizerConfig:
@@ -45,6 +47,10 @@ class DataConfig:
         """Checks the config; what tells versions of the source apart without reading it, as JSON."""
         raise NotImplementedError
 
+    def expected_vocab_size(self) -> int:
+        """As far as it is known before the data is prepared."""
+        raise NotImplementedError
+
 
 @dataclass
 class TextConfig(DataConfig):
@@ -55,6 +61,9 @@ class TextConfig(DataConfig):
     def documents(self) -> Iterator[str]:
         """All documents, in an order that depends on the source alone."""
         raise NotImplementedError
+
+    def expected_vocab_size(self) -> int:
+        return BYTES_VOCABULARY if self.tokenizer.kind == "bytes" else self.tokenizer.vocab_size
 
 
 # ---- Python's own source files ----

@@ -10,22 +10,21 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sweep.data.sources import TokenizerConfig
+from sweep.data.sources import BYTES_VOCABULARY, TokenizerConfig
 from sweep.errors import UserError
 
 KINDS = ("bpe", "bytes", "file", "hub")
 EOT = "<|endoftext|>"
 OTHER_EOT = ("<|end_of_text|>", "<eos>", "</s>")  # names that a given tokenizer may have for it
-SMALLEST_BPE = 256 + 1  # every byte, and the end-of-text token
 
 
 def check(config: TokenizerConfig) -> None:
     """Refuse what cannot work before any text is read."""
     if config.kind not in KINDS:
         raise UserError(f"data.tokenizer.kind={config.kind}: must be one of {', '.join(KINDS)}")
-    if config.kind == "bpe" and config.vocab_size < SMALLEST_BPE:
+    if config.kind == "bpe" and config.vocab_size < BYTES_VOCABULARY:
         raise UserError(
-            f"data.tokenizer.vocab_size={config.vocab_size}: a byte-level BPE needs at least {SMALLEST_BPE}, "
+            f"data.tokenizer.vocab_size={config.vocab_size}: a byte-level BPE needs at least {BYTES_VOCABULARY}, "
             "the 256 bytes and the end-of-text token"
         )
     if config.kind in ("file", "hub") and not config.path:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.data.unprepared import Unprepared
 from sweep.errors import UserError
 
 Split = Literal["train", "validation"]
@@ -80,15 +81,6 @@ class Tokens:
         return np.memmap(self.folder / f"{split}.bin", dtype=self.meta["dtype"], mode="r")
 
 
-class Unprepared:
-    """Stands for data that is not there yet, for a plan that needs its vocabulary only: as many tokens as you like."""
-
-    def __init__(self, vocab_size: int):
-        self.fingerprint = "unprepared"
-        self.vocab_size = vocab_size
-        self.train = self.validation = np.broadcast_to(np.uint16(0), (2**50,))
-
-
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -139,7 +131,7 @@ def windows(tokens_1d: TokenArray, seq_len: int) -> TokenArray:
     )
 
 
-def more_than_available(unique_tokens: int, tokens: Tokens, seq_len: int) -> UserError:
+def more_than_available(unique_tokens: int, tokens: Tokens | Unprepared, seq_len: int) -> UserError:
     """The error for a `data.unique_tokens` that the training split cannot give."""
     available = count_sequences(tokens.train, seq_len) * seq_len
     return UserError(

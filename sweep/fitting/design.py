@@ -7,15 +7,13 @@ update of a linear Gaussian model. Candidates are taken greedily by variance rem
 Shape suffixes: B replicates, Q questions, M candidates.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sweep.errors import UserError
-from sweep.fitting.frontier import FlopsModel, optimum, predict_loss
-from sweep.fitting.laws import law_named
+from sweep.fitting.fitted import Fitted
 
 
 @dataclass(frozen=True)
@@ -27,18 +25,17 @@ class Choice:
     left_Q: np.ndarray
 
 
-def questions(fit: Mapping[str, Any], target_flops: float) -> np.ndarray:
+def questions(fit: Fitted, target_flops: float) -> np.ndarray:
     """(B, 2): ln N_opt and ln loss at the target, of each replicate. UserError without replicates."""
-    params = _replicates(fit)
-    flops = FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
-    N_B, _, loss_B = optimum(law_named(fit["form"]), params, flops, target_flops)
-    return np.log(np.stack([N_B, loss_B], axis=1))
+    if not fit.replicates:
+        raise UserError("fit.json has no bootstrap replicates (too few families, or --bootstrap 0): nothing to go by")
+    N_B1, _, loss_B1 = fit.drawn.optimum(target_flops)
+    return np.log(np.concatenate([N_B1, loss_B1], axis=1))
 
 
-def outcomes(fit: Mapping[str, Any], N_M: np.ndarray, D_M: np.ndarray) -> np.ndarray:
+def outcomes(fit: Fitted, N_M: np.ndarray, D_M: np.ndarray) -> np.ndarray:
     """(B, M): ln loss of each candidate under each replicate."""
-    params = {name: values_B[:, None] for name, values_B in _replicates(fit).items()}
-    return np.log(predict_loss({**fit, "params": params}, N_M, D_M))
+    return np.log(fit.drawn.loss(N_M, D_M))
 
 
 def propose(
@@ -76,9 +73,3 @@ def propose(
         left_flops -= best_cost
         left_Q = np.sqrt(np.maximum(np.diag(S)[:n_questions], 0.0) / before_Q)
         choices.append(Choice(best, best_cost, left_Q))
-
-
-def _replicates(fit: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    if not fit.get("replicates"):
-        raise UserError("fit.json has no bootstrap replicates (too few families, or --bootstrap 0): nothing to go by")
-    return {name: np.asarray(values, dtype=float) for name, values in fit["replicates"].items()}

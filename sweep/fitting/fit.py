@@ -6,11 +6,9 @@ import dataclasses
 import json
 import math
 import platform
-import re
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from sweep.errors import UserError
 from sweep.fitting import frontier, uncertainty
 from sweep.fitting.consistency import crossing, floors
 from sweep.fitting.dimension import Sized, beside_exponent
+from sweep.fitting.fitted import Fitted
 from sweep.fitting.frontier import FlopsModel
 from sweep.fitting.holdout import holdout
 from sweep.fitting.laws import Law, law_named
@@ -32,6 +31,8 @@ from sweep.fitting.sensitivity import conventions, effect_of_drops, leave_out
 from sweep.fitting.solve import WEAK_CONDITION, Solution, solve
 from sweep.fitting.table import FitError, Home, Rows
 from sweep.fitting.uncertainty import Replicates
+from sweep.plain import plain
+from sweep.quantity import counted
 
 STORED = 400  # replicates kept in fit.json
 WIDE_EXPONENT = 0.5
@@ -42,6 +43,7 @@ MOST_LISTED = 10_000  # residuals and dropped rows in fit.json
 class Fit:
     """What `fit.json` holds, key by key. Losses are nats per token, C is FLOPs."""
 
+    # What was fitted, and how.
     form: str
     objective: str
     delta: float
@@ -50,40 +52,41 @@ class Fit:
     n_rows: int
     n_families: int
     dropped: list[dict[str, Any]]
+    dropped_by_reason: dict[str, int]
     data_sha256: str
+    # The law, and how sure it is.
     params: dict[str, float]
     objective_value: float
-    flops_model: dict[str, float]
-    exponents: dict[str, float]
-    intervals: dict[str, list[float] | None] | None
     certificate: dict[str, Any]
+    flops_model: dict[str, float]
+    replicates: dict[str, list[float]] | None
+    deviations: list[float] | None
+    bootstrap: dict[str, Any] | None
+    intervals: dict[str, list[float] | None] | None
+    seed_noise: dict[str, Any] | None
+    # The frontier.
+    exponents: dict[str, float]
     roads: dict[str, Any]
+    disagreements: list[str]
+    targets: list[dict[str, Any]]
+    # How far to trust it.
     residuals: list[dict[str, Any]]
     holdout: list[dict[str, Any]]
-    dropped_by_reason: dict[str, int] = field(default_factory=dict)
-    targets: list[dict[str, Any]] = field(default_factory=list)
-    replicates: dict[str, list[float]] | None = None
-    deviations: list[float] | None = None
-    bootstrap: dict[str, Any] | None = None
-    seed_noise: dict[str, Any] | None = None
-    leave_out: list[dict[str, Any]] = field(default_factory=list)
-    effect_of_drops: list[dict[str, Any]] = field(default_factory=list)
-    conventions: list[dict[str, Any]] = field(default_factory=list)
-    floors: dict[str, Any] = field(default_factory=dict)
-    crossing: dict[str, Any] = field(default_factory=dict)
-    dimension: dict[str, Any] | None = None
-    disagreements: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    command: str = ""
+    leave_out: list[dict[str, Any]]
+    effect_of_drops: list[dict[str, Any]]
+    conventions: list[dict[str, Any]]
+    floors: dict[str, Any]
+    crossing: dict[str, Any]
+    dimension: dict[str, Any] | None
+    warnings: list[str]
+    # How it came to be.
+    versions: dict[str, str]
+    command: str
 
     def to_json(self) -> str:
-        text = json.dumps(self.as_dict(), indent=1, allow_nan=False)
-        return re.sub(r"\[\s+([^\[\]{}\"]*?)\s+\]", _one_line, text) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "Fit":
-        return cls.from_dict(json.loads(text))
+        """A line for each key."""
+        lines = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in self.as_dict().items()]
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Fit":
@@ -94,44 +97,7 @@ class Fit:
         return cls(**{name: values[name] for name in names})
 
     def as_dict(self) -> dict[str, Any]:
-        return _plain(vars(self))
-
-    def predict_loss(self, N: Any, D: Any, **more: Any) -> Any:
-        """See `frontier.predict_loss`."""
-        return frontier.predict_loss(self.as_dict(), N, D, **more)
-
-    def optimal(self, C: float) -> dict[str, float]:
-        """See `frontier.optimal`."""
-        return frontier.optimal(self.as_dict(), C)
-
-    def compute_for_loss(self, loss_nats: float) -> float:
-        """See `frontier.compute_for_loss`."""
-        return frontier.compute_for_loss(self.as_dict(), loss_nats)
-
-
-def _one_line(numbers: re.Match[str]) -> str:
-    """A list of numbers on one line, where json.dumps would take a line for each."""
-    return "[" + " ".join(numbers.group(1).split()) + "]"
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types; what is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value
-
-
-def variables(rows: Rows) -> dict[str, np.ndarray]:
-    """Every variable that the forms may ask for and these rows have."""
-    return {"N": rows.N, "D": rows.D, "C": rows.C, "M": rows.D / rows.N} | rows.extra
+        return plain(vars(self))
 
 
 def fit_rows(
@@ -153,68 +119,47 @@ def fit_rows(
     `dimensions`: (N, of such a model's activations), smallest first, for alpha beside 4/d of the largest.
     """
     law, goal = law_named(form), objective_named(objective, delta)
-    x = variables(rows)
-    counts = Counter(d.shown for d in rows.dropped)
-    solution = _solved(law, x, rows, goal, counts)
-    families = len(np.unique(rows.family.astype(str)))
-    refused = uncertainty.refusal(len(rows.row), families) if bootstrap else None
-    replicates = None
-    if bootstrap and not refused:
-        replicates = uncertainty.bootstrap(solution, rows.loss, rows.family, bootstrap, seed)
+    solution = _solved(law, rows, goal)
+    refused = uncertainty.refusal(len(rows.row), rows.n_families) if bootstrap else None
+    wanted = bootstrap and not refused
+    replicates = uncertainty.bootstrap(solution, rows.loss, rows.family, bootstrap, seed) if wanted else None
     flops = frontier.measure_flops(rows.N, rows.D, rows.C)
+    answer = _answer(solution, flops, replicates, seed)
+    fitted = Fitted.of(answer)
     roads, drawn = all_roads(rows, curves, solution, flops, replicates, seed)
     exponents = {name: roads["parametric"].get(name, math.nan) for name in ("a", "b")}
     intervals = _intervals(solution, replicates, roads["parametric"])
     noise = uncertainty.seed_noise(rows.N, rows.D, rows.loss, rows.family)
-    stored = _stored(replicates)
+    best_losses_Bg = drawn["isoflop_akima"].get("loss_nats")
     return Fit(
-        form=form,
+        **_data(rows),
         objective=objective,
         delta=goal.delta,
-        columns=rows.columns,
-        convention=rows.convention,
-        n_rows=len(rows.row),
-        n_families=families,
-        dropped=_thin([dataclasses.asdict(d) for d in rows.dropped]),
-        dropped_by_reason=dict(counts),
-        data_sha256=rows.data_sha256,
-        params=solution.params,
-        objective_value=solution.value,
-        flops_model=dataclasses.asdict(flops),
-        exponents=exponents,
+        **answer,
         intervals=intervals,
-        certificate=solution.certificate,
-        roads=roads,
-        residuals=_thin(_residuals(rows, solution, flops)),
-        holdout=holdout(law, x, rows, goal, intervals=bool(bootstrap), seed=seed),
-        targets=_targets(rows, solution, flops, stored, replicates.widening if replicates else None),
-        replicates=stored,
-        deviations=_stored_deviations(replicates, seed),
-        bootstrap=_method(replicates, seed),
         seed_noise=noise,
+        exponents=exponents,
+        roads=roads,
+        disagreements=_disagreements(roads),
+        targets=_targets(fitted, rows),
+        residuals=_thin(_residuals(fitted, rows)),
+        holdout=holdout(law, rows, goal, intervals=bool(bootstrap), seed=seed),
         leave_out=leave_out(rows, solution, flops),
         effect_of_drops=effect_of_drops(rows, law, goal, flops, exponents["a"]),
         conventions=conventions(alternatives, law, goal, exponents["a"]),
-        floors=floors(
-            solution.params,
-            intervals,
-            roads["isoflop_akima"],
-            drawn["isoflop_akima"].get("loss_nats"),
-            replicates.widening if replicates else 1.0,
-            goal,
-        ),
+        floors=floors(solution.params, intervals, roads["isoflop_akima"], best_losses_Bg, fitted.widening, goal),
         crossing=crossing(law, solution.params, flops, rows.C, rows.D),
         dimension=_dimension(solution, intervals, dimensions),
-        disagreements=_disagreements(roads),
         warnings=rows.warnings + warnings_about(rows, solution, flops, refused, intervals, noise),
         versions=versions(),
         command=command,
     )
 
 
-def _solved(law: Law, x: Mapping[str, np.ndarray], rows: Rows, goal: Objective, dropped: Mapping[str, int]) -> Solution:
+def _solved(law: Law, rows: Rows, goal: Objective) -> Solution:
     """The law on the rows. FitError where a variable of it is missing, or the rows cannot carry it: then the counts of
     dropped rows are said too, since they are often why."""
+    x = rows.variables()
     missing = [name for name in law.variables if name not in x]
     if missing:
         names = {"S": "steps", "U": "unique_tokens"}
@@ -225,8 +170,35 @@ def _solved(law: Law, x: Mapping[str, np.ndarray], rows: Rows, goal: Objective, 
     try:
         return solve(law, x, rows.loss, goal, rows.weight)
     except FitError as refusal:
-        left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise FitError(f"{refusal}; dropped: {left_out}" if dropped else str(refusal)) from None
+        left_out = ", ".join(f"{count} {reason}" for reason, count in rows.dropped_by_reason.items())
+        raise FitError(f"{refusal}; dropped: {left_out}" if left_out else str(refusal)) from None
+
+
+def _data(rows: Rows) -> dict[str, Any]:
+    """What was fitted."""
+    return {
+        "columns": rows.columns,
+        "convention": rows.convention,
+        "n_rows": len(rows.row),
+        "n_families": rows.n_families,
+        "dropped": _thin([dataclasses.asdict(d) for d in rows.dropped]),
+        "dropped_by_reason": rows.dropped_by_reason,
+        "data_sha256": rows.data_sha256,
+    }
+
+
+def _answer(solution: Solution, flops: FlopsModel, replicates: Replicates | None, seed: int) -> dict[str, Any]:
+    """The law and how sure it is: all that `Fitted` needs, so that whoever reads fit.json answers as this fit does."""
+    return {
+        "form": solution.law.name,
+        "params": solution.params,
+        "objective_value": solution.value,
+        "certificate": solution.certificate,
+        "flops_model": dataclasses.asdict(flops),
+        "replicates": _stored(replicates),
+        "deviations": _stored_deviations(replicates, seed),
+        "bootstrap": _method(replicates, seed),
+    }
 
 
 def _intervals(
@@ -246,20 +218,10 @@ def _intervals(
     return found | {name: (parametric.get("intervals") or {}).get(name) for name in ("a", "b")}
 
 
-def _targets(
-    rows: Rows, solution: Solution, flops: FlopsModel, stored: Mapping[str, Any] | None, widening: float | None
-) -> list[dict[str, Any]]:
-    """The best buy at the dearest compute of the rows times 1, 10, 100, 1000, with the intervals that anybody gets from
-    fit.json, which are those of the stored replicates."""
-    known = {
-        "form": solution.law.name,
-        "params": solution.params,
-        "flops_model": dataclasses.asdict(flops),
-        "replicates": stored,
-        "bootstrap": {"widening": widening},
-    }
+def _targets(fitted: Fitted, rows: Rows) -> list[dict[str, Any]]:
+    """The best buy at the dearest compute of the rows times 1, 10, 100, 1000."""
     try:
-        return [frontier.optimal(known, float(rows.C.max()) * times) | {"times": times} for times in (1, 10, 100, 1000)]
+        return [fitted.optimal(float(rows.C.max()) * times) | {"times": times} for times in (1, 10, 100, 1000)]
     except UserError:
         return []
 
@@ -331,14 +293,13 @@ def versions() -> dict[str, str]:
     }
 
 
-def _residuals(rows: Rows, solution: Solution, flops: FlopsModel) -> list[dict[str, Any]]:
+def _residuals(fitted: Fitted, rows: Rows) -> list[dict[str, Any]]:
     """Every row that has N, D and loss, used or not, with the loss that the law predicts there."""
-    fit = {"form": solution.law.name, "params": solution.params, "flops_model": dataclasses.asdict(flops)}
     mine = {"row": rows.row, "N": rows.N, "D": rows.D, "C": rows.C, "loss": rows.loss} | rows.extra
     found = []
     for used, part in ((True, mine), (False, rows.unused)):
         more = {name: part[name] for name in ("C", *rows.extra)}
-        predicted = frontier.predict_loss(fit, part["N"], part["D"], **more)
+        predicted = fitted.loss(part["N"], part["D"], **more)
         found += [
             {"row": int(r), "N": N, "D": D, "C": C, "loss_nats": L, "predicted_nats": P, "used": used}
             for r, N, D, C, L, P in zip(
@@ -394,10 +355,9 @@ def warnings_about(
     return warnings
 
 
-def counted(fit: Mapping[str, Any]) -> str:
+def rows_and_families(fit: Mapping[str, Any]) -> str:
     """`36 rows of 9 families`"""
-    rows, families = (fit[name] for name in ("n_rows", "n_families"))
-    return f"{rows} {'row' if rows == 1 else 'rows'} of {families} {'family' if families == 1 else 'families'}"
+    return f"{counted(fit['n_rows'], 'row', 'rows')} of {counted(fit['n_families'], 'family', 'families')}"
 
 
 def write(fit: Fit, folder: Path, name: str = "fit.json") -> Path:

@@ -1,10 +1,11 @@
-"""The compute-optimal frontier by its three roads, and the questions that people ask of it.
+"""The compute-optimal frontier: which model size N_opt and how many tokens D_opt for C FLOPs; N_opt ~ C^a, D_opt ~
+C^b.
 
-For C FLOPs, which model size N_opt and how many tokens D_opt; N_opt ~ C^a, D_opt ~ C^b:
+A *road* is a way to find it: approach 1, 2 or 3 of Hoffmann et al. 2022 (arXiv 2203.15556).
 1. envelope: the least loss of all training curves at each C, from undecayed (constant learning rate) points;
-2. isoFLOP: at each budget the minimum over N, by a parabola in log N (Hoffmann et al. 2022, approach 2) and
-   by an Akima spline (Porian et al. 2024, arXiv 2406.19146);
-3. parametric: the fitted form minimised along C = k N^gamma D (approach 3; k = 6, gamma = 1 where C = 6ND).
+2. isoFLOP: at each budget the minimum over N, by a parabola in log N or by an Akima spline (Porian et al. 2024, arXiv
+   2406.19146);
+3. parametric: the fitted form minimised along C = k N^gamma D (k = 6, gamma = 1 where C = 6ND).
 A part that the data cannot give is refused with its reason, never filled in.
 
 Shape suffixes: n rows, m sizes of one budget, F curves, G grid points, B replicates of the losses.
@@ -19,8 +20,7 @@ from scipy.interpolate import Akima1DInterpolator
 from scipy.sparse import csr_array
 
 from sweep.errors import UserError
-from sweep.fitting.laws import Law, law_named
-from sweep.fitting.uncertainty import interval, prediction_limits
+from sweep.fitting.laws import Law
 
 SAME_BUDGET = 0.15  # rows whose FLOPs differ by less than this (ln) from the next belong to one budget
 LEAST_SIZES = 4
@@ -59,7 +59,7 @@ def measure_flops(N_n: np.ndarray, D_n: np.ndarray, C_n: np.ndarray) -> FlopsMod
     return FlopsModel(float(np.exp(log_k)), gamma, worst)
 
 
-# --- Road 3: parametric, and queries ------------------------------------------------------------------------
+# --- Road 3: parametric ------------------------------------------------------------------------
 
 
 def exponents(law: Law, params: Mapping[str, Any], flops: FlopsModel) -> tuple[Any, Any]:
@@ -126,70 +126,6 @@ def cheapest(law: Law, params: Mapping[str, Any], flops: FlopsModel, loss_nats: 
         above = frontier_loss(middle) > loss_nats
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     return np.where(unreachable, np.inf, np.where(trivial, 0.0, np.exp((low + high) / 2)))
-
-
-def predict_loss(fit: Mapping[str, Any], N: Any, D: Any, **more: Any) -> Any:
-    """Loss in nats of a model of N parameters trained on D tokens, from what `fit.json` holds. `more`: other
-    variables of the form (S optimizer steps, U unique tokens; U is D where not given)."""
-    law = law_named(fit["form"])
-    flops = FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
-    x = {"N": N, "D": D, "U": D, "C": flops.flops(N, D), "M": np.divide(D, N)} | more
-    missing = [name for name in law.variables if name not in x]
-    if missing:
-        raise UserError(f"--form {law.name}: {missing[0]} is needed to predict a loss")
-    return law.loss(fit["params"], x)
-
-
-def predict_interval(fit: Mapping[str, Any], N: float, D: float, **more: Any) -> list[float] | None:
-    """90% prediction interval of the loss that one new run of N parameters and D tokens will show, from what
-    `fit.json` holds. None where the fit has no replicates."""
-    if not fit.get("replicates"):
-        return None
-    params = {name: np.asarray(values, dtype=float)[:, None] for name, values in fit["replicates"].items()}
-    N_m, D_m = np.array([float(N)]), np.array([float(D)])
-    drawn_Bm = predict_loss({**fit, "params": params}, N_m, D_m, **more)
-    deviation_n, widen = np.array(fit["deviations"], dtype=float), fit["bootstrap"]["widening"]
-    limits_2m = prediction_limits(predict_loss(fit, N_m, D_m, **more), drawn_Bm, deviation_n, widen, 0)
-    return [float(limits_2m[0, 0]), float(limits_2m[1, 0])]
-
-
-def optimal(fit: Mapping[str, Any], C: float) -> dict[str, Any]:
-    """The best buy for C FLOPs, from what `fit.json` holds: {"C", "N", "D", "loss_nats"}, and "N_interval",
-    "D_interval", "loss_nats_interval" (90%) where the fit has replicates."""
-    law, flops = law_named(fit["form"]), FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
-    best = dict(zip(("N", "D", "loss_nats"), optimum(law, fit["params"], flops, C), strict=True))
-    found: dict[str, Any] = {"C": float(C)} | {name: float(value) for name, value in best.items()}
-    if fit.get("replicates"):
-        params = {name: np.asarray(values, dtype=float) for name, values in fit["replicates"].items()}
-        try:
-            drawn = dict(zip(best, optimum(law, params, flops, C), strict=True))
-        except UserError:  # some replicate has no optimum at C: no interval would be honest
-            return found
-        widen = fit["bootstrap"]["widening"]
-        found |= {f"{name}_interval": interval(best[name], drawn[name], widen, positive=True) for name in best}
-    return found
-
-
-def compute_for_loss(fit: Mapping[str, Any], loss_nats: float) -> float:
-    """The least FLOPs for a loss, from what `fit.json` holds. UserError at or below the fitted floor."""
-    law, flops = law_named(fit["form"]), FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
-    C = float(cheapest(law, fit["params"], flops, loss_nats))
-    if not 0 < C < np.inf:
-        why = "no compute reaches it" if C else "the law is below it without any compute"
-        floor = fit["params"].get("E", 0.0)
-        raise UserError(f"a loss of {loss_nats:g} nats: {why}; the fitted floor is {floor:.4g}")
-    return C
-
-
-def compute_for_loss_interval(fit: Mapping[str, Any], loss_nats: float) -> list[float] | None:
-    """90% interval of `compute_for_loss`; infinite above where the floor may be higher. None without replicates."""
-    if not fit.get("replicates"):
-        return None
-    law, flops = law_named(fit["form"]), FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
-    params = {name: np.asarray(values, dtype=float) for name, values in fit["replicates"].items()}
-    drawn = np.clip(cheapest(law, params, flops, loss_nats), 1.0, MOST_FLOPS)
-    ends = interval(compute_for_loss(fit, loss_nats), drawn, fit["bootstrap"]["widening"], positive=True)
-    return [ends[0], ends[1] if ends[1] < MOST_FLOPS / 10 else np.inf] if ends else None
 
 
 # --- Road 2: isoFLOP ----------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ MOST_LISTED = 2000  # rows of a cut that are listed, evenly spaced
 
 def holdout(
     law: Law,
-    x: Mapping[str, np.ndarray],
     rows: Rows,
     objective: Objective,
     *,
@@ -31,7 +30,7 @@ def holdout(
     `error` is predicted / observed - 1; `mean_error` the mean of its absolute value, `mean_signed_error` of
     itself. `coverage`: the fraction of the predicted rows inside their 90% prediction interval.
     """
-    found = []
+    found, x = [], rows.variables()
     for cut in cuts(rows.C):
         inside_n = cut >= rows.C
         cheaper = {name: v[inside_n] for name, v in x.items()}

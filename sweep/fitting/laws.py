@@ -17,7 +17,7 @@ from sweep.errors import UserError
 
 EXPONENT_RANGE = (0.005, 3.0)
 FLOOR_DEPTH = 7.0  # ln of how far under the least loss the floor E may go: e^-7, a thousandth
-TERM_DEPTH = 14.0  # the same for any other term, at the centre of the data: a millionth
+TERM_DEPTH = 14.0  # ln of how far under the least loss any other term may go, at the data's centre: a millionth
 MANY_ROWS = 20_000
 SCALE_RANGE = (-2.0, 12.0)  # ln of a decay constant counted in repetitions
 

@@ -19,6 +19,8 @@ ABSOLUTE_DELTA = 1e-6  # where absolute deviations are rounded off, so that they
 GIVE_UP_DAMPING = 1e9
 EXACT = 1e-26  # an objective this small per row is rounding: the rows lie on the law
 
+State = tuple[np.ndarray, ...]  # of `derivatives`: value, gradient, Hessian, its majoriser
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -117,16 +119,15 @@ def minimise(
     Newton's step, with much a shortened reweighted-least-squares step, which always goes down. Problems that have
     converged leave the batch.
     """
-    B = len(theta_BP)
+    B, unit = len(theta_BP), objective.unit
     theta_BP = np.clip(theta_BP, bound.low_P, bound.high_P)
     out_theta_BP = theta_BP.copy()
     out_value_B, out_decrement_B = np.empty(B), np.full(B, np.inf)
     index_B, damping_B = np.arange(B), np.full(B, 1e-2)
-    unit = objective.unit
     nothing = unit * EXACT * np.max(np.sum(np.atleast_2d(weight_n), axis=1))
-    state: tuple[np.ndarray, ...] = derivatives(bound, log_loss_n, weight_n, objective, theta_BP)
+    state: State = derivatives(bound, log_loss_n, weight_n, objective, theta_BP)
     for _ in range(max_iterations):
-        value_B, g_BP, H_BPP, M_BPP = state
+        value_B, g_BP, _, M_BPP = state
         free_BP = ~((theta_BP <= bound.low_P) & (g_BP > 0) | (theta_BP >= bound.high_P) & (g_BP < 0))
         safe_BP = _solve(M_BPP, np.zeros(len(g_BP)), M_BPP, g_BP, free_BP)
         decrement_B = unit * -np.sum(safe_BP * g_BP * free_BP, axis=1) / 2
@@ -136,23 +137,38 @@ def minimise(
         if not busy_B.any():
             break
         if not busy_B.all():
-            theta_BP, damping_B, index_B = theta_BP[busy_B], damping_B[busy_B], index_B[busy_B]
-            free_BP = free_BP[busy_B]
-            log_loss_n = log_loss_n[busy_B] if log_loss_n.ndim == 2 else log_loss_n
-            weight_n = weight_n[busy_B] if weight_n.ndim == 2 else weight_n
-            value_B, g_BP, H_BPP, M_BPP = (part[busy_B] for part in state)
-        step_BP = _solve(H_BPP, damping_B, M_BPP, g_BP, free_BP)
-        trial_BP = np.clip(theta_BP + step_BP, bound.low_P, bound.high_P)
-        promised_B = -unit * np.sum(g_BP * (trial_BP - theta_BP), axis=1)
-        trial = derivatives(bound, log_loss_n, weight_n, objective, trial_BP)
-        better_B = (promised_B > 0) & (value_B - trial[0] > 1e-4 * promised_B)
-        theta_BP = np.where(better_B[:, None], trial_BP, theta_BP)
-        state = tuple(
-            np.where(better_B.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
-            for new, old in zip(trial, (value_B, g_BP, H_BPP, M_BPP), strict=True)
-        )
-        damping_B = np.where(better_B, np.maximum(damping_B / 6, 1e-12), np.maximum(damping_B, 1e-6) * 8)
+            theta_BP, free_BP, damping_B, index_B = (part[busy_B] for part in (theta_BP, free_BP, damping_B, index_B))
+            log_loss_n, weight_n = (part[busy_B] if part.ndim == 2 else part for part in (log_loss_n, weight_n))
+            state = tuple(part[busy_B] for part in state)
+        problem = (log_loss_n, weight_n, objective)
+        theta_BP, state, damping_B = _stepped(bound, *problem, theta_BP, state, damping_B, free_BP)
     return Minimum(out_theta_BP, out_value_B, out_decrement_B, out_decrement_B <= tolerance)
+
+
+def _stepped(
+    bound: Bound,
+    log_loss_n: np.ndarray,
+    weight_n: np.ndarray,
+    objective: Objective,
+    theta_BP: np.ndarray,
+    state: State,
+    damping_B: np.ndarray,
+    free_BP: np.ndarray,
+) -> tuple[np.ndarray, State, np.ndarray]:
+    """theta, state and damping after a step of each problem, which is taken only if the objective falls by enough of
+    what the gradient promises; else the next one is damped more."""
+    value_B, g_BP, H_BPP, M_BPP = state
+    step_BP = _solve(H_BPP, damping_B, M_BPP, g_BP, free_BP)
+    trial_BP = np.clip(theta_BP + step_BP, bound.low_P, bound.high_P)
+    promised_B = -objective.unit * np.sum(g_BP * (trial_BP - theta_BP), axis=1)
+    trial = derivatives(bound, log_loss_n, weight_n, objective, trial_BP)
+    better_B = (promised_B > 0) & (value_B - trial[0] > 1e-4 * promised_B)
+    state = tuple(
+        np.where(better_B.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+        for new, old in zip(trial, state, strict=True)
+    )
+    damping_B = np.where(better_B, np.maximum(damping_B / 6, 1e-12), np.maximum(damping_B, 1e-6) * 8)
+    return np.where(better_B[:, None], trial_BP, theta_BP), state, damping_B
 
 
 def _solve(

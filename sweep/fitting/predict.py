@@ -15,8 +15,7 @@ import numpy as np
 
 from sweep import files
 from sweep.errors import UserError
-from sweep.fitting import frontier
-from sweep.fitting.frontier import FlopsModel
+from sweep.fitting.fitted import Fitted
 from sweep.fitting.table import Rows
 
 SAME_RUN = 0.01  # N and D within this (relative) of what was predicted: a run takes whole steps and layers
@@ -24,10 +23,11 @@ SAME_RUN = 0.01  # N and D within this (relative) of what was predicted: a run t
 
 def allocation(fit: Mapping[str, Any], N: float | None, D: float | None, C: float | None) -> dict[str, float]:
     """{"N", "D", "C"} from any two of them, or from C alone: the fit's best buy."""
-    flops = FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
+    fitted = Fitted.of(fit)
+    flops = fitted.flops
     match N, D, C:
         case None, None, float():
-            best = frontier.optimal(fit, C)
+            best = fitted.optimal(C)
             return {name: best[name] for name in ("N", "D", "C")}
         case float(), float(), None:
             return {"N": N, "D": D, "C": float(flops.flops(N, D))}
@@ -44,12 +44,13 @@ def make(fit: Mapping[str, Any], rows: Rows, wanted: Mapping[str, float], comman
         raise UserError("the fit was made from other data than the table holds now: fit again, then predict")
     if len(seen := matching(rows, wanted)):
         raise UserError(f"row {seen[0][0]} of the table is this run, with loss {seen[0][1]:.4f}: nothing to predict")
+    fitted = Fitted.of(fit)
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "data_sha256": fit["data_sha256"],
         **wanted,
-        "loss_nats": float(frontier.predict_loss(fit, wanted["N"], wanted["D"])),
-        "interval": frontier.predict_interval(fit, wanted["N"], wanted["D"]),
+        "loss_nats": float(fitted.loss(wanted["N"], wanted["D"])),
+        "interval": fitted.loss_interval(wanted["N"], wanted["D"]),
         "times_dearest_run": wanted["C"] / float(rows.C.max()),
         "form": fit["form"],
         "params": fit["params"],

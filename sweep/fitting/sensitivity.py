@@ -1,6 +1,6 @@
 """How far the exponent a hangs on single rows, on what was dropped, and on how N and C are counted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,9 @@ def effect_of_drops(
         kept_m = whole_m & (unused_reason == reason)
         entry: dict[str, Any] = {"reason": reason, "rows": count, "rows_with_loss": int(kept_m.sum())}
         if kept_m.any():
-            x = {name: np.append(getattr(rows, name), rows.unused[name][kept_m]) for name in ("N", "D", "C")}
+            used = rows.variables()
+            x = {name: np.append(used[name], rows.unused[name][kept_m]) for name in used if name != "M"}
             x["M"] = x["D"] / x["N"]
-            x |= {name: np.append(rows.extra[name], rows.unused[name][kept_m]) for name in rows.extra}
             loss_n = np.append(rows.loss, rows.unused["loss"][kept_m])
             try:
                 weight_n = np.append(rows.weight, np.ones(int(kept_m.sum())))
@@ -75,9 +75,8 @@ def conventions(alternatives: Sequence[Rows], law: Law, objective: Objective, a:
     found = []
     for rows in alternatives:
         entry: dict[str, Any] = dict(rows.convention)
-        x: Mapping[str, np.ndarray] = {"N": rows.N, "D": rows.D, "C": rows.C, "M": rows.D / rows.N} | rows.extra
         try:
-            params = solve(law, x, rows.loss, objective, rows.weight).params
+            params = solve(law, rows.variables(), rows.loss, objective, rows.weight).params
             flops = frontier.measure_flops(rows.N, rows.D, rows.C)
             other_a, other_b = (float(v) for v in frontier.exponents(law, params, flops))
             entry |= {"a": other_a, "b": other_b, "change": other_a - a, "params": params}

@@ -8,6 +8,7 @@ import csv
 import hashlib
 import itertools
 import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import pandas as pd
 
 from sweep import where as where_language
 from sweep.errors import UserError
+from sweep.sweepdir import SweepDir
 
 # What each role is called in the tables that we write, then in other people's. The first found is taken.
 ROLE_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -38,7 +40,8 @@ UNFINISHED = (  # ours, then W&B's
     *("failed", "running", "missing", "stopped"),
     *("crashed", "killed", "pending", "preempting", "preempted"),
 )
-NUMERIC_ROLES = ("N", "D", "C", "loss", "unique_tokens", "steps", "lr", "weight")
+REQUIRED = ("N", "D", "C", "loss")
+NUMERIC_ROLES = (*REQUIRED, "unique_tokens", "steps", "lr", "weight")
 N_CONVENTIONS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 C_CONVENTIONS = ("exact", "6nd")
 EXTRA = {"S": "steps", "U": "unique_tokens"}
@@ -94,6 +97,18 @@ class Rows:
     convention: dict[str, str]
     warnings: list[str] = field(default_factory=list)
 
+    def variables(self) -> dict[str, np.ndarray]:
+        """Every variable that the forms may ask for and these rows have."""
+        return {"N": self.N, "D": self.D, "C": self.C, "M": self.D / self.N} | self.extra
+
+    @property
+    def n_families(self) -> int:
+        return len(np.unique(self.family.astype(str)))
+
+    @property
+    def dropped_by_reason(self) -> dict[str, int]:
+        return dict(Counter(d.shown for d in self.dropped))
+
 
 @dataclass(frozen=True)
 class Home:
@@ -116,13 +131,12 @@ def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.D
     """(table, curves or None, where results go) for a sweep's name or a file. UserError where there is no such thing
     or it cannot be read."""
     path = Path(source)
-    if not path.suffix and not path.is_file():
-        folder = path if (path / "table.parquet").is_file() else sweeps / source
-        if not (folder / "table.parquet").is_file():
-            known = sorted(p.parent.name for p in sweeps.glob("*/table.parquet"))
-            have = f"collected sweeps: {', '.join(known)}" if known else "no sweep is collected yet"
-            again = f"run `python -m sweep collect {source}` first, or give a file"
-            raise UserError(f"{source}: no {folder / 'table.parquet'} ({have}); {again}")
+    is_folder = path.is_dir() or (sweeps / source).is_dir()  # a sweep's name may hold a dot
+    if not path.is_file() and (is_folder or not path.suffix):
+        try:
+            folder = SweepDir.find(source, sweeps, collected=True).path
+        except UserError as error:
+            raise UserError(f"{error}, or give a file") from None
         curves = folder / "curves.parquet"
         table = read_collected(folder / "table.parquet")
         return table, read_collected(curves) if curves.is_file() else None, Home(source, folder)
@@ -225,37 +239,19 @@ def prepare(
     names = find_columns(table, columns or {}, n_convention)
     values = {role: _numbers(table, names[role], role) for role in NUMERIC_ROLES if role in names}
     _third(values, c_convention)
-    check = _Check(len(table))
-    if where is not None:
-        inside_n = where_language.mask(where_language.parse(where), _with_roles(table, values))
-        check.drop(~inside_n, "outside_range", f"--where {shlex.quote(where.strip())}")
-    _check_status(check, table, names, values)
-    _check_numbers(check, values)
-    if "weight" in values:
-        check.drop(~(values["weight"] > 0), "not_positive", lambda row: f"weight is {values['weight'][row]:g}")
-    _check_curves(check, table, names, values)
-    _check_duplicates(check, table, names, values)
-    _check_learning_rates(check, values, keep_undertuned)
+    check = _checked(table, names, values, where, keep_undertuned)
     used = np.flatnonzero(check.used_n)
-    if not len(used):
-        counts = pd.Series([d.shown for d in check.dropped]).value_counts()
-        raise FitError(f"no usable row among {len(table)}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
     family_n, warnings = _families(table, names)
     warnings += [f"no column for {role}: C = 6 N D was assumed" for role in "NDC" if role not in names]
-    extra = {name: values[role][used] for name, role in EXTRA.items() if role in values}
-    whole_n = np.all([np.isfinite(values[r]) & (values[r] > 0) for r in ("N", "D", "C", "loss")], axis=0)
-    shown = np.flatnonzero(~check.used_n & whole_n)
     return Rows(
         row=used,
-        **{role: values[role][used] for role in ("N", "D", "C", "loss")},
+        **{role: values[role][used] for role in REQUIRED},
         weight=values["weight"][used] if "weight" in values else np.ones(len(used)),
         family=family_n[used],
-        extra=extra,
+        extra=_extra(values, used),
         columns=names,
         dropped=sorted(check.dropped, key=lambda d: d.row),
-        unused={role: values[role][shown] for role in ("N", "D", "C", "loss")}
-        | {name: values[role][shown] for name, role in EXTRA.items() if role in values}
-        | {"row": shown},
+        unused=_unused(values, check.used_n),
         data_sha256=_fingerprint(values, family_n),
         convention={"N": n_convention, "C": c_convention if "C" in names else "6nd"},
         warnings=warnings,
@@ -291,6 +287,42 @@ class _Check:
         self.used_n &= ~which_n
 
 
+def _checked(
+    table: pd.DataFrame,
+    names: Mapping[str, str],
+    values: Mapping[str, np.ndarray],
+    where: str | None,
+    keep_undertuned: bool,
+) -> _Check:
+    """Every row put to every question, in the order in which the reasons are told. FitError where none is left."""
+    check = _Check(len(table))
+    if where is not None:
+        inside_n = where_language.mask(where_language.parse(where), _with_roles(table, values))
+        check.drop(~inside_n, "outside_range", f"--where {shlex.quote(where.strip())}")
+    _check_status(check, table, names, values)
+    _check_numbers(check, values)
+    if "weight" in values:
+        check.drop(~(values["weight"] > 0), "not_positive", lambda row: f"weight is {values['weight'][row]:g}")
+    _check_curves(check, table, names, values)
+    _check_duplicates(check, table, names, values)
+    _check_learning_rates(check, values, keep_undertuned)
+    if not check.used_n.any():
+        counts = pd.Series([d.shown for d in check.dropped]).value_counts()
+        raise FitError(f"no usable row among {len(table)}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
+    return check
+
+
+def _extra(values: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[role][rows] for name, role in EXTRA.items() if role in values}
+
+
+def _unused(values: Mapping[str, np.ndarray], used_n: np.ndarray) -> dict[str, np.ndarray]:
+    """Of the rows that are not used but have N, D, C and loss."""
+    whole_n = np.all([np.isfinite(values[role]) & (values[role] > 0) for role in REQUIRED], axis=0)
+    rows = np.flatnonzero(~used_n & whole_n)
+    return {role: values[role][rows] for role in REQUIRED} | _extra(values, rows) | {"row": rows}
+
+
 def _numbers(table: pd.DataFrame, column: str, role: str) -> np.ndarray:
     numbers = pd.to_numeric(table[column], errors="coerce")
     bad = table[column].notna() & numbers.isna() & (table[column].astype(str).str.lower() != "nan")
@@ -316,7 +348,7 @@ def _third(values: dict[str, np.ndarray], c_convention: str) -> None:
 
 def _with_roles(table: pd.DataFrame, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """The table with columns N, D, C, loss and tokens_per_param, for --where, unless it has others of these names."""
-    known = {role: values[role] for role in ("N", "D", "C", "loss")}
+    known = {role: values[role] for role in REQUIRED}
     with np.errstate(all="ignore"):
         known["tokens_per_param"] = known["D"] / known["N"]
     return table.assign(**{name: column for name, column in known.items() if name not in table})
@@ -332,7 +364,7 @@ def _check_status(check: _Check, table: pd.DataFrame, names: Mapping[str, str], 
 
 
 def _check_numbers(check: _Check, values: Mapping[str, np.ndarray]) -> None:
-    for role in ("N", "D", "C", "loss"):
+    for role in REQUIRED:
 
         def shown(row: int, role: str = role) -> str:
             return f"{role} is {values[role][row]:g}"
@@ -398,7 +430,7 @@ def _families(table: pd.DataFrame, names: Mapping[str, str]) -> tuple[np.ndarray
 def _fingerprint(values: Mapping[str, np.ndarray], family_n: np.ndarray) -> str:
     """sha256 of the numbers that a fit can see, whatever the file's format and the other columns."""
     digest = hashlib.sha256()
-    for role in ("N", "D", "C", "loss"):
+    for role in REQUIRED:
         digest.update(np.ascontiguousarray(values[role], dtype="<f8").tobytes())
     digest.update("\0".join(map(str, family_n)).encode())
     return digest.hexdigest()

@@ -1,58 +1,20 @@
 """What the fit says about budgets and prices: the optimum for some FLOPs, and what a loss costs.
 
-The mathematics is in `sweep.fitting.laws` and `sweep.fitting.frontier`; this file turns it into the report's rows.
+The answers are those of `sweep.fitting.fitted`; this file turns them into the report's rows.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sweep.errors import UserError
-from sweep.fitting import frontier
-from sweep.fitting.laws import law_named
+from sweep.fitting.fitted import Fitted
 from sweep.reporting.numbers import power, significant
 from sweep.reporting.results import Results
 
 NEXT_NATS = 0.1
 FARTHEST = 1000  # answers reach this many times the dearest run's compute
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What `fit.json` holds, asked through `sweep.fitting.frontier` for losses and optima."""
-
-    fit: dict[str, Any]
-
-    @property
-    def floor(self) -> float:
-        """The loss in nats that no compute crosses."""
-        return float(self.fit["params"].get("E", 0.0))
-
-    @property
-    def flops(self) -> frontier.FlopsModel:
-        return frontier.FlopsModel(self.fit["flops_model"]["k"], self.fit["flops_model"]["gamma"])
-
-    def loss(self, N: Any, D: Any) -> np.ndarray:
-        return frontier.predict_loss(self.fit, N, D)
-
-    def optimum(self, C: Any) -> tuple[Any, Any, Any]:
-        """(N, D, loss in nats) at the optimum for C FLOPs, an array or a number."""
-        return frontier.optimum(law_named(self.fit["form"]), self.fit["params"], self.flops, C)
-
-    def band(self, C: np.ndarray, name: str) -> tuple[list[float], list[float], list[float]]:
-        """(C, low, high) of the 90% interval of the optimum's N, D or loss_nats, at those C that have one."""
-        ends = [(float(c), frontier.optimal(self.fit, c).get(f"{name}_interval")) for c in C]
-        known = [(c, *interval) for c, interval in ends if interval]
-        return tuple(map(list, zip(*known, strict=True))) if known else ([], [], [])  # type: ignore[return-value]
-
-    def compute_for(self, loss_nats: float) -> float | None:
-        """The least FLOPs that reach a loss; None where the law says that none do."""
-        try:
-            return frontier.compute_for_loss(self.fit, loss_nats)
-        except UserError:
-            return None
 
 
 def fitted(results: Results) -> Fitted | str:
@@ -61,13 +23,20 @@ def fitted(results: Results) -> Fitted | str:
         return results.refused
     if results.finished.empty:
         return "no trial has finished"
-    fit = Fitted(results.fit)
+    fit = Fitted.of(results.fit)
     try:
         fit.loss(1e6, 1e8)
         fit.optimum(results.finished["C"].max())
     except UserError as refusal:
         return str(refusal)
     return fit
+
+
+def band(fit: Fitted, C: np.ndarray, name: str) -> tuple[list[float], list[float], list[float]]:
+    """(C, low, high) of the 90% interval of the optimum's N, D or loss_nats, at those C that have one."""
+    ends = [(float(c), fit.optimal(c).get(f"{name}_interval")) for c in C]
+    known = [(c, *interval) for c, interval in ends if interval]
+    return tuple(map(list, zip(*known, strict=True))) if known else ([], [], [])  # type: ignore[return-value]
 
 
 def flops_per_device_hour(results: Results) -> float | None:
@@ -81,8 +50,8 @@ def flops_per_device_hour(results: Results) -> float | None:
     return float(3600 * largest["flops"].sum() / largest["wall_seconds"].sum())
 
 
-def device_seconds(results: Results) -> float:
-    """Device time of all finished trials, with each family's shared trunk counted once."""
+def training_seconds(results: Results) -> float:
+    """Of all finished trials, with each family's shared trunk counted once."""
     rows = results.finished
     trunk = (rows["wall_seconds"] - rows["device_seconds"]).groupby(rows["family_id"]).max()
     return float(rows["device_seconds"].sum() + trunk.sum())
@@ -105,7 +74,7 @@ def budgets(results: Results) -> list[dict[str, Any]]:
     bytes_per_token = results.meta.get("bytes_per_token")
     rows = []
     for ratio in (1, 10, 100, FARTHEST):
-        best = frontier.optimal(results.fit, largest * ratio)
+        best = fit.optimal(largest * ratio)
         best |= price(results, best.pop("C")) | {
             "times_largest": ratio,
             "tokens_per_param": best["D"] / best["N"],
@@ -165,10 +134,18 @@ def costs(results: Results, losses: list[float]) -> list[dict[str, Any]]:
         return []
     rows = []
     for loss in losses:
-        here, beyond = fit.compute_for(loss), fit.compute_for(loss - NEXT_NATS)
+        here, beyond = _least_compute(fit, loss), _least_compute(fit, loss - NEXT_NATS)
         if here is None:
             continue
         step = None if beyond is None else beyond - here
         following = {f"next_{unit}": value for unit, value in price(results, step).items()}
         rows.append({"loss_nats": loss} | price(results, here) | following)
     return rows
+
+
+def _least_compute(fit: Fitted, loss_nats: float) -> float | None:
+    """None where the law says that no compute reaches the loss."""
+    try:
+        return fit.compute_for_loss(loss_nats)
+    except UserError:
+        return None

@@ -111,7 +111,7 @@ def _optimum(results: Results, letter: str, key: str, title: str) -> Figure | Le
             dash = "dash" if key_of_road == "envelope" else "solid"
             series.append(pieces.line(ends, through * ends**slope, name, style["color"], dash=dash))
             if key_of_road == "parametric" and not isinstance(fit, str):
-                x, lower, upper = fit.band(np.geomspace(ends[0], ends[1], 30), letter)
+                x, lower, upper = answers.band(fit, np.geomspace(ends[0], ends[1], 30), letter)
                 series += [Series("band", name, x, lower=lower, upper=upper, color=style["color"])] if x else []
         if key_of_road != "parametric":  # its optima lie on its line by construction
             spot = {"marker": style["marker"], "size": 2.5 if key_of_road == "envelope" else 9}

@@ -4,10 +4,9 @@
 All numbers are in data units; a NaN in a line is a gap.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 Numbers = Sequence[float]
 # A number from 0 to 1 is a place on the viridis scale (sizes, budgets); a name is a role in render.PALETTE.
@@ -79,20 +78,3 @@ class LeftOut:
     key: str
     title: str
     reason: str
-
-
-def plain(value: Any) -> Any:
-    """`value` (a Figure, a dict, numbers of numpy or pandas) as JSON can hold it: NaN and infinities become null."""
-    if hasattr(value, "__dataclass_fields__"):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return None if value != value else str(value)  # pandas' NA and NaT are not equal to themselves

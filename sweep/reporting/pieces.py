@@ -149,7 +149,7 @@ def frontier_line(results: Results, reach: float = 10) -> list[Series]:
         return []
     C = results.finished["C"]
     within, beyond = np.geomspace(C.min() / 2, C.max(), 40), np.geomspace(C.max(), C.max() * reach, 20)
-    x, lower, upper = fit.band(np.append(within, beyond[1:]), "loss_nats")
+    x, lower, upper = answers.band(fit, np.append(within, beyond[1:]), "loss_nats")
     band = Series("band", "90% interval", x, lower=lower, upper=upper, color="vermillion")
     style: dict[str, Any] = {"name": "frontier (parametric)", "color": "vermillion", "width": 2.5}
     lines = [

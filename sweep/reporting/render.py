@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from sweep.plain import plain
 from sweep.quantity import short
 from sweep.reporting.numbers import power, significant
-from sweep.reporting.picture import Axis, Color, Figure, Panel, Series, plain
+from sweep.reporting.picture import Axis, Color, Figure, Panel, Series
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; sizes and budgets use viridis below its yellow.
 PALETTE = {

@@ -16,12 +16,13 @@ import pandas as pd
 
 from sweep import files
 from sweep.fitting import laws
-from sweep.fitting.fit import counted
+from sweep.fitting.fit import rows_and_families
+from sweep.plain import plain
 from sweep.quantity import short
 from sweep.reporting import answers, page, render
 from sweep.reporting.figures import describe
 from sweep.reporting.numbers import significant
-from sweep.reporting.picture import Figure, LeftOut, plain
+from sweep.reporting.picture import Figure, LeftOut
 from sweep.reporting.pieces import ROADS, refusals, with_ids
 from sweep.reporting.results import Results
 
@@ -151,7 +152,7 @@ def _compute(results: Results) -> dict[str, Any]:
     finished = results.table[results.table["status"] == "finished"]
     alone = float(finished["flops"].sum())
     saved = _positive(results.meta.get("flops_saved")) if alone else None
-    hours = answers.device_seconds(results) / 3600
+    hours = answers.training_seconds(results) / 3600
     rate = results.meta.get("dollars_per_device_hour")
     return {
         "flops": alone - (saved or 0),
@@ -209,7 +210,7 @@ def _fit(results: Results) -> dict[str, Any] | None:
         "columns": results.columns,
         "n_rows": fit["n_rows"],
         "n_families": fit["n_families"],
-        "counted": counted(fit),
+        "counted": rows_and_families(fit),
         "flops_model": fit["flops_model"],
         "rows": [
             {

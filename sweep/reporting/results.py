@@ -1,6 +1,5 @@
 """What a sweep folder holds once its runs are collected and fitted: the input of the figures and the report."""
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sweep.errors import UserError
+from sweep.files import read_json
 from sweep.fitting import fit as fits
 from sweep.fitting.table import Home, read_collected
 
@@ -71,25 +71,14 @@ class Results:
         return {name: float(nats) for name, nats in (self.meta.get("reference_lines") or {}).items() if nats}
 
 
-def find(name: str, sweeps: Path = Path("sweeps")) -> Path:
-    """The folder of a collected sweep, by its name or as a path. UserError lists the names that there are."""
-    for folder in (sweeps / name, Path(name)):
-        if (folder / "table.parquet").exists():
-            return folder
-    known = sorted(path.parent.name for path in sweeps.glob("*/table.parquet"))
-    have = f"collected sweeps: {', '.join(known)}" if known else "no sweep is collected yet"
-    raise UserError(
-        f"{name}: no {sweeps / name / 'table.parquet'} ({have}); run `python -m sweep collect {name}` first"
-    )
-
-
 def load(folder: Path) -> Results:
     """Read a sweep folder, of which only `table.parquet` must be there. UserError names a file that is damaged."""
     results: dict[str, Any] = {"table": read_collected(folder / "table.parquet")}
     for name in ("curves", "samples"):
         if (folder / f"{name}.parquet").exists():
             results[name] = read_collected(folder / f"{name}.parquet")
-    meta = _json(folder / "meta.json")
+    path, again = folder / "meta.json", f"delete it and run `python -m sweep collect {folder.name}`"
+    meta = read_json(path, mend=again) if path.exists() else {}
     fit, refused = _fit(folder)
     return Results(name=meta.get("name", folder.name), fit=fit, refused=refused, meta=meta, **results)
 
@@ -104,13 +93,3 @@ def _fit(folder: Path) -> tuple[dict[str, Any], str]:
     except UserError as unreadable:  # the data can be shown all the same
         return {}, str(unreadable)
     return ({}, content["refused"]) if "refused" in content else (content, "")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        again = f"python -m sweep collect {path.parent.name}"
-        raise UserError(f"{path}: damaged ({error}); delete it and run `{again}`") from None

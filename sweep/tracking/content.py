@@ -25,6 +25,7 @@ COLUMNS = {
     "optim/lr": "lr",
     "optim/grad_norm": "grad_norm",
     "speed/tokens_per_second": "tokens_per_second",
+    "speed/mfu": "mfu",
     "tokens": "tokens",
     "flops": "flops",
     "seconds": "seconds",
@@ -39,20 +40,13 @@ class Scale:
 
     bytes_per_token: float | None = None
     reference_nats: dict[str, float] | None = None
-    peak_flops_per_second: float | None = None
 
 
-def scale_of(trial: dict[str, Any], tokens: Path, env: dict[str, Any], cluster: dict[str, Any]) -> Scale:
-    """Of a trial's data, and of the device that its `env.json` names if the cluster section is about that device."""
+def scale_of(trial: dict[str, Any], tokens: Path) -> Scale:
+    """Of a trial's data."""
     meta_path = tokens / trial["facts"]["data_fingerprint"] / "meta.json"
     meta = read_json(meta_path) if meta_path.exists() else {}
-    device = (env.get("class") or {}).get("device_model")
-    known = env.get("device") == "cuda" and device is not None and device == cluster.get("device_name")
-    return Scale(
-        bytes_per_token=meta.get("bytes_per_token"),
-        reference_nats=meta.get("reference_lines"),
-        peak_flops_per_second=cluster["peak_tflops"] * 1e12 if known and cluster["peak_tflops"] else None,
-    )
+    return Scale(bytes_per_token=meta.get("bytes_per_token"), reference_nats=meta.get("reference_lines"))
 
 
 def config(trial: dict[str, Any], scale: Scale, env: dict[str, Any]) -> dict[str, Any]:
@@ -84,9 +78,6 @@ def history(row: dict[str, Any], trial: dict[str, Any], scale: Scale) -> dict[st
     flops_per_second = row["tokens_per_second"] * trial["facts"]["flops_per_token"]
     values = {name: row.get(key) for name, key in COLUMNS.items()}
     values |= {"decay": int(row["phase"] == "decay"), "speed/flops_per_second": flops_per_second}
-    values["speed/mfu"] = row.get("mfu")
-    if values["speed/mfu"] is None and scale.peak_flops_per_second is not None:
-        values["speed/mfu"] = flops_per_second / scale.peak_flops_per_second
     if row["val_loss_nats"] is not None:
         if scale.bytes_per_token:
             values["loss/val_bits_per_byte"] = row["val_loss_nats"] / NATS_PER_BIT / scale.bytes_per_token

@@ -1,6 +1,6 @@
 """A sweep's dashboards as code: a W&B workspace and a report.
 
-Panels name what `sweep.tracking.content` and `sweep.tracking.frontier` put into the runs; the report's numbers are
+Panels name what `sweep.tracking.content` and `sweep.tracking.sweep_run` put into the runs; the report's numbers are
 those of report.json. Building them needs no login (`export`); `save` changes those that were saved before.
 """
 
@@ -19,7 +19,7 @@ from sweep.quantity import short
 from sweep.reporting.numbers import power, with_interval
 from sweep.sweepdir import SweepDir
 from sweep.tracking import account as accounts
-from sweep.tracking import frontier, settings
+from sweep.tracking import settings, sweep_run
 from sweep.tracking.account import Account
 from sweep.tracking.section import WandbSection
 
@@ -46,76 +46,83 @@ class Part:
 
 def parts(entity: str) -> list[Part]:
     """What both dashboards show."""
-    return [
-        Part(
-            "Frontier",
-            "Final losses of all runs, the fitted frontier and its 90% interval, on log axes.",
-            [_chart(entity), _media("Loss against compute", "charts/headline")],
-            which="frontier",
-        ),
-        Part(
-            "Loss against compute",
-            "Left: every run's curve. Right: final losses, coloured by size, with their lower envelope.",
-            [
-                wr.LinePlot(title="Curves", x="flops", y=[LOSS], log_x=True, log_y=True, **_lines("FLOPs", NATS)),
-                _scatter("Final losses and their lower envelope", "C", "N", log_y=True, running_ymin=True),
-            ],
-        ),
-        Part(
-            "IsoFLOP",
-            "Final loss against size, coloured by compute: each budget's minimum is its best size.",
-            [_scatter("Loss against size, by budget", "N", "C"), _scatter("Loss against tokens, by size", "D", "N")],
-        ),
-        Part(
-            "Learning curves by size",
-            "Mean, least and largest of the runs of a size; the last stretch of a run is its decay.",
-            [
-                wr.LinePlot(title="Validation loss", x="tokens", y=[LOSS], log_x=True, **_by_size(NATS)),
-                wr.LinePlot(title="Training loss", x="tokens", y=[TRAIN], log_x=True, **_by_size(NATS)),
-                wr.LinePlot(
-                    title="Bits per byte", x="tokens", y=["loss/val_bits_per_byte"], log_x=True, **_by_size("bits")
-                ),
-                wr.LinePlot(
-                    title="N-gram lines",
-                    x="tokens",
-                    y=[LOSS, *(f"reference/{name}_nats" for name in ("unigram", "bigram", "trigram"))],
-                    log_x=True,
-                    **_lines("tokens", NATS),
-                ),
-            ],
-        ),
-        Part(
-            "Speed",
-            "Tokens per second, MFU where the device's peak is known, and what the device was busy with.",
-            [
-                wr.LinePlot(
-                    title="Tokens per second", x="tokens", y=["speed/tokens_per_second"], **_by_size("tokens/s")
-                ),
-                wr.LinePlot(title="MFU", x="tokens", y=["speed/mfu"], **_by_size("share of the peak")),
-                wr.ScatterPlot(
-                    title="Speed against size", x=wr.Config("N"), y=wr.SummaryMetric("tokens_per_second"), log_x=True
-                ),
-                wr.LinePlot(title="GPU use (%)", x="Relative Time (Process)", metric_regex=r"system/gpu\..*\.gpu$"),
-            ],
-        ),
-        Part(
-            "Failures",
-            "Runs that did not finish, and the signs before: the gradient's norm and the training loss.",
-            [
-                wr.LinePlot(
-                    title="Gradient norm", x="tokens", y=["optim/grad_norm"], log_y=True, **_lines("tokens", "norm")
-                ),
-                wr.LinePlot(title="Training loss", x="tokens", y=[TRAIN], log_y=True, **_lines("tokens", NATS)),
-                wr.RunComparer(diff_only=True),
-            ],
-            which="failed",
-        ),
-    ]
+    return [_frontier(entity), _compute(), _isoflop(), _learning_curves(), _speed(), _failures()]
+
+
+def _frontier(entity: str) -> Part:
+    return Part(
+        "Frontier",
+        "Final losses of all runs, the fitted frontier and its 90% interval, on log axes.",
+        [_chart(entity), _media("Loss against compute", "charts/headline")],
+        which="frontier",
+    )
+
+
+def _compute() -> Part:
+    return Part(
+        "Loss against compute",
+        "Left: every run's curve. Right: final losses, coloured by size, with their lower envelope.",
+        [
+            wr.LinePlot(title="Curves", x="flops", y=[LOSS], log_x=True, log_y=True, **_lines("FLOPs", NATS)),
+            _scatter("Final losses and their lower envelope", "C", "N", log_y=True, running_ymin=True),
+        ],
+    )
+
+
+def _isoflop() -> Part:
+    return Part(
+        "IsoFLOP",
+        "Final loss against size, coloured by compute: each budget's minimum is its best size.",
+        [_scatter("Loss against size, by budget", "N", "C"), _scatter("Loss against tokens, by size", "D", "N")],
+    )
+
+
+def _learning_curves() -> Part:
+    bits, references = "loss/val_bits_per_byte", [f"reference/{n}_nats" for n in ("unigram", "bigram", "trigram")]
+    along: dict[str, Any] = {"x": "tokens", "log_x": True}
+    return Part(
+        "Learning curves by size",
+        "Mean, least and largest of the runs of a size; the last stretch of a run is its decay.",
+        [
+            wr.LinePlot(title="Validation loss", y=[LOSS], **along, **_by_size(NATS)),
+            wr.LinePlot(title="Training loss", y=[TRAIN], **along, **_by_size(NATS)),
+            wr.LinePlot(title="Bits per byte", y=[bits], **along, **_by_size("bits")),
+            wr.LinePlot(title="N-gram lines", y=[LOSS, *references], **along, **_lines("tokens", NATS)),
+        ],
+    )
+
+
+def _speed() -> Part:
+    tokens_per_second = wr.SummaryMetric("tokens_per_second")
+    return Part(
+        "Speed",
+        "Tokens per second, MFU by the device's fastest measured matrix product, and what the device was busy with.",
+        [
+            wr.LinePlot(title="Tokens per second", x="tokens", y=["speed/tokens_per_second"], **_by_size("tokens/s")),
+            wr.LinePlot(title="MFU", x="tokens", y=["speed/mfu"], **_by_size("share of the ceiling")),
+            wr.ScatterPlot(title="Speed against size", x=wr.Config("N"), y=tokens_per_second, log_x=True),
+            wr.LinePlot(title="GPU use (%)", x="Relative Time (Process)", metric_regex=r"system/gpu\..*\.gpu$"),
+        ],
+    )
+
+
+def _failures() -> Part:
+    along: dict[str, Any] = {"x": "tokens", "log_y": True}
+    return Part(
+        "Failures",
+        "Runs that did not finish, and the signs before: the gradient's norm and the training loss.",
+        [
+            wr.LinePlot(title="Gradient norm", y=["optim/grad_norm"], **along, **_lines("tokens", "norm")),
+            wr.LinePlot(title="Training loss", y=[TRAIN], **along, **_lines("tokens", NATS)),
+            wr.RunComparer(diff_only=True),
+        ],
+        which="failed",
+    )
 
 
 def _chart(entity: str) -> wr.CustomChart:
-    fields = dict(zip(("kind", "series", "trial", "flops", "loss", "low", "high"), frontier.POINT_COLUMNS, strict=True))
-    chart = wr.CustomChart.from_table(frontier.POINTS, chart_fields=fields, chart_strings={})
+    fields = {column: column for column in sweep_run.POINT_COLUMNS}  # the chart's names are the table's
+    chart = wr.CustomChart.from_table(sweep_run.POINTS, chart_fields=fields, chart_strings={})
     chart.chart_name = f"{entity}/{CHART}"
     return chart
 
@@ -157,7 +164,7 @@ def report(name: str, entity: str, project: str, numbers: dict[str, Any] | None,
     project of a run set that names one; without a login it is the report's own."""
     runsets = {
         "trials": f"{_tagged(name)} and Metric('JobType') = 'trial'",
-        "frontier": f"{_tagged(name)} and Metric('JobType') = '{frontier.JOB_TYPE}'",
+        "frontier": f"{_tagged(name)} and Metric('JobType') = '{sweep_run.JOB_TYPE}'",
         "failed": f"{_tagged(name)} and {FAILED}",
     }
     blocks: list[Any] = [wr.MarkdownBlock(text) for text in (answers(numbers) if numbers else [])]
@@ -241,7 +248,7 @@ def _numbers(sweep: SweepDir) -> dict[str, Any] | None:
 def export(sweep: SweepDir, section: WandbSection, out: Path) -> list[Path]:
     """Write workspace.json, report.json and the chart's chart.json: what `save` would send."""
     entity = section.entity or ANYBODY
-    with frontier.of_this_version(sweep):
+    with sweep_run.of_this_version(sweep):
         written = report(sweep.name, entity, section.project, _numbers(sweep))
     models = {
         "workspace": workspace(sweep.name, entity, section.project)._to_model().spec,
@@ -256,8 +263,8 @@ def export(sweep: SweepDir, section: WandbSection, out: Path) -> list[Path]:
 
 def save(sweep: SweepDir, section: WandbSection, account: Account) -> list[str]:
     """Make both, or change those that were made before; lines that say so. UserError where W&B refuses."""
-    remembered, numbers = frontier.Remembered.of(sweep), _numbers(sweep)
-    with frontier.of_this_version(sweep):
+    remembered, numbers = sweep_run.Remembered.of(sweep), _numbers(sweep)
+    with sweep_run.of_this_version(sweep):
         written = report(sweep.name, account.entity, section.project, numbers, signed_in=True)
     laid_out = workspace(sweep.name, account.entity, section.project)
     lines: list[str] = []

@@ -14,8 +14,8 @@ from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.tracking import account as accounts
 from sweep.tracking.account import sign_in
-from sweep.tracking.frontier import JOB_TYPE
 from sweep.tracking.section import WandbSection
+from sweep.tracking.sweep_run import JOB_TYPE
 
 PREFIX = "wandb:"
 ADDRESS = re.compile(r"https?://[^/]+/([^/?#]+)/([^/?#]+)(?:/runs/([^/?#]+))?")

@@ -25,7 +25,7 @@ import psutil
 from sweep import claim
 from sweep.claim import Holder
 from sweep.errors import UserError
-from sweep.rundir import RunDir
+from sweep.rundir import Failure, RunDir
 from sweep.sweepdir import SweepDir
 from sweep.tracking import account, content, fragments, settings
 from sweep.tracking.mirror import Mirror, NotKept
@@ -33,8 +33,8 @@ from sweep.tracking.section import WandbSection
 
 NEWS = "W&B: "
 NICENESS = 10  # a tenth of a core where training wants them all; with less, runs would begin minutes late
-BUSY_SHARE = 0.05  # of the time, at most, spent on looking,
-LONGEST_REST_SECONDS = 60.0  # unless a look takes very long
+BUSY_SHARE = 0.05  # of the time is spent on looking, at most: after a slow look comes a long rest
+LONGEST_REST_SECONDS = 60.0  # between two looks, however long the first took
 ELSEWHERE_SECONDS = 60.0  # until families that others train are looked at again
 PATIENCE = {  # of questions that wandb waits for an answer to; what it streams is tried again for long
     "WANDB_X_GRAPHQL_RETRY_MAX": "5",
@@ -54,13 +54,12 @@ class Again(Exception):
 class Task:
     """What to follow; travels as JSON."""
 
-    sweep: str | None  # the sweep's folder: its plan says the trials
-    trials: list[dict[str, Any]] | None  # or these, as in a plan
-    families: list[str] | None  # of these, only those; None: all
+    sweep: str | None  # the folder of the sweep whose plan holds the trials; None where `trials` are given
+    trials: list[dict[str, Any]] | None  # lines as of a plan, for a trial outside of any sweep
+    families: list[str] | None  # follow only these; None: all
     runs: str
     tokens: str
     sweeps: str
-    cluster: dict[str, Any]
     wandb: dict[str, Any]
 
     @classmethod
@@ -68,7 +67,7 @@ class Task:
         saved = sweep.settings()
         paths = {key: saved["paths"][key] for key in ("runs", "tokens", "sweeps")}
         wandb = saved.get("wandb", {})
-        return cls(str(sweep.path), None, families, **paths, cluster=saved["cluster"], wandb=wandb)
+        return cls(str(sweep.path), None, families, **paths, wandb=wandb)
 
     def planned(self) -> list[dict[str, Any]]:
         trials = self.trials if self.trials is not None else SweepDir(Path(str(self.sweep))).planned()
@@ -104,9 +103,7 @@ class Follower:
         tags = content.tags(Path(task.sweeps), {trial["trial_id"] for trial in trials})
         self.families = defaultdict(list)
         for trial in trials:
-            mirror = Mirror(
-                trial, self.runs, Path(task.tokens), task.cluster, self.section, tags=tags[trial["trial_id"]]
-            )
+            mirror = Mirror(trial, self.runs, Path(task.tokens), self.section, tags=tags[trial["trial_id"]])
             if not mirror.is_settled():
                 self.families[trial["family_id"]].append(mirror)
 
@@ -170,9 +167,9 @@ class Follower:
                 mirror.release()
                 return
             self._open(mirror, trainer)
-        error = mirror.failure(self.since)
-        if has_record or error or trainer is None:
-            self._close(mirror, error)
+        failure = mirror.failure(self.since)
+        if has_record or failure or trainer is None:
+            self._close(mirror, failure)
         else:
             mirror.advance()
 
@@ -192,10 +189,10 @@ class Follower:
         if not mirror.run.offline:
             self._say_once(f"online, {mirror.run.project_url}")
 
-    def _close(self, mirror: Mirror, error: str | None) -> None:
+    def _close(self, mirror: Mirror, failure: Failure | None) -> None:
         offline = mirror.run.offline
         try:
-            mirror.close(error)
+            mirror.close(failure)
             self.offline += offline
         except TimeoutError as late:  # its file has everything and is not marked as up, so that sync goes on with it
             self._go_offline(late)

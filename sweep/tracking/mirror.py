@@ -7,7 +7,7 @@ trial's branch are this trial's.
 """
 
 import contextlib
-import json
+import itertools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,9 @@ from typing import Any
 
 from sweep import claim
 from sweep.claim import Claim
-from sweep.errors import UserError
 from sweep.exits import EXIT_AGAIN
-from sweep.files import read_json, read_json_lines, write_json
-from sweep.rundir import RunDir
+from sweep.files import read_json, read_json_lines, read_json_lines_back, write_json
+from sweep.rundir import Failure, RunDir
 from sweep.schedule import Schedule
 from sweep.tracking import content, fragments, settings
 from sweep.tracking.section import WandbSection
@@ -37,7 +36,6 @@ class Mirror:
     trial: dict[str, Any]  # a line of the plan, as trial.json
     runs: Path
     tokens: Path
-    cluster: dict[str, Any]
     section: WandbSection
     tags: list[str]
     run: Any = None  # of wandb
@@ -117,7 +115,7 @@ class Mirror:
     def open(self, mode: str, more_settings: dict[str, Any]) -> None:
         """Begin the next attempt at the run, after the last step that W&B has of it."""
         env = read_json(self.folder.env) if self.folder.env.exists() else {}
-        self.scale = content.scale_of(self.trial, self.tokens, env, self.cluster)
+        self.scale = content.scale_of(self.trial, self.tokens)
         earlier = fragments.of_run(self.runs, self.trial_id)
         held = self.held()
         run = settings.start_run(
@@ -161,14 +159,11 @@ class Mirror:
         with contextlib.suppress(wandb.Error, ValueError):
             self.run.summary["samples"] = wandb.Table(columns=list(content.SAMPLE_COLUMNS), data=rows)
 
-    def failure(self, since: float) -> str | None:
-        """The last line of what the trial failed with after a time (seconds since the epoch), unless it was told."""
-        path = self.folder.error
-        if not path.exists() or path.stat().st_mtime <= max(since, self.failed_at):
-            return None
-        return (path.read_text().splitlines() or ["failed"])[-1]
+    def failure(self, since: float) -> Failure | None:
+        """What the trial failed with after a time (seconds since the epoch), unless it was told."""
+        return self.folder.failure(since=max(since, self.failed_at))
 
-    def close(self, error: str | None = None) -> None:
+    def close(self, failure: Failure | None = None) -> None:
         """End the attempt: with the record if there is one, else as failed, else as stopped and to be gone on with.
 
         Raises NotKept where rows are missing from wandb's own file, TimeoutError where the upload takes too long.
@@ -177,15 +172,15 @@ class Mirror:
         self.advance()
         if record is not None:
             self.run.summary.update(content.summary(record))
-        elif error is not None:
-            self.run.summary.update({"status": "failed", "error": error})
-            self.failed_at = self.folder.error.stat().st_mtime
+        elif failure is not None:
+            self.run.summary.update({"status": "failed", "error": failure.line})
+            self.failed_at = failure.time
         else:
             self.run.summary.update({"status": "stopped"})
             self.run.mark_preempting()
         run, self.run = self.run, None
         file, online = settings.file_of(run), not run.offline
-        run.finish(exit_code=0 if record is not None else 1 if error is not None else EXIT_AGAIN)
+        run.finish(exit_code=0 if record is not None else 1 if failure is not None else EXIT_AGAIN)
         await_end(file)
         if online:
             fragments.mark_up(file)
@@ -213,16 +208,6 @@ def await_end(file: Path) -> None:
 
 
 def _rows_after(path: Path, step: int, until: int) -> list[dict[str, Any]]:
-    """The complete rows with step < row's step <= until, read from the end."""
-    text = path.read_bytes()
-    rows: list[dict[str, Any]] = []
-    for line in reversed(text[: text.rfind(b"\n") + 1].splitlines()):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}: damaged line ({error}); restore the file, or remove it") from error
-        if row["step"] <= step:
-            break
-        if row["step"] <= until:
-            rows.append(row)
-    return rows[::-1]
+    """The rows with step < row's step <= until, read from the end: all but a few were logged before."""
+    new = itertools.takewhile(lambda row: row["step"] > step, read_json_lines_back(path))
+    return [row for row in new if row["step"] <= until][::-1]

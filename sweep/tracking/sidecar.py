@@ -76,7 +76,7 @@ class Sidecar:
         return [*self.news(), *late]
 
 
-def of_one(trial: dict[str, Any], paths: dict[str, Any], cluster: dict[str, Any], wandb: dict[str, Any]) -> Task:
+def of_one(trial: dict[str, Any], paths: dict[str, Any], wandb: dict[str, Any]) -> Task:
     """The task of a trial that is trained outside of a sweep."""
     folders = {key: paths[key] for key in ("runs", "tokens", "sweeps")}
-    return Task(sweep=None, trials=[trial], families=None, **folders, cluster=cluster, wandb=wandb)
+    return Task(sweep=None, trials=[trial], families=None, **folders, wandb=wandb)

@@ -23,7 +23,7 @@ from sweep.errors import UserError
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.tracking import account as accounts
-from sweep.tracking import fragments, frontier, settings
+from sweep.tracking import fragments, settings, sweep_run
 from sweep.tracking.account import Account
 from sweep.tracking.follow import Follower, Task
 from sweep.tracking.mirror import NotKept
@@ -59,7 +59,7 @@ def sync(
     runs = Path(sweep.settings()["paths"]["runs"])
     names = [line["trial_id"] for line in sweep.planned()]
     tally, waiting = Tally(), []
-    for name in (*names, frontier.run_id(sweep.name)):
+    for name in (*names, sweep_run.run_id(sweep.name)):
         found = fragments.of_run(runs, name)
         if not found:
             tally.without.append(name)
@@ -221,7 +221,7 @@ def supplement(section: WandbSection, runs: Path, run_id: str, file: Path, last:
         elif record["type"] == "exit":
             code = record["exit"].get("exit_code", 0)
     path = settings.file_of(run)
-    frontier.finish(run, code)
+    sweep_run.finish(run, code)
     return path
 
 

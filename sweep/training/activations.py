@@ -8,7 +8,7 @@ import torch
 
 from sweep.errors import UserError
 from sweep.fitting.dimension import Dimension, intrinsic_dimension
-from sweep.training.loop import Setup
+from sweep.training.setup import Setup
 
 POINTS = 1000  # an interval of 5% on either side, in a few hundredths of a second
 

@@ -20,7 +20,9 @@ from sweep.estimate import ALONE, Way, record_speed, speed_key
 from sweep.execution import Execution, candidates, micro_batch
 from sweep.plan import Plan
 from sweep.training import loop
-from sweep.training.loop import Curve, Setup, State
+from sweep.training.curve import Curve, State
+from sweep.training.evaluation import evaluate
+from sweep.training.setup import Setup
 from sweep.training.stack import Stack
 from sweep.training.worker import prepare_torch
 from sweep.trial import Trial
@@ -138,7 +140,7 @@ def _one_of_several(
 
 def _validation_seconds(setup: Setup) -> float:
     start = time.monotonic()
-    loop.evaluate(setup, setup.validation_NT)
+    evaluate(setup, setup.validation_NT)
     return time.monotonic() - start
 
 
@@ -149,5 +151,5 @@ def _setup(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Wa
         options = replace(options, micro_batch_sequences=size)
     backend = attention_backend(options.backend, device, trial.config.model.head_dim)
     found = Tokens.open(tokens, trial.config.data.fingerprint)
-    desk = None if stack is None else stack.desk
-    return Setup.of(trial, found, options, device, backend, execution_class="calibration", shared_model=desk)
+    scratch = None if stack is None else stack.scratch_model
+    return Setup.of(trial, found, options, device, backend, execution_class="calibration", shared_model=scratch)

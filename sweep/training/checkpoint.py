@@ -15,8 +15,9 @@ import torch
 from sweep import files
 from sweep.environment import code_hash
 from sweep.errors import UserError
-from sweep.training.loop import Curve, Setup, State
+from sweep.training.curve import Curve, State
 from sweep.training.optim import adamw
+from sweep.training.setup import Setup
 
 FORMAT = 1
 DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError)  # what torch.load raises

@@ -9,7 +9,7 @@ record. Cosine shares nothing (its branch is step 0), so all of its trials train
 import json
 import statistics
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from sweep.record import Record
 from sweep.rundir import RunDir
 from sweep.training import checkpoint, loop
 from sweep.training.activations import dimension_of
-from sweep.training.loop import Curve, Diverged, Setup, State, Stopped
+from sweep.training.curve import Curve, Diverged, State, Stopped
+from sweep.training.evaluation import train_loss
+from sweep.training.setup import Setup
 from sweep.trial import Trial
-
-Course = Generator[tuple[Curve, int], None, None]  # curves to train, and to which step
 
 
 @dataclass
@@ -54,64 +54,90 @@ class Family:
         """How its device is shared, which its speed is of."""
         return Way(stack=self.env["class"]["stack"] or 0)
 
+    def tell_progress(self, trial: Trial, step: int) -> None:
+        """Tell which trial is being trained now, or has its trunk trained, and from which step on."""
+        self.on_progress({"trial_id": trial.trial_id, "steps": trial.config.steps, "step": step})
+
     def missing(self) -> list[Trial]:
         """Trials without a record, those that branch first first."""
         ordered = sorted(self.trials, key=lambda trial: trial.config.steps)
         return [trial for trial in ordered if not RunDir.of_trial(self.runs, trial.trial_id).record.exists()]
 
 
+@dataclass
+class Segment:
+    """A curve to train to a step, and what to do when it is there, or when it diverges on the way."""
+
+    curve: Curve
+    until: int
+    arrived: Callable[[], None]
+    diverged: Callable[[], None]
+
+
 def train_trial(family: Family, trial: Trial) -> None:
     """One trial to its record, from its own checkpoint, the trunk or step 0, whichever is furthest.
 
-    Raises loop.Stopped when asked to stop, all state saved; other errors pass through.
+    Raises Stopped when asked to stop, all state saved; other errors pass through.
     """
     if family.should_stop():
         raise Stopped
-    run = _open(family, trial)
-    status = "finished"
-    try:
-        curve = _resume(family, run, trial) or _begin(family, run, trial)
-        loop.train(curve, trial.config.steps)
-    except Diverged as diverged:
-        curve, status = diverged.curve, "diverged"
-        if curve.length is None:  # in the trunk: its whole history is this trial's
-            _copy_history(family.trunk, run, until=curve.state.step)
-    _publish(family, run, trial, curve.state, status)
+    if waits_for_trunk(family, trial):
+        _open(family, trial)
+        _train(family, trial, trunk_segment(family, trial))
+    if trial in family.missing():  # it may have diverged with the trunk
+        _train(family, trial, trial_segment(family, trial))
 
 
-def trial_course(family: Family, trial: Trial) -> Course:
-    """As `train_trial`, for somebody else to train the curve: its trunk must have come to its branch."""
-    run, status = _open(family, trial), "finished"
-    curve = _resume(family, run, trial) or _begin(family, run, trial)
+def _train(family: Family, trial: Trial, segment: Segment) -> None:
+    family.tell_progress(trial, segment.curve.state.step)
     try:
-        yield curve, trial.config.steps
+        loop.train(segment.curve, segment.until)
     except Diverged:
-        status = "diverged"
-    curve.fetch()
-    _publish(family, run, trial, curve.state, status)
+        segment.diverged()
+    else:
+        segment.arrived()
 
 
-def trunk_course(family: Family, trials: list[Trial], at_branch: Callable[[Trial], None]) -> Course:
-    """The family's trunk from branch to branch; `at_branch` is told each of the trials that can begin."""
+def trunk_segment(family: Family, trial: Trial) -> Segment:
+    """The trunk from its last checkpoint to the trial's branch, and a checkpoint there.
+
+    Where it diverges, so would all that wait for it: its history is theirs, and each gets its record.
+    """
     curve = _trunk_curve(family)
-    for trial in sorted(trials, key=lambda trial: trial.config.branch_step):
-        try:
-            yield curve, trial.config.branch_step
-        except Diverged:
-            for other in trials:
-                if other.config.branch_step >= trial.config.branch_step:
-                    run = _open(family, other)
-                    _copy_history(family.trunk, run, until=curve.state.step)
-                    _publish(family, run, other, curve.state, "diverged")
-            return
+
+    def arrived() -> None:
         if not family.trunk.stable(curve.state.step).exists():
             curve.save(curve)
-        at_branch(trial)
+
+    def diverged() -> None:
+        others = [other for other in family.missing() if other is not trial and waits_for_trunk(family, other)]
+        for each in (trial, *others):
+            run = _open(family, each)
+            _copy_history(family.trunk, run, until=curve.state.step)
+            _publish(family, run, each, curve.state, "diverged")
+
+    return Segment(curve, trial.config.branch_step, arrived, diverged)
+
+
+def trial_segment(family: Family, trial: Trial) -> Segment:
+    """The trial's own steps, to its record. It must not have to wait for its trunk."""
+    run = _open(family, trial)
+    curve = _resume(family, run, trial) or _begin(family, run, trial)
+
+    def arrived() -> None:
+        curve.fetch()
+        _publish(family, run, trial, curve.state, "finished")
+
+    def diverged() -> None:
+        _publish(family, run, trial, curve.state, "diverged")
+
+    return Segment(curve, trial.config.steps, arrived, diverged)
 
 
 def waits_for_trunk(family: Family, trial: Trial) -> bool:
     """Whether the trunk must be trained before the trial can begin."""
-    if RunDir.of_trial(family.runs, trial.trial_id).checkpoint.exists():
+    run = RunDir.of_trial(family.runs, trial.trial_id)
+    if run.record.exists() or run.checkpoint.exists():
         return False
     return (family.trunk.stable_steps() or [0])[-1] < trial.config.branch_step
 
@@ -121,7 +147,6 @@ def _open(family: Family, trial: Trial) -> RunDir:
     run = RunDir.of_trial(family.runs, trial.trial_id)
     trial.keep(run.trial)
     files.write_json(run.env, family.env)
-    family.on_progress({"trial_id": trial.trial_id, "steps": trial.config.steps, "step": 0})
     return run
 
 
@@ -137,27 +162,10 @@ def _resume(family: Family, run: RunDir, trial: Trial) -> Curve | None:
 def _begin(family: Family, run: RunDir, trial: Trial) -> Curve:
     """The trial's curve where it leaves the trunk: at its branch, before it if the trunk is past that, or at step 0."""
     branch = trial.config.branch_step
-    steps = family.trunk.stable_steps()
-    if branch == 0:
-        state = State.fresh(family.setup)
-    elif not steps or steps[-1] <= branch:
-        state = _advance_trunk(family, branch)
-    else:
-        state, _ = _trunk_state(family, max((step for step in steps if step <= branch), default=0))
+    state, _ = _trunk_state(family, max((step for step in family.trunk.stable_steps() if step <= branch), default=0))
     _copy_history(family.trunk, run, until=state.step)
     state.shared_steps, state.shared_seconds = state.step, state.seconds
     return _curve(family, run, trial, state)
-
-
-def _advance_trunk(family: Family, branch: int) -> State:
-    """Train the trunk on from its last checkpoint to `branch`, and leave a checkpoint there."""
-    if family.trunk.stable(branch).exists():
-        state, _ = _trunk_state(family, branch)
-        return state
-    curve = _trunk_curve(family)
-    loop.train(curve, branch)
-    _save_trunk(family, curve)
-    return curve.state
 
 
 def _trunk_curve(family: Family) -> Curve:
@@ -242,7 +250,7 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: st
         loss_nats=loss_nats,
         best_loss_nats=state.best_loss_nats if state.best_tokens else None,
         best_tokens=state.best_tokens or None,
-        train_loss_nats=loop.train_loss(setup, state.step) if finished else None,
+        train_loss_nats=train_loss(setup, state.step) if finished else None,
         bits_per_byte=loop.finite(setup.tokens.bits_per_byte(loss_nats)) if loss_nats is not None else None,
         shared_steps=state.shared_steps,
         wall_seconds=state.seconds,

@@ -24,7 +24,7 @@ from sweep import claim
 from sweep.environment import ROOT, attention_backend, resolve_device
 from sweep.errors import UserError
 from sweep.execution import Execution, gpus, peers, processes_per_device
-from sweep.exits import EXIT_AGAIN, EXIT_FAILED, FAILED, say
+from sweep.exits import EXIT_FAILED, FAILED, say
 from sweep.files import Tail
 from sweep.plan import Plan
 from sweep.quantity import counted, duration, short
@@ -33,21 +33,20 @@ from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.tracking.follow import Task
 from sweep.tracking.sidecar import Sidecar
-from sweep.training.supervisor import DEVICE_SHARE, LOG, PEERS
+from sweep.training.workers import LOG, exit_status, kills, worker_environment
 
 REFRESH_SECONDS = 1.0
 
 
 @dataclass
-class Outcome:
-    """How the workers ended: the exit status of the launch, and each worker's."""
+class Launched:
+    """How a launch ended: its exit status, and how long it took."""
 
     status: int
-    worker_statuses: list[int]
     seconds: float
 
 
-def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
+def launch(plan: Plan, sweep: SweepDir, console: Console) -> Launched:
     """Train what is missing; returns when all workers ended, or were stopped by Ctrl-C with everything saved."""
     count = worker_count(plan)
     sweep.logs.mkdir(parents=True, exist_ok=True)
@@ -57,7 +56,7 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
     listen()
     try:
         logs = [Tail(_log(sweep, number)) for number in range(count)]  # from where they end now
-        workers += (_start(sweep, number, plan) for number in range(count))
+        workers += (_start(plan, sweep, number, count) for number in range(count))
         _watch(plan, workers, logs, sidecar, console)
     except BaseException as error:
         for worker in workers:  # first of all: with the terminal gone, saying so fails
@@ -67,17 +66,14 @@ def launch(plan: Plan, sweep: SweepDir, console: Console) -> Outcome:
         _await(workers)
         if not isinstance(error, KeyboardInterrupt):
             raise
-    statuses = [worker.wait() for worker in workers]
-    for worker, status in zip(workers, statuses, strict=True):
-        if status < 0 and status != -signal.SIGTERM:
-            console.print(f"worker {worker.pid} was killed by {signal.Signals(-status).name}", style="red")
-    again = (EXIT_AGAIN, -signal.SIGTERM)  # the latter: told to stop before it had begun to listen
-    bad = [status for status in statuses if status not in (0, *again)]
-    status = EXIT_FAILED if bad else EXIT_AGAIN if set(again) & set(statuses) else 0
-    outcome = Outcome(status, statuses, time.monotonic() - started)
+    for worker in workers:
+        worker.wait()
+    for line in kills(workers):
+        console.print(line, style="red")
+    launched = Launched(exit_status(workers, if_both=EXIT_FAILED), time.monotonic() - started)
     for line in sidecar.close():
         console.print(line, highlight=False, soft_wrap=True)
-    return outcome
+    return launched
 
 
 def listen() -> None:
@@ -134,19 +130,10 @@ def worker_count(plan: Plan) -> int:
     return min(peers(options, plan.device), families)
 
 
-def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
-    """One worker. It runs from the checkout's root, wherever the launch was typed, and logs to its own file."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "OMP_NUM_THREADS": str(plan.config.run.threads),
-        PEERS: str(worker_count(plan)),
-    }
-    if plan.device == "cuda":
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = visible.split(",") if visible else [str(index) for index in range(gpus())]
-        environment["CUDA_VISIBLE_DEVICES"] = names[number % len(names)]
-        environment[DEVICE_SHARE] = str(min(1.0, len(names) / worker_count(plan)))
+def _start(plan: Plan, sweep: SweepDir, number: int, workers: int) -> subprocess.Popen[bytes]:
+    """One of several. It runs from the checkout's root, wherever the launch was typed, and logs to its own file."""
+    environment = worker_environment(number, workers, plan.config.run.threads, _devices(plan))
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     only = ["--families", ",".join(sorted(plan.only))] if plan.only else []
     path = _log(sweep, number)
     with open(path, "ab") as log:
@@ -158,6 +145,14 @@ def _start(sweep: SweepDir, number: int, plan: Plan) -> subprocess.Popen[bytes]:
             stderr=log,
             start_new_session=True,  # Ctrl-C reaches us alone; we tell the workers
         )
+
+
+def _devices(plan: Plan) -> list[str]:
+    """The GPUs that the plan's workers share, as CUDA's programs are to name them."""
+    if plan.device != "cuda":
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(gpus())]
 
 
 def _log(sweep: SweepDir, number: int) -> Path:
@@ -301,17 +296,6 @@ def check(plan: Plan) -> None:
             raise UserError(f"{key}={folder}: {error.strerror}") from error
         if not os.access(folder, os.W_OK):
             raise UserError(f"{key}={folder}: not writable; choose another folder")
-
-
-def damaged_records(plan: Plan) -> list[str]:
-    """What is wrong with records that are there but cannot be read; each would pass for a finished trial."""
-    found = []
-    for trial_id in sorted(plan.done()):
-        try:
-            Record.read(RunDir.of_trial(plan.runs, trial_id).record)
-        except UserError as error:
-            found.append(str(error))
-    return found
 
 
 def held_elsewhere(plan: Plan) -> list[str]:

@@ -5,7 +5,7 @@ are a dozen operations on (K, P) whatever the number of parameters, and everythi
 rate, betas, weight decay, clip norm) is a column of factors. A slot's row starts on a cache line, so that where a curve
 sits cannot change its bits; what it computes does not depend on its neighbours either.
 
-Slots are a fixed number with a queue of curves before them (`sweep.training.together`), not one shape for each number
+Slots are a fixed number with a queue of curves before them (`StackScheduler`), not one shape for each number
 of curves that happen to be left: a captured CUDA graph has one shape, and cuBLAS may choose another kernel, so other
 bits, for another number of rows. There an idle slot is computed with a learning rate of zero. On the CPU, where bits
 were found not to depend on the number of rows, curves stay in the first slots and no others are computed.
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from models.gpt import GPT, parameter_groups
 from models.stacked import StackedGPT
+from sweep.training.curve import Curve
 from sweep.training.graph import captured, gather, resident
-from sweep.training.loop import Curve, Setup
+from sweep.training.setup import Setup
 
 CACHE_LINE = 64  # elements: a multiple of 64 bytes in every type
 IDLE = (0.0, 0.1, 0.1, 1.0, 0.0, 1.0, 1.0)  # factors that leave weights as they are
@@ -35,10 +36,10 @@ class Stack:
     def __init__(self, setup: Setup, slots: int, graph: bool = False) -> None:
         config, device = setup.config, setup.device
         self.setup, self.slots = setup, slots
-        self.desk: GPT = setup.model
+        self.scratch_model: GPT = setup.model
         self.fixed = device == "cuda"  # every slot is computed, seated or not
-        self.places, self.decayed = _places(self.desk)
-        size = sum(p.numel() for p in self.desk.parameters())
+        self.spans, self.decayed = _spans(self.scratch_model)
+        size = sum(p.numel() for p in self.scratch_model.parameters())
         self.weights_KP, self.mean_KP, self.square_KP = (_rows(slots, size, device) for _ in range(3))
         self.loss_sum_K = torch.zeros(slots, device=device)
         self.grad_norm_K = torch.zeros(slots, device=device)
@@ -166,26 +167,26 @@ class Stack:
         if slots == self.computed:
             return
         self.computed = slots
-        shapes = {name: parameter.shape for name, parameter in self.desk.named_parameters()}
+        shapes = {name: parameter.shape for name, parameter in self.scratch_model.named_parameters()}
         rows_KP = self.weights_KP[:slots]
         self.parameters = self.model.bind(
-            {name: rows_KP[:, start:stop].view(slots, *shapes[name]) for name, (start, stop) in self.places.items()}
+            {name: rows_KP[:, start:stop].view(slots, *shapes[name]) for name, (start, stop) in self.spans.items()}
         )
 
     def _at(self, rows_KP: Tensor, slot: int, name: str) -> Tensor:
-        start, stop = self.places[name]
+        start, stop = self.spans[name]
         return rows_KP[slot, start:stop]
 
 
-def _places(model: GPT) -> tuple[dict[str, tuple[int, int]], int]:
+def _spans(model: GPT) -> tuple[dict[str, tuple[int, int]], int]:
     """Where each parameter lies in a row, those with weight decay first; and where they end."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     decayed, rest = parameter_groups(model, weight_decay=1.0)
-    places, start = {}, 0
+    spans, start = {}, 0
     for parameter in (*decayed["params"], *rest["params"]):
-        places[names[parameter]] = (start, start + parameter.numel())
+        spans[names[parameter]] = (start, start + parameter.numel())
         start += parameter.numel()
-    return places, sum(parameter.numel() for parameter in decayed["params"])
+    return spans, sum(parameter.numel() for parameter in decayed["params"])
 
 
 def _rows(slots: int, size: int, device: str) -> Tensor:

@@ -4,135 +4,146 @@ No more families are held at a time than this worker's share of them, so that th
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
-from sweep.claim import Claim
 from sweep.environment import free_memory
 from sweep.errors import UserError
+from sweep.training import memory
+from sweep.training.attempt import Attempt, NotBegun, Outcome, in_one_line, set_up, tell_failure
+from sweep.training.context import WorkerContext
+from sweep.training.family_worker import train_family
 from sweep.training.stack import Stack
-from sweep.training.together import Member, Together
+from sweep.training.stack_scheduler import Member, StackScheduler
 from sweep.trial import Trial
 
-if TYPE_CHECKING:
-    from sweep.training.worker import Worker
+
+class NoStack(Exception):
+    """These families cannot be stacked; each alone meets what is in the way, and tells of it as its own."""
 
 
-def train_stack(worker: "Worker", families: list[list[Trial]], slots: int) -> dict[str, str]:
+def train_stack(context: WorkerContext, families: list[list[Trial]], slots: int) -> dict[str, Outcome]:
     """How each family went. A stack that the device has no memory for is halved, in the end to no stack at all."""
-    outcomes: dict[str, str] = {}
-    while slots:
+    try:
+        return _train(context, families, slots)
+    finally:
+        free_memory(context.device)
+
+
+def _train(context: WorkerContext, families: list[list[Trial]], slots: int) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
+    while slots and not context.stop.asked:
+        free_memory(context.device)  # of who was there before; an error's frames hold their tensors until it is over
         try:
-            stack, fits = _stack(worker, families[0], slots)
-        except UserError as error:
-            return outcomes | _failed(worker, [t for t in families if t[0].family_id not in outcomes], error)
-        if stack is None and fits:
-            break
-        if stack is not None and _Company(worker, families, stack, outcomes).train():
+            StackRun(context, families, _stack(context, families[0], slots), outcomes).train()
             return outcomes
-        del stack
-        free_memory(worker.device)
-        worker.log(f"out of device memory with a stack of {slots}; going on with {slots // 2 or 'one trial'} at a time")
-        slots //= 2
-    for trials in families:
-        if outcomes.get(trials[0].family_id) in (None, "stopped") and not worker.stop.asked:
-            outcomes[trials[0].family_id] = worker.run_family(trials)
+        except NoStack as why:
+            context.log(str(why))
+            break
+        except torch.OutOfMemoryError:
+            fewer = slots // 2
+            context.log(f"out of device memory with a stack of {slots}; going on with {fewer or 'one trial'} at a time")
+            slots = fewer
+        except UserError as error:
+            return outcomes | _fail(context, [t for t in families if t[0].family_id not in outcomes], error)
+    free_memory(context.device)
+    for trials in _left(families, outcomes):
+        if not context.stop.asked:
+            outcomes[trials[0].family_id] = train_family(context, trials)
     return outcomes
 
 
-def _failed(worker: "Worker", families: list[list[Trial]], error: UserError) -> dict[str, str]:
-    """How families went that nothing can be done for: each an attempt that failed, unless it is done or another's."""
-    outcomes = {}
-    for trials in families:
-        held = _enter(worker, trials)
-        outcomes[trials[0].family_id] = held if isinstance(held, str) else "failed"
-        if not isinstance(held, str):
-            worker.end(trials, held, "failed", worker.failed(trials[0], error))
-    return outcomes
-
-
-def _enter(worker: "Worker", trials: list[Trial]) -> Claim | str:
-    """As `Worker.enter`; a damaged claim or list of attempts, or a full disk, is of this family alone."""
+def _stack(context: WorkerContext, trials: list[Trial], slots: int) -> Stack:
+    """NoStack where there cannot be one, but UserError where a graph was asked for and cannot be had."""
+    graph = context.options.graph and context.device == "cuda"
     try:
-        return worker.enter(trials)
-    except UserError as error:
-        worker.failed(trials[0], error)
-        return "failed"
-
-
-def _stack(worker: "Worker", trials: list[Trial], slots: int) -> tuple[Stack | None, bool]:
-    """A stack, and whether the device has the memory for one.
-
-    None where there cannot be one; then each family alone meets what is in the way, and tells of it as its own. But
-    UserError where a graph was asked for and cannot be had.
-    """
-    graph = worker.options.graph and worker.device == "cuda"
-    try:
-        setup, _ = worker.setup(trials, slots=slots)
-        return Stack(setup, slots, graph), True
+        setup, _ = set_up(context, trials, slots=slots)
+        return Stack(setup, slots, graph)
     except torch.OutOfMemoryError:
-        return None, False
+        raise
     except (UserError, RuntimeError) as error:
-        why = str(error).splitlines()[0]
+        why = in_one_line(error)
         if graph and not isinstance(error, UserError):
             raise UserError(f"run.graph=true: the step cannot be captured ({why}); give run.graph=false") from error
-        worker.log(f"no stack of {slots}, each trial alone: {why}")
-        return None, True
+        raise NoStack(f"no stack of {slots}, each trial alone: {why}") from error
 
 
-class _Company:
+def _fail(context: WorkerContext, families: list[list[Trial]], error: UserError) -> dict[str, Outcome]:
+    """How families went that nothing can be done for: each an attempt that failed, unless it is done or another's."""
+    outcomes: dict[str, Outcome] = {}
+    for trials in families:
+        try:
+            outcomes[trials[0].family_id] = Attempt.begin(context, trials).fail(error)
+        except NotBegun as why:
+            outcomes[trials[0].family_id] = why.outcome
+    return outcomes
+
+
+def _left(families: list[list[Trial]], outcomes: dict[str, Outcome]) -> list[list[Trial]]:
+    """Those that no stack has come to, or that one has let go."""
+    return [trials for trials in families if outcomes.get(trials[0].family_id) in (None, "let go")]
+
+
+class StackRun:
     """The families of a stack, and how each of them went."""
 
-    def __init__(self, worker: "Worker", families: list[list[Trial]], stack: Stack, outcomes: dict[str, str]):
-        self.worker, self.stack, self.outcomes = worker, stack, outcomes
-        self.left = [trials for trials in families if outcomes.get(trials[0].family_id) in (None, "stopped")]
-        self.most = math.ceil(len(families) / worker.peers)
-        self.held: dict[Member, Claim] = {}
+    def __init__(
+        self, context: WorkerContext, families: list[list[Trial]], stack: Stack, outcomes: dict[str, Outcome]
+    ) -> None:
+        self.context, self.stack, self.outcomes = context, stack, outcomes
+        self.left = _left(families, outcomes)
+        self.most = math.ceil(len(families) / context.peers)
+        self.attempts: dict[Member, Attempt] = {}
 
-    def train(self) -> bool:
-        """False where the device's memory is too small: every family is let go as its last checkpoints left it."""
-        together = Together(self.stack, self._next)
+    def train(self) -> None:
+        """torch.OutOfMemoryError where the device is too small, NoStack where a step of all breaks off for another
+        reason: every family is let go as last saved."""
+        scheduler = StackScheduler(self.stack, self._next)
         try:
-            together.train()
-            self.worker.check_memory(self.stack.setup, self.stack.slots)
+            scheduler.train()
+            memory.compare_with_model(self.context, self.stack.setup, self.stack.slots)
         except torch.OutOfMemoryError:
-            together.let_go()
-            return False
+            scheduler.let_go()
+            raise
+        except Exception as error:
+            scheduler.let_go()
+            raise NoStack(f"a stack of {self.stack.slots} broke off, each trial alone: {in_one_line(error)}") from error
         finally:
-            for held in self.held.values():
-                held.release()
-        return True
+            for attempt in self.attempts.values():
+                attempt.held.release()
 
     def _next(self) -> Member | None:
         """The next family that nobody else holds, if this worker may have one more."""
-        while self.left and len(self.held) < self.most and not self.worker.stop.asked:
-            member = self._enter(self.left.pop(0))
+        while self.left and len(self.attempts) < self.most and not self.context.stop.asked:
+            member = self._begin(self.left.pop(0))
             if member is not None:
                 return member
         return None
 
-    def _enter(self, trials: list[Trial]) -> Member | None:
-        worker, family_id = self.worker, trials[0].family_id
-        held = _enter(worker, trials)
-        if isinstance(held, str):
-            self.outcomes[family_id] = held
+    def _begin(self, trials: list[Trial]) -> Member | None:
+        family_id = trials[0].family_id
+        try:
+            attempt = Attempt.begin(self.context, trials)
+        except NotBegun as why:
+            self.outcomes[family_id] = why.outcome
             return None
         try:
-            member = Member(worker.family(trials, held, self.stack), worker.failed, self._ended)
+            family = attempt.family(self.stack)
         except Exception as error:  # noqa: BLE001 — whatever ends one family must not end the others
-            self.outcomes[family_id] = "failed"
-            worker.end(trials, held, "failed", worker.failed(trials[0], error))
+            self.outcomes[family_id] = attempt.fail(error)
             return None
-        self.held[member] = held
+        member = Member(family, lambda trial, error: tell_failure(self.context, trial, error), self._ended)
+        self.attempts[member] = attempt
         return member
 
     def _ended(self, member: Member) -> None:
-        held, trials = self.held.pop(member), member.family.trials
-        outcome = ("lost" if held.lost else "stopped") if member.stopped else "failed" if member.failures else "done"
+        attempt = self.attempts.pop(member)
+        if member.let_go:
+            outcome = attempt.end("let go")
+        elif member.stopped:
+            outcome = attempt.stop()
+        elif member.failures:
+            outcome = attempt.end("failed", member.failures[0])
+        else:
+            outcome = attempt.end("done")
         self.outcomes[member.family.family_id] = outcome
-        try:
-            self.worker.end(trials, held, outcome, member.failures[0] if outcome == "failed" else None)
-        except UserError as error:
-            self.outcomes[member.family.family_id] = "failed"
-            self.worker.failed(trials[0], error)

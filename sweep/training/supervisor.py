@@ -12,15 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
-from sweep.exits import EXIT_AGAIN, EXIT_FAILED, say
+from sweep.exits import EXIT_AGAIN, say
+from sweep.training.workers import STOP, exit_status, kills, worker_environment
 
-LOG = "SWEEP_LOG"  # in a worker's environment: the file that its output goes to;
-PEERS = "SWEEP_PEERS"  # how many workers share the families;
-DEVICE_SHARE = "SWEEP_DEVICE_SHARE"  # how much of a device each of them has
-STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 FORWARDED = (*STOP, signal.SIGCONT)
 POLL_SECONDS = 0.5
-AGAIN = (EXIT_AGAIN, *(-number for number in STOP))  # the latter: told to stop before it had begun to listen
 
 
 @dataclass
@@ -47,26 +43,18 @@ class Supervisor:
         while any(process.poll() is None for process in self.processes):
             meanwhile()
             time.sleep(POLL_SECONDS)
-        statuses = [process.wait() for process in self.processes]
-        for process, status in zip(self.processes, statuses, strict=True):
-            if status < 0 and status not in AGAIN:
-                say(f"worker {process.pid} was killed by {signal.Signals(-status).name}")
-        if len(statuses) < workers or set(statuses) & set(AGAIN):
-            return EXIT_AGAIN
-        return EXIT_FAILED if any(statuses) else 0
+        for line in kills(self.processes):
+            say(line)
+        return EXIT_AGAIN if len(self.processes) < workers else exit_status(self.processes, if_both=EXIT_AGAIN)
 
     def _start(self, number: int, workers: int, threads: int, devices: list[str]) -> None:
         """One worker, on its cores: it inherits them, so they are taken before and given back after."""
-        device = {}
-        if devices:
-            share = min(1.0, len(devices) / workers)
-            device = {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)], DEVICE_SHARE: str(share)}
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, cores_of(number, workers, sorted(cores)))
         try:
             process = subprocess.Popen(
                 self.command,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads), PEERS: str(workers), **device},
+                env=worker_environment(number, workers, threads, devices),
                 stdin=subprocess.DEVNULL,
             )
         finally:

@@ -13,22 +13,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HELP = "stop a sweep, or some of its runs; what is trained is kept"
+import psutil
+
+from slurm import queue
+from slurm.asked import Asked, ask
+from sweep import attempts, claim
+from sweep.errors import UserError
+from sweep.names import add_sweep
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's name or folder")
+    add_sweep(parser)
     parser.add_argument(
         "runs", nargs="*", default=[], metavar="RUN", help="ids or unique prefixes (default: the whole sweep)"
     )
-    parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
 
 
 def run(args: argparse.Namespace) -> int:
-    from slurm.asked import ask
-    from sweep.errors import UserError
-    from sweep.sweepdir import SweepDir
-
     sweep = SweepDir.find(args.sweep, args.sweeps)
     chosen = {line["trial_id"] for line in sweep.chosen(args.runs)}
     missing = _without_record(sweep)
@@ -49,18 +52,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _without_record(sweep) -> list[dict[str, Any]]:
+def _without_record(sweep: SweepDir) -> list[dict[str, Any]]:
     """The plan's lines of trials that are not finished."""
-    from sweep.rundir import RunDir
-
     runs = Path(sweep.settings()["paths"]["runs"])
     return [line for line in sweep.planned() if not RunDir.of_trial(runs, line["trial_id"]).record.exists()]
 
 
-def _cancel_jobs(asked) -> bool:
+def _cancel_jobs(asked: Asked) -> bool:
     """All jobs of all submissions that are in the queue: arrays, the one before and the one after."""
-    from slurm import queue
-
     jobs = {str(entry.job_id): entry.name for entry in asked.in_queue.values()}
     queue.cancel(jobs)
     for job_id, name in jobs.items():
@@ -68,10 +67,8 @@ def _cancel_jobs(asked) -> bool:
     return bool(jobs)
 
 
-def _cancel_elements(asked, chosen: list[dict[str, Any]], missing: list[dict[str, Any]]) -> bool:
+def _cancel_elements(asked: Asked, chosen: list[dict[str, Any]], missing: list[dict[str, Any]]) -> bool:
     """The elements in the queue that hold the chosen trials; which others of the missing ones go with them is said."""
-    from slurm import queue
-
     families = {line["family_id"] for line in chosen}
     elements = sorted({one for family in families for one in asked.elements_of[family] if one in asked.in_queue})
     trials = {line["trial_id"] for line in chosen}
@@ -85,13 +82,11 @@ def _cancel_elements(asked, chosen: list[dict[str, Any]], missing: list[dict[str
     return bool(elements)
 
 
-def _stop_workers(sweep, families: list[str], everything: bool) -> bool:
+def _stop_workers(sweep: SweepDir, families: list[str], everything: bool) -> bool:
     """Tell this sweep's workers on this machine, of those families or all, to save and stop; whether there are any.
 
     Of those on other hosts it is said how it is done.
     """
-    import psutil
-
     if not families:
         return False
     workers = {process.pid: process for process in _workers(sweep)}
@@ -112,10 +107,8 @@ def _stop_workers(sweep, families: list[str], everything: bool) -> bool:
     return bool(workers)
 
 
-def _workers(sweep) -> list:
+def _workers(sweep: SweepDir) -> list[psutil.Process]:
     """The processes of ours that a local launch of this sweep started: `… -m sweep work FOLDER`, of no Slurm job."""
-    import psutil
-
     found, user, folder = [], psutil.Process().uids().real, sweep.path.resolve()
     for process in psutil.process_iter():
         try:
@@ -129,11 +122,8 @@ def _workers(sweep) -> list:
     return found
 
 
-def _trained_here(sweep, families: list[str], workers: set[int]) -> dict[int, str]:
+def _trained_here(sweep: SweepDir, families: list[str], workers: set[int]) -> dict[int, str]:
     """Which of the families each of these processes has claimed. One that this sweep trains elsewhere is told of."""
-    from sweep import attempts, claim
-    from sweep.rundir import RunDir
-
     runs, found = Path(sweep.settings()["paths"]["runs"]), {}
     for family_id in families:
         trunk = RunDir.of_trunk(runs, family_id)

@@ -11,7 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "free disk; lists before it removes"
+from slurm.alive import job_is_gone
+from sweep import claim
+from sweep.claim import Holder
+from sweep.clean import removable, stuck_claims
+from sweep.errors import UserError
+from sweep.quantity import format_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep import claim
-    from sweep.clean import removable, stuck_claims
-    from sweep.errors import UserError
-    from sweep.quantity import size
-
     runs = Path(args.runs)
     if not runs.is_dir():
         raise UserError(f"--runs={runs}: no such folder")
@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     found = removable(runs, args.trunks, args.weights)
     for item in found:
-        print(f"{size(item.bytes):>10}  {item.path}  {item.why}")
-    print(f"{size(sum(item.bytes for item in found))} in {len(found)} files")
+        print(f"{format_bytes(item.bytes):>10}  {item.path}  {item.why}")
+    print(f"{format_bytes(sum(item.bytes for item in found))} in {len(found)} files")
     if found and _agreed(args, "remove them?"):
         for item in found:
             item.path.unlink(missing_ok=True)
@@ -52,10 +52,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _slurm_says(holder) -> str:
+def _slurm_says(holder: Holder | None) -> str:
     """What Slurm knows of the job that a silent claim belongs to."""
-    from slurm.alive import job_is_gone
-
     if holder is None or holder.job is None:
         return ""
     gone = job_is_gone(holder.job)

@@ -5,22 +5,25 @@ Every planned trial is a row: finished, diverged, failed, running or missing, wi
 
 import argparse
 
-HELP = "every run of a sweep into one table"
+from sweep.collect import collect
+from sweep.names import add_sweep
+from sweep.sweepdir import SweepDir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", help="a sweep's name or folder")
+    add_sweep(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep.collect import collect
-    from sweep.sweepdir import SweepDir
+    collect_sweep(SweepDir.find(args.sweep, args.sweeps))
+    return 0
 
-    sweep = SweepDir.find(args.sweep)
+
+def collect_sweep(sweep: SweepDir) -> None:
+    """Write the sweep's tables, and say what is in them and what went wrong."""
     collected = collect(sweep)
     counts = collected.table["status"].value_counts()
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{sweep.path / 'table.parquet'}: {len(collected.table)} trials ({said}); {collected.read} read anew")
     for _, row in collected.table[collected.table["status"].isin(["failed", "diverged"])].iterrows():
         print(f"  {row['status']}: {row['trial_id']}: {row['reason']}")
-    return 0

@@ -11,12 +11,18 @@ in W&B stay.
 
 import argparse
 from pathlib import Path
+from types import ModuleType
 
-HELP = "a W&B workspace and a report of a sweep, made or brought up to date"
+from sweep.errors import UserError
+from sweep.names import add_sweep
+from sweep.sweepdir import SweepDir
+from sweep.tracking import settings
+from sweep.tracking.account import sign_in
+from sweep.tracking.section import WandbSection
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's name or folder")
+    add_sweep(parser)
     parser.add_argument(
         "--export",
         nargs="?",
@@ -28,11 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep.sweepdir import SweepDir
-    from sweep.tracking import settings
-    from sweep.tracking.section import WandbSection
-
-    sweep = SweepDir.find(args.sweep)
+    sweep = SweepDir.find(args.sweep, args.sweeps)
     section = WandbSection(**sweep.settings().get("wandb", {}))
     settings.wandb_module()
     dashboard = _dashboard()
@@ -41,18 +43,14 @@ def run(args: argparse.Namespace) -> int:
         for path in dashboard.export(sweep, section, out):
             print(path)
         return 0
-    from sweep.tracking.account import sign_in
-
     for line in dashboard.save(sweep, section, sign_in(section)):
         print(line)
     return 0
 
 
-def _dashboard():
-    from sweep.errors import UserError
-
+def _dashboard() -> ModuleType:
     try:
-        import sweep.tracking.dashboard as dashboard
+        import sweep.tracking.dashboard as dashboard  # wandb, and what not everybody has
     except ImportError as error:
         install = "python -m pip install -r requirements.txt"
         raise UserError(f"wandb-workspaces cannot be imported ({error}); {install}") from error

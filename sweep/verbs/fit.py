@@ -15,17 +15,31 @@ runs.fit.json and a report, runs.report/, beside the file.
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from sweep import files
+from sweep.errors import UserError
+from sweep.fitting import dimension, fit, table
+from sweep.fitting.fit import rows_and_families
+from sweep.fitting.fitted import Fitted
+from sweep.fitting.foreign import as_sweep, from_wandb
+from sweep.names import add_sweeps
+from sweep.quantity import parse_quantity
+from sweep.reporting.answers import extrapolation
+from sweep.sweepdir import SweepDir
+
 MOST_REPORTED = 5000
-HELP = "fit a scaling law to a sweep, or to any table with columns for N, D and loss"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "table", metavar="TABLE", help="a sweep's name, a .csv, .parquet or .jsonl file, or wandb:ENTITY/PROJECT"
     )
+    add_sweeps(parser)
     parser.add_argument(
         "--columns",
         default="",
@@ -56,20 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", default="", metavar="C,…", help="also say the best buy for these FLOPs")
     parser.add_argument("--target-loss", default="", metavar="L,…", help="also say the least FLOPs for these losses")
     parser.add_argument("--no-report", action="store_true", help="only the fit, where TABLE is a file")
-    parser.add_argument("--json", choices=["-"], metavar="-", help="print the fit as JSON and write nothing")
+    parser.add_argument("--json", action="store_true", help="print the fit as JSON and write nothing")
 
 
 def run(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-
-    from sweep.errors import UserError
-    from sweep.fitting import dimension, fit, table
-    from sweep.fitting.foreign import as_sweep, from_wandb
-
     if not (args.bootstrap == 0 or 100 <= args.bootstrap <= 20_000):
         raise UserError(f"--bootstrap {args.bootstrap}: 0 for no intervals, or 100 to 20000 refits")
     source = fetched(args.table) if args.table.startswith(("wandb:", "https://", "http://")) else args.table
-    data, curves, home = table.read(source)
+    data, curves, home = table.read(source, Path(args.sweeps))
     data = from_wandb(data)
     home = replace(home, folder=args.out) if args.out else home
     options = {
@@ -112,10 +120,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def fit_sweep(sweep: SweepDir) -> None:
+    """`fit SWEEP` without an option."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args([str(sweep.path)]))
+
+
 def fetched(address: str) -> str:
     """A W&B project's runs as a CSV file here: its name."""
-    from sweep import files
-    from sweep.tracking import download
+    from sweep.tracking import download  # plotting
 
     path, runs = download.project_table(address)
     target = Path(f"{path.replace('/', '-')}.csv")
@@ -124,9 +138,9 @@ def fetched(address: str) -> str:
     return str(target)
 
 
-def report_of(table, fit: dict[str, Any], name: str, out: Path) -> str:
+def report_of(table: pd.DataFrame, fit: dict[str, Any], name: str, out: Path) -> str:
     """Write the report of a table that is no sweep's, and say where it is."""
-    from sweep.reporting import report
+    from sweep.reporting import report  # plotting
     from sweep.reporting.results import Results
 
     if len(table) > MOST_REPORTED:
@@ -137,11 +151,8 @@ def report_of(table, fit: dict[str, Any], name: str, out: Path) -> str:
 
 def summary(fit: dict[str, Any]) -> list[str]:
     """The fit in a screenful for a terminal."""
-    from sweep.fitting.fit import counted
-    from sweep.reporting.answers import extrapolation
-
     intervals, certificate = fit["intervals"] or {}, fit["certificate"]
-    lines = [f"{fit['form']} on {counted(fit)}"]
+    lines = [f"{fit['form']} on {rows_and_families(fit)}"]
     lines += [f"  dropped: {count} {reason}" for reason, count in fit["dropped_by_reason"].items()]
     lines += [f"  {name:8} {number(v)}{ends(intervals.get(name))}" for name, v in fit["params"].items()]
     lines.append(
@@ -166,17 +177,14 @@ def summary(fit: dict[str, Any]) -> list[str]:
 
 def answers(fit: dict[str, Any], args: argparse.Namespace) -> list[str]:
     """What was asked with --budget and --target-loss, a line each."""
-    from sweep.fitting import frontier
-    from sweep.quantity import parse_quantity
-
-    lines = []
+    fitted, lines = Fitted.of(fit), []
     for text in filter(None, args.budget.split(",")):
-        lines.append(buy(frontier.optimal(fit, parse_quantity("--budget", text))))
+        lines.append(buy(fitted.optimal(parse_quantity("--budget", text))))
     for text in filter(None, args.target_loss.split(",")):
         loss = parse_quantity("--target-loss", text)
-        least = frontier.compute_for_loss(fit, loss)
-        sure = ends(frontier.compute_for_loss_interval(fit, loss))
-        lines.append(f"loss {loss:g} takes at least C = {least:.3g}{sure}: " + buy(frontier.optimal(fit, least)))
+        least = fitted.compute_for_loss(loss)
+        sure = ends(fitted.compute_for_loss_interval(loss))
+        lines.append(f"loss {loss:g} takes at least C = {least:.3g}{sure}: " + buy(fitted.optimal(least)))
     return lines
 
 

@@ -15,9 +15,34 @@ launch again.
 
 import argparse
 import shlex
-import sys
+from dataclasses import dataclass
+from pathlib import Path
 
-HELP = "run a sweep, from the grid to the report"
+from rich.console import Console
+
+from slurm import describe, submit
+from slurm.folders import check_seen
+from sweep.errors import UserError
+from sweep.exits import EXIT_AGAIN, say
+from sweep.plan import Plan, additions, refuse_damaged, save, scheduler
+from sweep.price import price
+from sweep.quantity import duration
+from sweep.sweepdir import SweepDir, launch_command
+from sweep.training import local
+from sweep.training.local import Launched
+from sweep.verbs.collect import collect_sweep
+from sweep.verbs.plan import plan_here, show
+from sweep.verbs.report import report_sweep
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a launch is asked to do."""
+
+    overrides: list[str]
+    extend: bool = False
+    report: bool = True
+    only: frozenset[str] = frozenset()  # these families; all if none is named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,129 +50,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show the plan and its price, run nothing")
     parser.add_argument("--extend", action="store_true", help="add this grid's trials to the sweep of the same name")
     parser.add_argument("--no-report", action="store_true", help="only train; collect, fit and report later")
-    parser.add_argument("--only", metavar="FAMILY,…", help=argparse.SUPPRESS)  # for `retry`
 
 
 def run(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-    from pathlib import Path
-
-    from rich.console import Console
-
-    from sweep.exits import EXIT_AGAIN
-    from sweep.plan import additions, save
-    from sweep.sweepdir import SweepDir
-    from sweep.training import local
-    from sweep.verbs.plan import plan_here, price, show
-
-    command = ["python", "-m", "sweep", "launch", *args.overrides, *(["--extend"] if args.extend else [])]
-    if scheduler(args.overrides) == "slurm":
-        return _on_slurm(args, command)
-    console = Console(stderr=True)
-    plan = plan_here(args.overrides, download=not args.dry_run)
-    sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
-    additions(plan, sweep, args.extend)
-    if args.dry_run:
+    request = Request(args.overrides, args.extend, report=not args.no_report)
+    if not args.dry_run:
+        return launch(request)
+    if scheduler(request.overrides) == "slurm":
+        _preview_on_slurm(request)
+    else:
+        plan = plan_here(request.overrides, download=False)
+        additions(plan, _sweep_of(plan), request.extend)
         show(plan)
-        return 0
+    return 0
+
+
+def launch(request: Request) -> int:
+    """Train what is missing, here or by Slurm, then collect, fit and report; the exit status."""
+    return _on_slurm(request) if scheduler(request.overrides) == "slurm" else _here(request)
+
+
+def _here(request: Request) -> int:
+    console = Console(stderr=True)
+    plan = plan_here(request.overrides, only=request.only)
+    sweep = _sweep_of(plan)
+    additions(plan, sweep, request.extend)
     local.check(plan)
-    _refuse_damaged(plan)
-    only = set(args.only.split(",")) if args.only else set()
+    refuse_damaged(plan)
     local.listen()
     try:
-        if local.calibrate_where_it_pays(replace(plan, only=only).restricted(), console):
-            plan = plan_here(args.overrides)
+        if local.calibrate_where_it_pays(plan.restricted(), console):
+            plan = plan_here(request.overrides, only=request.only)
     except KeyboardInterrupt:
-        print("stopped before any training; launch again", file=sys.stderr)
+        say("stopped before any training; launch again")
         return EXIT_AGAIN
-    save(plan, sweep, command, extend=args.extend)
-    plan = replace(plan, only=only).restricted()
+    save(plan, sweep, request.overrides, request.extend)
+    plan = plan.restricted()
     workers = local.worker_count(plan)
     on = f"{plan.device}, {workers} worker{'s' if workers > 1 else ''}" if workers else plan.device
     console.print(f"sweep {plan.name} on {on}: {price(plan, plan.done())}", highlight=False)
     outcome = local.launch(plan, sweep, console)
-    return _end(args, plan, sweep, command, outcome, console)
+    return _end(request, plan, sweep, outcome, console)
 
 
-def scheduler(overrides: list[str]) -> str:
-    """`cluster.scheduler` of the grid's first point."""
-    from sweep.plan import grid
-
-    return next((point.config.cluster.scheduler for point in grid(overrides)), "local")
+def _sweep_of(plan: Plan) -> SweepDir:
+    return SweepDir(Path(plan.config.paths.sweeps) / plan.name)
 
 
-def _refuse_damaged(plan) -> None:
-    """A record that cannot be read would pass for a finished trial."""
-    from sweep.errors import UserError
-    from sweep.training import local
-
-    if damaged := local.damaged_records(plan):
-        raise UserError(damaged[0] + (f" (and {len(damaged) - 1} more records)" if damaged[1:] else ""))
-
-
-def _on_slurm(args: argparse.Namespace, command: list[str]) -> int:
+def _on_slurm(request: Request) -> int:
     """Submit what is missing, and return. Data that is not there yet is prepared by a job."""
-    from pathlib import Path
-
-    from slurm import describe, submit
-    from slurm.unprepared import tokens_or_stand_in
-    from sweep.plan import absolute_paths, additions, make_plan
-    from sweep.sweepdir import SweepDir
-    from sweep.verbs.plan import price, show
-
-    plan = absolute_paths(make_plan(args.overrides, tokens_or_stand_in))
-    sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
-    plan.only = set(args.only.split(",")) if args.only else set()
-    report = not args.no_report
-    if args.dry_run:
-        additions(plan, sweep, args.extend)
-        preview = submit.preview(plan, sweep, command, args.overrides, report)
-        show(plan)
-        for name, text in preview.scripts.items():
-            print(f"\n# ---- {name}\n{text}")
-        print(describe.submission(preview))
-        _warn_of_folders(plan)
-        submit.check_budget(plan, plan.left())
+    made, left, sweep = submit.hand_over(request.overrides, request.extend, request.report, request.only)
+    if made is not None:
         return 0
-    _refuse_damaged(plan)
-    made, left, plan = submit.launch(plan, sweep, command, args.overrides, args.extend, report, _say)
-    done = plan.done()
-    to_train = {family[0].family_id for family in left.families}
-    others = {trial.trial_id for trial in plan.trials if trial.family_id not in to_train}
-    nothing = f"{len(done)} of {len(plan.trials)} trials have a record; nothing more to submit"
-    print(f"sweep {plan.name}: {price(plan, done | others) if left.families else nothing}")
-    for line in describe.left_alone(left, plan):
-        print(line)
-    if made is None:
-        if report and not left.queued and not left.held:
-            _report(sweep)
-        return 1 if left.given_up else 0
-    print(describe.submission(made))
-    print(describe.how_it_goes(sweep.name))
-    return 0
+    if request.report and not left.queued and not left.held:
+        collect_fit_report(sweep)
+    return 1 if left.given_up else 0
 
 
-def _warn_of_folders(plan) -> None:
+def _preview_on_slurm(request: Request) -> None:
+    plan, sweep = submit.planned(request.overrides)
+    additions(plan, sweep, request.extend)
+    preview = submit.preview(plan, sweep, request.overrides, request.report)
+    show(plan)
+    for name, text in preview.scripts.items():
+        print(f"\n# ---- {name}\n{text}")
+    print(describe.submission(preview))
+    _warn_of_folders(plan)
+    submit.check_budget(plan, plan.left())
+
+
+def _warn_of_folders(plan: Plan) -> None:
     """A dry run may be typed on a machine that does not see the cluster's folders, so it is no error there."""
-    from slurm.folders import check_seen
-    from sweep.errors import UserError
-
     try:
         check_seen(vars(plan.config.paths), plan.config.cluster.slurm.paths_are_shared)
     except UserError as error:
-        _say(f"a launch would be refused: {error}")
+        say(f"a launch would be refused: {error}")
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _end(args: argparse.Namespace, plan, sweep, command: list[str], outcome, console) -> int:
+def _end(request: Request, plan: Plan, sweep: SweepDir, outcome: Launched, console: Console) -> int:
     """Say how it went and how to go on; then collect, fit and report."""
-    from sweep.exits import EXIT_AGAIN
-    from sweep.quantity import duration
-    from sweep.training import local
-
     done = len(plan.done())
     after = duration(outcome.seconds)
     console.print(f"{done} of {len(plan.trials)} trials have a record, after {after}", highlight=False)
@@ -155,16 +136,20 @@ def _end(args: argparse.Namespace, plan, sweep, command: list[str], outcome, con
     for held in local.held_elsewhere(plan):
         console.print(f"being trained by another launch: {held}", highlight=False, soft_wrap=True)
     if status:
-        print(f"exit status {status}; logs are in {sweep.logs}; to go on:\n  {shlex.join(command)}", file=sys.stderr)
-    if done and not args.no_report and outcome.status != EXIT_AGAIN:
-        _report(sweep)
+        again = shlex.join(launch_command(request.overrides, request.extend))
+        say(f"exit status {status}; logs are in {sweep.logs}; to go on:\n  {again}")
+    if done and request.report and outcome.status != EXIT_AGAIN:
+        collect_fit_report(sweep)
     return status
 
 
-def _report(sweep) -> None:
-    """collect → fit → report, as the verbs do it. A refused fit is said, and the report shows the data."""
-    from sweep.cli import main
+def collect_fit_report(sweep: SweepDir) -> None:
+    """As the verbs do it. A refused fit is said, and the report shows the data."""
+    from sweep.verbs.fit import fit_sweep  # scipy, which training does without
 
-    for verb in ("collect", "fit", "report"):
-        print(f"— {verb} {sweep.name}", file=sys.stderr)
-        main([verb, str(sweep.path)])
+    for verb, of_sweep in (("collect", collect_sweep), ("fit", fit_sweep), ("report", report_sweep)):
+        say(f"— {verb} {sweep.name}")
+        try:
+            of_sweep(sweep)
+        except UserError as error:
+            say(f"python -m sweep {verb}: {error}")

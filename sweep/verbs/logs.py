@@ -14,7 +14,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-HELP = "the log of the workers that trained a run, or train it"
+from slurm.asked import ask
+from sweep import attempts
+from sweep.attempts import Attempt
+from sweep.errors import UserError
+from sweep.files import read_json
+from sweep.names import add_sweeps, one_run
+from sweep.quantity import duration
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
+
 FOLLOW_SECONDS = 0.5
 
 
@@ -32,13 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is being written")
     parser.add_argument("--all", action="store_true", help="the earlier logs too")
     parser.add_argument("--runs", default="runs", help="the folder of runs (default: runs)")
-    parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
+    add_sweeps(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep import attempts
-    from sweep.rundir import RunDir
-
     runs = Path(args.runs)
     sweeps = sorted(Path(args.sweeps).glob("*/plan.jsonl"))
     trial_id, family_id = find(args.name, runs, sweeps)
@@ -70,12 +76,6 @@ def run(args: argparse.Namespace) -> int:
 
 def find(name: str, runs: Path, plans: list[Path]) -> tuple[str | None, str]:
     """(trial, family) of what a person calls a run; it may not have been begun yet. (None, family) of a family's id."""
-    import difflib
-
-    from sweep.errors import UserError
-    from sweep.files import read_json
-    from sweep.sweepdir import SweepDir
-
     if (runs / "trunks" / name).is_dir():
         return None, name
     name = Path(name).name if (Path(name) / "trial.json").exists() else name
@@ -85,26 +85,20 @@ def find(name: str, runs: Path, plans: list[Path]) -> tuple[str | None, str]:
     family_of |= {path.parent.name: "" for path in runs.glob("*/trial.json") if path.parent.name not in family_of}
     if name in family_of.values():
         return None, name
-    found = sorted(trial_id for trial_id in family_of if trial_id.startswith(name))
-    if len(found) > 1:
-        raise UserError(f"{name}: {len(found)} runs begin so: {', '.join(found[:3])}{', …' if found[3:] else ''}")
-    if not found and Path(name).name in (plan.parent.name for plan in plans):
+    is_sweep = Path(name).name in (plan.parent.name for plan in plans)
+    if is_sweep and not any(trial_id.startswith(name) for trial_id in family_of):
         raise UserError(f"{name} is a sweep: give a run of it, `python -m sweep status {name} --all` lists them")
-    if not found:
-        close = difflib.get_close_matches(name, family_of, n=3, cutoff=0.4)
-        raise UserError(f"{name}: no such run in {runs}/ or any sweep; close to it: {', '.join(close) or 'none'}")
-    return find(found[0], runs, []) if not family_of[found[0]] else (found[0], family_of[found[0]])
+    trial_id = one_run(name, family_of, f"{runs}/ or any sweep")
+    return (trial_id, family_of[trial_id]) if family_of[trial_id] else find(trial_id, runs, [])
 
 
-def logs_of(trial_id: str | None, family_id: str, trunk, plans: list[Path], finished: float | None = None) -> list[Log]:
+def logs_of(
+    trial_id: str | None, family_id: str, trunk: RunDir, plans: list[Path], finished: float | None = None
+) -> list[Log]:
     """Log files, oldest first: of a family's attempts, and of elements that did not come to it, or not yet.
 
     Of a trial that was `finished` (seconds since the epoch), only those from before, and of sweeps that plan it.
     """
-    from slurm.asked import ask
-    from sweep import attempts
-    from sweep.sweepdir import SweepDir
-
     tried = attempts.read(trunk)
     found = {path: Log(path, one.started) for one in tried if one.log and (path := Path(one.log).resolve()).exists()}
     for plan in plans:
@@ -134,10 +128,8 @@ def _show(path: Path, shown: dict[Path, int]) -> None:
     sys.stdout.flush()
 
 
-def _told(number: int, attempt) -> str:
+def _told(number: int, attempt: Attempt) -> str:
     """One line on an attempt: when, where, how it ended."""
-    from sweep.quantity import duration
-
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
     where = (attempt.job or {}).get("node") or attempt.host
     job = f", job {attempt.job['id']} (restart {attempt.job['restart']})" if attempt.job else ""

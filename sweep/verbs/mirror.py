@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 
-HELP = "mirror runs to W&B"
+from sweep.tracking.follow import Task, main
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep.tracking.follow import Task, main
-
     return main(Task(**json.loads(sys.stdin.buffer.readline())))

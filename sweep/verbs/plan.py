@@ -7,14 +7,23 @@ Any key of conf/train.yaml can be overridden; several values make it an axis.
 """
 
 import argparse
+import json
 import sys
+from collections.abc import Collection
+from pathlib import Path
 
-from sweep.quantity import counted, duration, scientific, short, size
+from rich.console import Console
+
+from sweep.data.hub import HubDataset
+from sweep.data.prepare import DataConfig, find, prepare
+from sweep.data.tokens import Tokens
+from sweep.data.unprepared import Unprepared, stand_in
+from sweep.plan import Plan, make_plan
+from sweep.price import price
+from sweep.quantity import duration, format_bytes, scientific, short
 
 EXPENDABLE = ("epochs", "memory", "D/N", "C (FLOPs)")  # columns that a narrow terminal has no room for, in this order
 GAP = 2  # spaces between columns
-
-HELP = "the table of trials of a grid, and its price"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     plan = plan_here(args.overrides, download=args.calibrate)
     if args.calibrate:
-        from sweep.training.calibrate import calibrate
+        from sweep.training.calibrate import calibrate  # torch
 
         calibrate(plan, plan.executions, say=lambda line: print(line, file=sys.stderr))
         plan = plan_here(args.overrides)
     if args.json:
-        import json
-
         for trial in plan.trials:
             print(json.dumps(trial.to_json()))
         return 0
@@ -40,27 +47,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def plan_here(overrides: list[str], download: bool = True):
+def plan_here(overrides: list[str], download: bool = True, only: Collection[str] = ()) -> Plan:
     """The plan for this machine. Data that is not there yet is prepared, from the Hub only where `download`."""
-    from sweep.data.prepare import find, prepare
-    from sweep.data.tokens import Unprepared
-    from sweep.plan import make_plan
 
-    def prepared(config, root):
-        if config.source != "hub" or download:
+    def prepared(config: DataConfig, root: Path) -> Tokens | Unprepared:
+        if not isinstance(config, HubDataset) or download:
             return prepare(config, root)
         tokens = find(config, root)
         if tokens is None:
             print(f"data {config.path} is not prepared: ids and epochs are not known yet", file=sys.stderr)
-        return tokens or Unprepared(config.tokenizer.vocab_size)
+        return tokens or stand_in(config)
 
-    return make_plan(overrides, prepared)
+    return make_plan(overrides, prepared, only)
 
 
-def show(plan) -> None:
+def show(plan: Plan) -> None:
     """Print the plan as a table, what was left out, and the price."""
-    from rich.console import Console
-
     console = Console(soft_wrap=True)  # a terminal wraps by itself, and a pipe has no width
     done = plan.done()
     print(f"sweep {plan.name}: {len(plan.trials)} trials on {plan.device}\n")
@@ -74,7 +76,7 @@ def show(plan) -> None:
     console.print(price(plan, done), highlight=False)
 
 
-def columns(plan, done: set[str]) -> dict[str, list[str]]:
+def columns(plan: Plan, done: set[str]) -> dict[str, list[str]]:
     """Heading → a cell for each trial."""
     trials, estimates = plan.trials, [plan.estimates[trial.trial_id] for trial in plan.trials]
     points = [dict(override.split("=", 1) for override in plan.points[trial.trial_id]) for trial in trials]
@@ -86,7 +88,7 @@ def columns(plan, done: set[str]) -> dict[str, list[str]]:
         "D/N": [f"{trial.tokens_per_param:.3g}" for trial in trials],
         "epochs": [f"{trial.epochs:.2g}" for trial in trials],
         **{heading: [point[key] for point in points] for heading, key in other_axes(plan).items()},
-        "memory": [size(plan.memory_bytes(trial)) for trial in trials],
+        "memory": [format_bytes(plan.memory_bytes(trial)) for trial in trials],
         "time": [duration(one.seconds) + (" guess" if one.source == "guess" else "") for one in estimates],
         "": ["done" if trial.trial_id in done else "" for trial in trials],
     }
@@ -110,31 +112,8 @@ def _print_table(shown: dict[str, list[str]], width: int | None) -> None:
     print(f"\n(a wider terminal also shows {', '.join(dropped)})\n" if dropped else "")
 
 
-def other_axes(plan) -> dict[str, str]:
+def other_axes(plan: Plan) -> dict[str, str]:
     """Column heading → key of the axes that a trial's id does not show."""
     keys = {override.split("=", 1)[0] for point in plan.points.values() for override in point}
     shown = sorted(key for key in keys if key not in ("model.params", "seed") and not key.startswith("budget."))
     return {key.rpartition(".")[2]: key for key in shown}
-
-
-def price(plan, done: set[str]) -> str:
-    """One paragraph: what is left to do, in device time, wall time, dollars and disk."""
-    from sweep.execution import described
-
-    left = plan.left(done)
-    shared = sum(plan.family_seconds(family) for family in left)
-    alone = sum(plan.estimates[t.trial_id].seconds for family in left for t in family)
-    sources = sorted({plan.estimates[t.trial_id].source for family in left for t in family})
-    if not left:
-        return f"all {len(plan.trials)} trials are done"
-    rate = plan.config.cluster.dollars_per_device_hour
-    dollars = shared / 3600 * rate
-    said = f"${dollars:,.2f}" if dollars >= 0.01 else "under a cent"
-    guess = " (a guess can be several times off; `plan --calibrate` measures)" if "guess" in sources else ""
-    executions = "".join(f"\n{line}" for line in described(plan.executions))
-    return (
-        f"{len(done)} done, {sum(map(len, left))} to train in {counted(len(left), 'family', 'families')}\n"
-        f"device time {duration(shared)} ({duration(alone)} without shared trunks), from: {', '.join(sources)}{guess}\n"
-        f"price {said} at ${rate:.2f} a device-hour, disk up to {size(plan.disk_bytes())}"
-        f"{executions}"
-    )

@@ -11,12 +11,21 @@ beside runs.fit.json), with its date and the hash of the data that it was made f
 import argparse
 import shlex
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-HELP = "the loss of a larger run, written down before it is trained; scored when it is"
+import pandas as pd
+
+from sweep.fitting import fit, predict, table
+from sweep.fitting.table import Rows
+from sweep.names import add_sweeps
+from sweep.quantity import parse_quantity, scientific, short
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", metavar="TABLE", help="a sweep's name, or the file that was fitted")
+    add_sweeps(parser)
     parser.add_argument("--flops", metavar="C", help="training FLOPs, e.g. 1e15")
     parser.add_argument("--params", metavar="N", help="parameters, as the fit counts them, e.g. 10M")
     parser.add_argument("--tokens", metavar="D", help="training tokens, e.g. 200M")
@@ -25,13 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dataclasses import replace
-    from pathlib import Path
-
-    from sweep.fitting import fit, predict, table
-    from sweep.quantity import parse_quantity
-
-    data, _, home = table.read(args.table)
+    data, _, home = table.read(args.table, Path(args.sweeps))
     home = replace(home, folder=Path(args.out)) if args.out else home
     if args.score:
         for path, prediction in predict.load(home.path("predictions")):
@@ -51,17 +54,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _same_rows(data, made: dict):
+def _same_rows(data: pd.DataFrame, made: dict[str, Any]) -> Rows:
     """The table's rows, read as the fit (or the prediction) read them."""
-    from sweep.fitting import table
-
     convention = made["convention"]
     return table.prepare(data, columns=made["columns"], n_convention=convention["N"], c_convention=convention["C"])
 
 
-def describe(prediction: dict) -> str:
-    from sweep.quantity import scientific, short
-
+def describe(prediction: dict[str, Any]) -> str:
     ends = prediction["interval"]
     sure = f" [{ends[0]:.4f}, {ends[1]:.4f}] (90%)" if ends else ""
     return (
@@ -70,6 +69,6 @@ def describe(prediction: dict) -> str:
     )
 
 
-def outcome(entry: dict) -> str:
+def outcome(entry: dict[str, Any]) -> str:
     inside = {True: ", inside the interval", False: ", OUTSIDE the interval", None: ""}[entry["inside"]]
     return f"row {entry['row']}: {entry['loss_nats']:.4f}; predicted {100 * entry['error']:+.2f}% off{inside}"

@@ -11,9 +11,15 @@ import argparse
 import math
 from pathlib import Path
 
-from sweep.quantity import short, size
+from rich.console import Console
+from rich.table import Table
 
-HELP = "documents to token shards, with reference lines"
+from slurm.submission import Submission
+from slurm.unprepared import finish
+from sweep.config import compose
+from sweep.data.prepare import prepare
+from sweep.data.tokens import Tokens
+from sweep.quantity import format_bytes, short
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep.config import compose
-    from sweep.data.prepare import prepare
-
     if args.submission is not None:
         return _for_submission(Path(args.submission))
     config = compose(args.overrides)
@@ -35,24 +38,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _for_submission(folder: Path) -> int:
     """Prepare all data of a sweep that waits for it in Slurm's queue."""
-    from slurm.submission import Submission
-    from slurm.unprepared import finish
-
     plan = finish(Submission.read(folder))
     print(f"sweep {plan.name}: data prepared, {len(plan.trials)} trials, {len(plan.excluded)} points excluded")
     return 0
 
 
-def show(tokens) -> None:
+def show(tokens: Tokens) -> None:
     """Print what was prepared, and the losses that counting models reach on its validation split."""
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console(highlight=False)
     console.print(f"[bold]{tokens.meta['title']}[/]  {tokens.fingerprint}  in {tokens.folder}")
     for split in ("train", "validation"):
         facts = tokens.meta[split]
-        text = f" from {facts['documents']} documents, {size(facts['bytes'])} of text" if facts["documents"] else ""
+        documents = facts["documents"]
+        text = f" from {documents} documents, {format_bytes(facts['bytes'])} of text" if documents else ""
         console.print(f"{split}: {facts['tokens']} tokens ({short(facts['tokens'])}){text}")
     is_text = math.isfinite(tokens.bytes_per_token)
     per_token = f", {tokens.bytes_per_token:.3f} bytes per token" if is_text else ""

@@ -10,24 +10,29 @@ fit it shows the data, and why there is no fit.
 import argparse
 from pathlib import Path
 
-HELP = "figures, an interactive page, its numbers as JSON, and a summary of a collected sweep"
+from rich.console import Console
+
+from sweep.names import add_sweep
+from sweep.sweepdir import SweepDir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's name, or its folder")
+    add_sweep(parser)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: report/ in the sweep's folder)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
+    report_sweep(SweepDir.find(args.sweep, args.sweeps, collected=True), args.out)
+    return 0
 
-    from sweep.reporting import report, results
+
+def report_sweep(sweep: SweepDir, out: Path | None = None) -> None:
+    """Write a sweep's report, and print its summary."""
+    from sweep.reporting import report, results  # plotting
     from sweep.reporting.summary import summary
 
-    folder = results.find(args.sweep)
-    out = args.out or folder / "report"
-    numbers = report.write(results.load(folder), out)
+    out = out or sweep.path / "report"
+    numbers = report.write(results.load(sweep.path), out)
     Console(highlight=False).print(summary(numbers, out))
-    return 0

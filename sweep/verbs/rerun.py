@@ -14,7 +14,13 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "train one recorded trial again and compare"
+from sweep.config import RunOptions
+from sweep.data.prepare import prepare
+from sweep.environment import resolve_device
+from sweep.errors import UserError
+from sweep.record import Record
+from sweep.trial import Trial, check, describe, resolve
+from sweep.verbs.train import show_record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,14 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep import rerun
-    from sweep.environment import resolve_device
-    from sweep.errors import UserError
-    from sweep.record import Record
-    from sweep.trial import Trial, describe
+    from sweep import rerun  # torch
 
     if args.run_name.startswith(("wandb:", "https://", "http://")):
-        from sweep.tracking import download
+        from sweep.tracking import download  # plotting
 
         args.run_name = str(download.run_directory(args.run_name, Path(args.out)))
     recorded = rerun.find_run(args.run_name, Path(args.runs))
@@ -66,12 +68,9 @@ def run(args: argparse.Namespace) -> int:
     return 1 if verdict.outcome == "different" else 0
 
 
-def _new_trial(args: argparse.Namespace, trial, overrides: list[str], options, device: str) -> int:
-    from sweep.data.prepare import prepare
-    from sweep.rerun import variant
+def _new_trial(args: argparse.Namespace, trial: Trial, overrides: list[str], options: RunOptions, device: str) -> int:
+    from sweep.rerun import variant  # torch
     from sweep.training.worker import EXIT_DONE, Worker
-    from sweep.trial import check, describe, resolve
-    from sweep.verbs.train import show_record
 
     config = variant(trial, overrides)
     tokens = prepare(config.data, Path(args.tokens))

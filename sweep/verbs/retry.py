@@ -9,40 +9,38 @@ wrong, then `retry`. Runs go on from their checkpoints. It launches as the sweep
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
-HELP = "try runs again that failed or were given up"
+from slurm.alive import job_is_gone
+from sweep import attempts, claim
+from sweep.names import add_sweep
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir, launch_command
+from sweep.verbs import launch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's name or folder")
+    add_sweep(parser)
     parser.add_argument(
         "runs", nargs="*", default=[], metavar="RUN", help="ids or unique prefixes (default: all that are missing)"
     )
-    parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep.cli import main
-    from sweep.sweepdir import SweepDir
-
     sweep = SweepDir.find(args.sweep, args.sweeps)
     families = forget(sweep, args.runs)
     if not families:
         print("nothing to retry: every run asked for has a record")
         return 0
-    overrides = sweep.settings()["command"][4:]  # python -m sweep launch …
-    print(f"{len(families)} families: python -m sweep launch {' '.join(overrides)}", file=sys.stderr)
-    return main(["launch", *overrides, "--only", ",".join(families)])
+    overrides = sweep.overrides()
+    print(f"{len(families)} families: {shlex.join(launch_command(overrides))}", file=sys.stderr)
+    return launch.launch(launch.Request(overrides, only=frozenset(families)))
 
 
-def forget(sweep, names: list[str]) -> list[str]:
+def forget(sweep: SweepDir, names: list[str]) -> list[str]:
     """Clear the failures of families that have missing trials and that nobody trains; which those are."""
-    from slurm.alive import job_is_gone
-    from sweep import attempts, claim
-    from sweep.rundir import RunDir
-
     runs = Path(sweep.settings()["paths"]["runs"])
     missing: dict[str, list[RunDir]] = {}
     for line in sweep.chosen(names):

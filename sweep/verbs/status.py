@@ -21,7 +21,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-HELP = "how a sweep stands: done, running, queued, failed, lost"
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from slurm.status import STATES, Status, TrialStatus, look
+from sweep.errors import UserError
+from sweep.names import add_sweep
+from sweep.quantity import duration
+from sweep.sweepdir import SweepDir
+
 SHOWN = 12  # trials of a state, without --all
 WATCH_SECONDS = 5.0
 PIPED_WIDTH = 200  # where there is no terminal to ask
@@ -29,19 +39,13 @@ COLORS = {"finished": "green", "diverged": "magenta", "running": "cyan", "failed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="the sweep's name or folder (default: list them all)")
+    add_sweep(parser, about="the sweep's name or folder (default: list them all)", nargs="?")
     parser.add_argument("--all", action="store_true", help="every trial, however many")
     parser.add_argument("--watch", action="store_true", help="keep showing it")
     parser.add_argument("--json", action="store_true", help="as JSON on standard output")
-    parser.add_argument("--sweeps", default="sweeps", help="the folder of sweeps (default: sweeps)")
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from slurm.status import look
-    from sweep.sweepdir import SweepDir
-
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     if args.sweep is None:
         return _list(args, console)
@@ -55,14 +59,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _list(args: argparse.Namespace, console) -> int:
+def _list(args: argparse.Namespace, console: Console) -> int:
     """One line for each sweep."""
-    from rich.table import Table
-
-    from slurm.status import STATES, look
-    from sweep.errors import UserError
-    from sweep.sweepdir import SweepDir
-
     shown = Table(box=None, pad_edge=False)
     for heading in ("sweep", "trials", *STATES):
         shown.add_column(heading, justify="left" if heading == "sweep" else "right")
@@ -86,12 +84,8 @@ def _list(args: argparse.Namespace, console) -> int:
     return 0
 
 
-def _watch(sweep, args: argparse.Namespace, console) -> None:
+def _watch(sweep: SweepDir, args: argparse.Namespace, console: Console) -> None:
     """Show it until nothing can change any more by itself, or Ctrl-C."""
-    from rich.live import Live
-
-    from slurm.status import look
-
     status = look(sweep)
     with Live(table(status, args.all), console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while {"running", "queued"} & status.counts().keys():
@@ -100,7 +94,7 @@ def _watch(sweep, args: argparse.Namespace, console) -> None:
             live.update(table(status, args.all), refresh=True)
 
 
-def to_json(status) -> dict[str, Any]:
+def to_json(status: Status) -> dict[str, Any]:
     return {
         "sweep": status.sweep,
         "counts": dict(status.counts()),
@@ -110,13 +104,8 @@ def to_json(status) -> dict[str, Any]:
     }
 
 
-def table(status, everything: bool):
+def table(status: Status, everything: bool) -> Group:
     """Totals first; then what runs, what waits and why, what went wrong."""
-    from rich.console import Group
-    from rich.text import Text
-
-    from slurm.status import STATES
-
     counts = status.counts()
     totals = Text(f"sweep {status.sweep}: {len(status.trials)} trials")
     for state in STATES:
@@ -145,19 +134,16 @@ def table(status, everything: bool):
     return Group(*parts)
 
 
-def _alike(trials: list) -> list[list]:
+def _alike(trials: list[TrialStatus]) -> list[list[TrialStatus]]:
     """Trials that went wrong for the same reason, together; the most common reason first."""
-    found: dict[str, list] = {}
+    found: dict[str, list[TrialStatus]] = {}
     for trial in trials:
         found.setdefault(trial.note, []).append(trial)
     return sorted(found.values(), key=len, reverse=True)
 
 
-def _grouped(alike: list[list]):
+def _grouped(alike: list[list[TrialStatus]]) -> Table:
     """A row for each reason, with the first trial that has it: one to ask `logs` for."""
-    from rich.table import Table
-    from rich.text import Text
-
     shown = Table(box=None, pad_edge=False, show_header=False)
     for column in ("count", "note", "trial", "where"):
         shown.add_column(
@@ -172,17 +158,12 @@ def _grouped(alike: list[list]):
     return shown
 
 
-def _soonest(trials: list) -> list:
+def _soonest(trials: list[TrialStatus]) -> list[TrialStatus]:
     """What ends first comes first."""
     return sorted(trials, key=lambda trial: float("inf") if trial.seconds_left is None else trial.seconds_left)
 
 
-def _rows(trials: list, with_state: bool = False):
-    from rich.table import Table
-    from rich.text import Text
-
-    from sweep.quantity import duration
-
+def _rows(trials: list[TrialStatus], with_state: bool = False) -> Table:
     shown = Table(box=None, pad_edge=False, show_header=False)
     for column in ("trial", *(["state"] if with_state else []), "note", "where"):
         shown.add_column(column, no_wrap=column in ("trial", "state"), overflow="fold")

@@ -16,27 +16,26 @@ Exit status: 0 all is up, 1 something is not.
 import argparse
 import shlex
 
-HELP = "upload a sweep's offline W&B runs, and the sweep itself as a run"
+from sweep.errors import UserError
+from sweep.names import add_sweep
+from sweep.sweepdir import SweepDir
+from sweep.tracking.account import sign_in
+from sweep.tracking.section import WandbSection
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP", help="a sweep's name or folder")
+    add_sweep(parser)
     parser.add_argument("--parallel", type=int, default=4, metavar="N", help="runs to upload at a time (default: 4)")
     parser.add_argument("--no-upload", action="store_true", help="only write what is missing, offline")
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep.errors import UserError
-    from sweep.sweepdir import SweepDir
-    from sweep.tracking.section import WandbSection
+    from sweep.tracking.sync import catch_up, sync  # plotting
 
     if args.parallel < 1:
         raise UserError(f"--parallel {args.parallel}: must be at least 1")
-    sweep = SweepDir.find(args.sweep)
+    sweep = SweepDir.find(args.sweep, args.sweeps)
     section = WandbSection(**sweep.settings().get("wandb", {}))
-    from sweep.tracking.account import sign_in
-    from sweep.tracking.sync import catch_up, sync
-
     if args.no_upload:
         catch_up(sweep)
         print(_frontier(sweep, section))
@@ -60,12 +59,11 @@ def listed(names: list[str], at_most: int = 5) -> str:
     return ", ".join(names[:at_most]) + more
 
 
-def _frontier(sweep, section) -> str:
+def _frontier(sweep: SweepDir, section: WandbSection) -> str:
     """Write the sweep's own run; the line that says so, or why there is none."""
-    from sweep.errors import UserError
-    from sweep.tracking import frontier
+    from sweep.tracking import sweep_run  # plotting
 
     try:
-        return frontier.refresh(sweep, section)
+        return sweep_run.refresh(sweep, section)
     except UserError as error:  # the trials can be uploaded all the same
         return f"no run of the sweep itself: {error}"

@@ -10,10 +10,20 @@ Its run directory is runs/<trial_id>/. A trial that is already trained there is 
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-HELP = "train one trial here"
+from sweep import claim
+from sweep.environment import attention_backend, resolve_device
+from sweep.errors import UserError
+from sweep.multirun import multirun
+from sweep.quantity import duration
+from sweep.record import Record
+from sweep.rundir import RunDir
+from sweep.tracking.sidecar import Sidecar, of_one
+from sweep.trial import describe
+from sweep.verbs.plan import plan_here
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,23 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.multirun:
-        from sweep.multirun import multirun
-
         return multirun(args.overrides, _train_one)
     return _train_one(args.overrides)
 
 
 def _train_one(overrides: list[str]) -> int:
-    from dataclasses import asdict
-
-    from sweep.environment import attention_backend, resolve_device
-    from sweep.errors import UserError
-    from sweep.quantity import duration
-    from sweep.rundir import RunDir
-    from sweep.tracking.sidecar import Sidecar, of_one
-    from sweep.training.worker import EXIT_DONE, Worker
-    from sweep.trial import describe
-    from sweep.verbs.plan import plan_here
+    from sweep.training.worker import EXIT_DONE, Worker  # torch
 
     plan = plan_here(overrides)
     if len(plan.trials) != 1:
@@ -55,7 +54,7 @@ def _train_one(overrides: list[str]) -> int:
     paths, options = plan.config.paths, plan.config.run
     worker = Worker(Path(paths.runs), Path(paths.tokens), options, plan.device, on_row=_print_row)
     worker.stop.listen()
-    task = of_one(trial.to_json(), *(asdict(section) for section in (paths, plan.config.cluster, plan.config.wandb)))
+    task = of_one(trial.to_json(), asdict(paths), asdict(plan.config.wandb))
     sidecar = Sidecar(task, RunDir.of_trial(worker.runs, trial.trial_id).path / "wandb" / "log.txt")
     status = worker.run([[trial]])
     for line in sidecar.close():
@@ -77,11 +76,6 @@ def _print_row(row: dict[str, Any]) -> None:
 
 def show_record(runs: Path, trial_id: str, family_id: str) -> int:
     """Print how a trial ended; 1, and who holds its family, where it has not."""
-    from sweep import claim
-    from sweep.quantity import duration
-    from sweep.record import Record
-    from sweep.rundir import RunDir
-
     run = RunDir.of_trial(runs, trial_id)
     if not run.record.exists():
         trunk = RunDir.of_trunk(runs, family_id)

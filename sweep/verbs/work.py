@@ -13,7 +13,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HELP = "train a sweep's families in this process"
+from slurm.alive import job_is_gone
+from slurm.submission import submissions
+from sweep import attempts, claim
+from sweep.claim import Job
+from sweep.cluster import SlurmSection
+from sweep.errors import UserError
+from sweep.exits import EXIT_AGAIN, say
+from sweep.rundir import RunDir
+from sweep.sweepdir import SweepDir
+from sweep.training.supervisor import Supervisor
+from sweep.training.workers import LOG
+
 SECONDS_TO_STOP = 10.0  # for what comes after training, when Slurm wants the element to end
 
 
@@ -26,8 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep.sweepdir import SweepDir
-
     if args.submission is not None and not args.worker:
         return _supervise(args)
     sweep = SweepDir(Path(args.sweep))
@@ -40,15 +49,12 @@ def run(args: argparse.Namespace) -> int:
 
 def attempts_in_vain(slurm: dict[str, Any] | None) -> int:
     """How many attempts without progress a family gets."""
-    from sweep.cluster import SlurmSection
-
     return (slurm or {}).get("max_attempts_without_progress", SlurmSection().max_attempts_without_progress)
 
 
-def _train(sweep, families: set[str] | None, max_attempts: int) -> int:
+def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int) -> int:
     """Train in this process: all families of the sweep, or those named."""
-    from slurm.alive import job_is_gone
-    from sweep.config import RunOptions
+    from sweep.config import RunOptions  # takes long, as torch does, and a supervisor does without
     from sweep.plan import by_family, planned_trials
     from sweep.training.worker import Worker
 
@@ -72,18 +78,12 @@ def _train(sweep, families: set[str] | None, max_attempts: int) -> int:
 
 def _supervise(args: argparse.Namespace) -> int:
     """Start the element's workers, and what mirrors them to W&B, and wait. It listens to signals before all else."""
-    from sweep.exits import say
-    from sweep.training.supervisor import Supervisor
-
     command = [sys.executable, "-m", "sweep", "work", args.sweep, "--submission", args.submission]
     supervisor = Supervisor([*command, "--task", str(args.task), "--worker"])
     supervisor.listen()
 
-    from sweep.claim import Job
-    from sweep.sweepdir import SweepDir
-    from sweep.tracking.follow import Task
+    from sweep.tracking.follow import Task  # takes long; it listens first
     from sweep.tracking.sidecar import Sidecar
-    from sweep.training.supervisor import LOG
 
     sweep = SweepDir(Path(args.sweep))
     task, _ = _task(sweep, args.submission, args.task)
@@ -105,13 +105,10 @@ def _supervise(args: argparse.Namespace) -> int:
     return _after_others(sweep, families, status)
 
 
-def _after_others(sweep, families: list[str], status: int) -> int:
+def _after_others(sweep: SweepDir, families: list[str], status: int) -> int:
     """What becomes of families that somebody else is training now: they are left to them, or, where those train other
     budgets than this sweep misses, waited for in the queue. The exit status, EXIT_AGAIN for the latter."""
-    from sweep import attempts, claim
-    from sweep.exits import EXIT_AGAIN, say
-    from sweep.plan import by_family, planned_trials
-    from sweep.rundir import RunDir
+    from sweep.plan import by_family, planned_trials  # takes long; the supervisor listens first
 
     runs = Path(sweep.settings()["paths"]["runs"])
     for trials in by_family([trial for trial in planned_trials(sweep) if trial.family_id in families]):
@@ -128,11 +125,8 @@ def _after_others(sweep, families: list[str], status: int) -> int:
     return status
 
 
-def _task(sweep, submission: str, number: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _task(sweep: SweepDir, submission: str, number: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The task's line, and the `cluster.slurm` section that it was submitted with."""
-    from slurm.submission import submissions
-    from sweep.errors import UserError
-
     found = [one for one in submissions(sweep) if one.folder.name == submission]
     if not found:
         raise UserError(f"--submission={submission}: no such submission in {sweep.path / 'slurm'}")
@@ -150,8 +144,6 @@ class _Progress:
         self.begun: set[str] = set()
 
     def __call__(self, news: dict[str, Any]) -> None:
-        from sweep.exits import say
-
         self.trial_id = news.get("trial_id", self.trial_id)  # in a stack all news say whose they are
         if self.trial_id not in self.begun:
             self.begun.add(self.trial_id)

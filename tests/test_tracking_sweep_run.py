@@ -12,7 +12,7 @@ from sweep.cli import main
 from sweep.errors import UserError
 from sweep.reporting import render, report, results
 from sweep.sweepdir import SweepDir
-from sweep.tracking import fragments, frontier
+from sweep.tracking import fragments, sweep_run
 from sweep.tracking.section import WandbSection
 
 SECTION = WandbSection(mode="offline", project="p")
@@ -49,7 +49,7 @@ def sweep(folder):
 def written(folder):
     """What wandb's own reader finds in the run's file."""
     (folder / "wandb.json").unlink(missing_ok=True)
-    assert "written from" in frontier.refresh(SweepDir(folder), SECTION)
+    assert "written from" in sweep_run.refresh(SweepDir(folder), SECTION)
     (file,) = fragments.of_run(folder.parent / "runs", "normal-frontier")
     return file, list(fragments.read(file))
 
@@ -88,8 +88,8 @@ def test_tables_figures_and_charts_are_there(written, sweep):
     keys = {name.partition(".")[0] for name in history}
     figures = {figure["key"] for figure in numbers(sweep)["figures"]}
     assert {f"figures/{key}" for key in figures} <= keys
-    assert {f"charts/{key}" for key in frontier.INTERACTIVE} <= keys
-    assert {"table", "budgets", frontier.POINTS} <= keys
+    assert {f"charts/{key}" for key in sweep_run.INTERACTIVE} <= keys
+    assert {"table", "budgets", sweep_run.POINTS} <= keys
     chart = json.loads((file.parent / "files" / history["charts/headline.path"]).read_text())
     assert chart["layout"]["xaxis"]["type"] == "log"
     shown = {trace.get("name") for trace in chart["data"]}
@@ -109,11 +109,11 @@ def test_lineage_leads_from_the_table_to_the_fit(written):
 def test_a_figure_of_the_report_is_drawn_as_the_page_draws_it(sweep):
     described = {each.key: each for each in report.describe(results.load(sweep.path)) if hasattr(each, "panels")}
     for figure in numbers(sweep)["figures"]:
-        assert render.plotly(frontier.figure_of(figure)) == render.plotly(described[figure["key"]])
+        assert render.plotly(sweep_run.figure_of(figure)) == render.plotly(described[figure["key"]])
 
 
 def test_points_are_the_headlines(sweep):
-    points = frontier.points(numbers(sweep)).set_index("kind")
+    points = sweep_run.points(numbers(sweep)).set_index("kind")
     finished = results.load(sweep.path).finished
     assert sorted(points.loc["run", "loss"]) == pytest.approx(sorted(finished["loss"]))
     assert set(points.loc["run", "trial"]) == set(finished["trial_id"])
@@ -123,14 +123,14 @@ def test_points_are_the_headlines(sweep):
 
 def test_it_is_written_again_only_after_a_change(sweep, monkeypatch, capsys):
     steps = []
-    monkeypatch.setattr(frontier, "write", lambda made, section, step: steps.append(step))
+    monkeypatch.setattr(sweep_run, "write", lambda made, section, step: steps.append(step))
     for _ in range(2):
-        frontier.refresh(sweep, SECTION)
+        sweep_run.refresh(sweep, SECTION)
     path = sweep.path / "report/report.json"
     path.write_text(path.read_text().replace('"priced": true', '"priced": false'))
     assert main(["sync", str(sweep.path), "--no-upload"]) == 0
     assert "normal-frontier: written from" in capsys.readouterr().out
-    assert "as they were" in frontier.refresh(sweep, SECTION)
+    assert "as they were" in sweep_run.refresh(sweep, SECTION)
     assert steps == [0, 1]
 
 
@@ -149,7 +149,7 @@ def test_sync_uploads_it_with_its_lineage(written, sweep, capsys):
 def test_what_is_missing_is_said_with_its_command(sweep, tmp_path):
     def refused():
         with pytest.raises(UserError) as error:
-            frontier.refresh(sweep, SECTION)
+            sweep_run.refresh(sweep, SECTION)
         return str(error.value)
 
     fit = json.loads((sweep.path / "fit.json").read_text())
@@ -169,8 +169,8 @@ def test_a_sweep_without_a_fit_has_its_table_and_no_law(tmp_path):
     sweep = example_sweeps.write(tmp_path / "single", "single")
     found = results.load(sweep)
     said = json.loads(json.dumps(report.numbers(found, report.describe(found))))
-    assert frontier.summary(said)["refused"] == "too few budgets (1): the fit needs at least 3"
-    assert "fit/E" not in frontier.summary(said)
-    assert frontier.config(said) == {"sweep": "single"}
-    assert len(frontier.budgets(said)) == 0
-    assert set(frontier.points(said)["kind"]) == {"run"}
+    assert sweep_run.summary(said)["refused"] == "too few budgets (1): the fit needs at least 3"
+    assert "fit/E" not in sweep_run.summary(said)
+    assert sweep_run.config(said) == {"sweep": "single"}
+    assert len(sweep_run.budgets(said)) == 0
+    assert set(sweep_run.points(said)["kind"]) == {"run"}
