@@ -9,7 +9,9 @@ use the kernels there. Nothing is timed if a number is wrong or a check fails; t
 
 Speed: causal bf16 of 64k tokens and 1,024 dimensions, forward and backward, beside PyTorch's FlashAttention-2,
 cuDNN, FlexAttention, and flash-attn if it is installed. TFLOP/s count the visible half of the scores; backward is
-2.5 forwards. Results: `benchmarks/results/attention.json`.
+2.5 forwards. A contender that fails is named with its reason.
+
+Writes `kernels/checked.json` after the check and `benchmarks/results/attention.json` after each timed shape.
 
 On a machine without a GPU, `TRITON_INTERPRET=1 … --check-only --device cpu` runs the check itself on tiny shapes.
 """
@@ -18,7 +20,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.gpu_checks import check_first, compiling, faults, poisoned
-from benchmarks.gpu_timing import matmul_tflops, median_seconds, usable
+from benchmarks.gpu_timing import matmul_tflops, race
 from benchmarks.provenance import save
 from kernels import attention_op, reference
 from kernels.attention import attention
@@ -63,6 +65,9 @@ SMALL = tuple(Case(**case) for case in (
     {"tokens": 300, "head_dim": 64, "kv_heads": 2, "odd": True},
 ))  # fmt: skip
 TIMED = tuple(Case(tokens, d, WIDTH // d, WIDTH // d) for d in HEAD_DIMS for tokens in LENGTHS)
+IN_EVERY_TYPE = Case(2048, 64, 16, 16)  # of the timed ones
+WIDE = Case(16_384, 64, 16, 16, window=64)  # inputs of 2²⁶ elements a sequence, outputs and gradients of 2²⁴
+WIDE_BYTES = 8 * 2**26  # a sequence: its inputs in fp32 and in bf16, and some room
 TINY = (Case(33, 16, 2, 1), Case(70, 20, 2, 2, 9, 20), Case(20, 16, 2, 1, odd=True))  # for the interpreter
 
 
@@ -87,13 +92,14 @@ def check(device: str, seed: int) -> list[str]:
     if device == "cpu":
         plan = [(case, kind) for case in TINY for kind in ("fp16", "fp32")]  # the interpreter computes bf16 wrongly
     else:  # first what a sweep trains with
-        plan = [(case, "bf16") for case in TIMED] + [(case, kind) for case in SMALL for kind in TYPES]
+        plan = [(case, "bf16") for case in TIMED] + [(IN_EVERY_TYPE, kind) for kind in TYPES if kind != "bf16"]
+        plan += [(case, kind) for case in SMALL for kind in TYPES]
         with compiling():
             for case, kind in plan:
                 launch(inputs(case, 2, TYPES[kind], device, generator), case.window, documents(case, 2, device))
     checks = [(f"{case} {kind}", partial(check_case, case, TYPES[kind], device, generator)) for case, kind in plan]
     if device == "cuda":
-        checks.append(("more than 2³² elements", partial(check_wide_offsets, generator)))
+        checks += wide_checks(torch.cuda.mem_get_info()[0], generator)
     with poisoned():
         return faults(checks)
 
@@ -103,8 +109,7 @@ def check_case(case: Case, dtype: torch.dtype, device: str, generator: torch.Gen
     place; and a second run must give the same bits."""
     given = inputs(case, 2, dtype, device, generator)
     mask = {"window": case.window, "documents_BT": documents(case, 2, device)}
-    exact = values_and_gradients(reference.attention, mask, [x.double() for x in given])
-    spec = values_and_gradients(reference.attention, mask, given)
+    exact, spec = (specification(mask, given, t) for t in (torch.float64, dtype))
     ours, again = (values_and_gradients(attention, {**mask, "backend": "triton"}, given) for _ in range(2))
     for name, e, s, o, a in zip(("out", "dq", "dk", "dv"), exact, spec, ours, again, strict=True):
         error, allowed = (o - e).abs().max().item(), tolerance(e, s)
@@ -122,10 +127,18 @@ def tolerance(exact: Tensor, spec: Tensor) -> float:
     return 2 * (spec - exact).abs().max().item() + ulps
 
 
-def check_wide_offsets(generator: torch.Generator) -> Iterator[str]:
+def wide_checks(free_bytes: int, generator: torch.Generator) -> list[tuple[str, Callable[[], Iterator[str]]]]:
+    """Offsets beyond 32 bits, in as many tensors as memory allows; on a small card none, and a line that says so."""
+    for batch, what in ((130, "more than 2³¹ elements in each output and gradient"), (65, "more than 2³² of input")):
+        if batch * WIDE_BYTES < free_bytes:
+            return [(what, partial(check_wide_offsets, batch, generator))]
+    print(f"offsets beyond 32 bits: not checked, {65 * WIDE_BYTES / 1e9:.0f} GB must be free", flush=True)
+    return []
+
+
+def check_wide_offsets(batch: int, generator: torch.Generator) -> Iterator[str]:
     """The last sequence of such a batch must give the bits that it gives alone."""
-    case = Case(16_384, 64, 16, 16, window=64)
-    given = inputs(case, 80, torch.bfloat16, "cuda", generator)
+    given = inputs(WIDE, batch, torch.bfloat16, "cuda", generator)
     together = values_and_gradients(attention, {"window": 64, "backend": "triton"}, given)
     alone = values_and_gradients(attention, {"window": 64, "backend": "triton"}, [x[-1:].clone() for x in given])
     for name, a, b in zip(("out", "dq", "dk", "dv"), together, alone, strict=True):
@@ -152,6 +165,16 @@ def documents(case: Case, batch: int, device: str) -> Tensor | None:
     return torch.stack([(t + 17 * b) // (case.documents + 5 * b) for b in range(batch)])
 
 
+def specification(mask: dict[str, Any], given: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Values and gradients by the specification, a sequence at a time: its scores are the largest tensors of all."""
+    ids_BT = mask["documents_BT"]
+    each = []
+    for b in range(len(given[0])):
+        alone = {**mask, "documents_BT": None if ids_BT is None else ids_BT[b : b + 1]}
+        each.append(values_and_gradients(reference.attention, alone, [x[b : b + 1].to(dtype) for x in given]))
+    return [torch.cat(parts) for parts in zip(*each, strict=True)]
+
+
 def values_and_gradients(run: Callable[..., Tensor], mask: dict[str, Any], given: list[Tensor]) -> list[Tensor]:
     q, k, v = (x.detach().requires_grad_() for x in given[:3])
     out = run(q, k, v, **mask)
@@ -173,22 +196,22 @@ def time_case(case: Case, ceiling: float) -> Iterator[dict[str, Any]]:
     generator = torch.Generator("cuda").manual_seed(0)
     *qkv, dout = inputs(case, TOKENS // case.tokens, torch.bfloat16, "cuda", generator)
     qkv, dout = [x.detach().requires_grad_() for x in qkv], dout.contiguous()  # as the projection after it makes dout
-    runs, why_not = usable({name: (lambda f=f: f(*qkv)) for name, f in contenders().items()})
-    outs = {name: run() for name, run in runs.items()}
-    backwards, why_not_backward = usable(
-        {name: (lambda out=out: torch.autograd.grad(out, qkv, dout, retain_graph=True)) for name, out in outs.items()}
-    )
+    forwards = {name: (lambda f=f: f(*qkv)) for name, f in contenders().items()}
+    outs = {name: cache(forward) for name, forward in forwards.items()}  # made before the first timed round
+    backwards = {
+        name: (lambda out=out: torch.autograd.grad(out(), qkv, dout, retain_graph=True)) for name, out in outs.items()
+    }
     visible = case.tokens * (case.tokens + 1) / 2
     forward_flops = 4 * (TOKENS // case.tokens) * case.heads * case.head_dim * visible
-    for direction, timed, factor in (("forward", runs, 1.0), ("backward", backwards, 2.5)):
-        seconds = median_seconds(timed)
+    for direction, timed, factor in (("forward", forwards, 1.0), ("backward", backwards, 2.5)):
+        seconds, why_not = race(timed)
         tflops = {name: factor * forward_flops / s / 1e12 for name, s in seconds.items()}
+        ours = tflops.get("triton")  # none where it failed
         row = {
             "direction": direction, "tokens": case.tokens, "head_dim": case.head_dim,
             "tflops": {name: round(value, 1) for name, value in tflops.items()},
-            "ours_over": {n: round(tflops["triton"] / v, 3) for n, v in tflops.items() if n != "triton"},
-            "of_matmul_ceiling": round(tflops["triton"] / ceiling, 3),
-            "not_run": {**why_not, **(why_not_backward if direction == "backward" else {})},
+            "ours_over": {name: round(ours / v, 3) for name, v in tflops.items() if ours and name != "triton"},
+            "of_matmul_ceiling": ours and round(ours / ceiling, 3), "not_run": why_not,
         }  # fmt: skip
         print(row, flush=True)
         yield row

@@ -2,8 +2,9 @@
 
   python -m benchmarks.compile_ahead [--architecture sm_90] [--types bf16] [--forms all] [--dry]
 
-Attention is compiled in three forms: plainly causal; with every mask (window and documents); and the kernel that sums
-over a group of query heads also grouped, with every mask and a length that is a multiple of nothing. A configuration
+Attention is compiled in four forms: plainly causal; with every mask (window and documents); the largest head also
+padded, 96 of 128, with every mask; and the kernel that sums over a group of query heads also grouped, with every mask
+and a length that is a multiple of nothing. A configuration
 must fit its chip's shared memory; in half precision attention must run on the tensor cores, and nothing may spill,
 except in the grouped form: there, as in fp32, spills (slow, not wrong) are reported. The table goes to
 `benchmarks/results/compile_ahead.json`. Exit status 1 when a configuration is at fault. It cannot run in a process with
@@ -28,11 +29,11 @@ from triton.compiler import ASTSource
 
 from benchmarks.provenance import save
 from kernels import triton_attention, triton_cross_entropy
-from kernels.configurations import Configuration, Key, shipped, source_hash
-from kernels.cross_entropy_op import MAX_BLOCK_V, SCALE_BLOCK, num_warps
+from kernels.configurations import MAX_HEAD_DIM, Configuration, Key, shipped, source_hash
+from kernels.cross_entropy_op import MAX_BLOCK_V, SCALE_BLOCK, SCALE_OPTIONS, launch
 
 TYPES = {"fp16": 2, "bf16": 2, "fp32": 4}  # bytes of an element
-FORMS = ("causal", "all", "grouped")
+FORMS = ("causal", "padded", "all", "grouped")
 SHARED_BYTES = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_100": 232_448}
 TENSOR_CORES = {"sm_90": "HGMMA", "sm_100": r"UTC\w*MMA"}  # HMMA elsewhere
 ARGUMENTS = {
@@ -128,22 +129,26 @@ def all_jobs(
         for kind in types:
             for key, chosen in shipped().items():
                 if key.architecture == architecture and key.element_bytes == TYPES[kind]:
-                    has = FORMS if key.kernel == "backward_kv" else FORMS[:-1]
+                    has = forms_of(key)
                     wanted = has if kind != "fp32" else has[-1:]  # the largest will do where spills may be
                     yield from (attention_job(key, chosen, kind, form) for form in wanted if form in forms)
             yield Job(
                 triton_cross_entropy.cross_entropy, architecture, kind, "with gradient",
-                {"BLOCK_V": MAX_BLOCK_V, "WITH_GRADIENT": True, "logits_v": 1}, {"num_warps": num_warps(MAX_BLOCK_V)},
+                {"BLOCK_V": MAX_BLOCK_V, "WITH_GRADIENT": True, "logits_v": 1}, launch(MAX_BLOCK_V),
             )  # fmt: skip
-            yield Job(
-                triton_cross_entropy.scale, architecture, kind, "in place", {"BLOCK": SCALE_BLOCK}, {"num_warps": 4}
-            )
+            yield Job(triton_cross_entropy.scale, architecture, kind, "in place", {"BLOCK": SCALE_BLOCK}, SCALE_OPTIONS)
+
+
+def forms_of(key: Key) -> list[str]:
+    lacks = {"padded": key.block_d != MAX_HEAD_DIM, "grouped": key.kernel != "backward_kv"}
+    return [form for form in FORMS if not lacks.get(form)]
 
 
 def attention_job(key: Key, chosen: Configuration, kind: str, form: str) -> Job:
     kernel = getattr(triton_attention, key.kernel)
     constants = {
-        "BLOCK_Q": chosen.block_q, "BLOCK_K": chosen.block_k, "BLOCK_D": key.block_d, "D": key.block_d,
+        "BLOCK_Q": chosen.block_q, "BLOCK_K": chosen.block_k, "BLOCK_D": key.block_d,
+        "D": key.block_d * 3 // 4 if form == "padded" else key.block_d,
         "EDGES": form != "causal", "DOCUMENTS": form != "causal",
     }  # fmt: skip
     constants |= {name: 1 for name in kernel.arg_names if name.endswith("_d") or (name == "G" and form != "grouped")}

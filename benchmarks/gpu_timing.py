@@ -7,52 +7,57 @@ import torch
 
 FLUSH_BYTES = 2**29  # several times any L2
 LEAD_CYCLES = 2_000_000  # about a millisecond
+WARM_UP_ROUNDS = 2
 
 
-def median_seconds(contenders: dict[str, Callable[[], object]], rounds: int = 25) -> dict[str, float]:
-    """Each contender's median over rounds; in round r the order starts with contender r."""
+def median_seconds(run: Callable[[], object], rounds: int = 25) -> float:
+    """Of one contender; its errors are the caller's."""
+    for _ in range(WARM_UP_ROUNDS):
+        run()
+    return statistics.median(_seconds(run) for _ in range(rounds))
+
+
+def race(contenders: dict[str, Callable[[], object]], rounds: int = 25) -> tuple[dict[str, float], dict[str, str]]:
+    """The median of each that comes through, in rounds of which round r starts with contender r; and why others did
+    not: whatever ends one contender must not end the others, when it is first called or later."""
     names = list(contenders)
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda")
-    for run in contenders.values():
-        run(), run()
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for r in range(rounds):
+    why_not: dict[str, str] = {}
+    for r in range(-WARM_UP_ROUNDS, rounds):
         for name in names[r % len(names) :] + names[: r % len(names)]:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.zero_()
-            torch.cuda._sleep(LEAD_CYCLES)  # until everything is in the queue: the host's time is not to be measured
-            begin.record()
-            contenders[name]()
-            end.record()
-            end.synchronize()
-            seconds[name].append(begin.elapsed_time(end) / 1e3)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            if name in why_not:
+                continue
+            try:
+                taken = _seconds(contenders[name])
+            except Exception as error:  # noqa: BLE001 — compilers and libraries share no class of errors
+                why_not[name] = one_line(error)
+            else:
+                seconds[name] += [taken] if r >= 0 else []
+    return {name: statistics.median(seconds[name]) for name in names if name not in why_not}, why_not
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.empty(FLUSH_BYTES, dtype=torch.int8, device="cuda").zero_()
+    torch.cuda._sleep(LEAD_CYCLES)  # until everything is in the queue: the host's time is not to be measured
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
 
 
 def matmul_tflops(dtype: torch.dtype = torch.bfloat16, size: int = 8192) -> float:
     """What a large square product of random matrices reaches: the ceiling of matrix-bound code."""
     a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
-    return 2 * size**3 / median_seconds({"matmul": lambda: a @ b})["matmul"] / 1e12
+    return 2 * size**3 / median_seconds(lambda: a @ b) / 1e12
 
 
 def copy_bytes_per_second(size: int = 2**31) -> float:
     """What a large copy reaches, reads and writes counted: the ceiling of memory-bound code."""
     source = torch.empty(size, dtype=torch.int8, device="cuda").random_()
     target = torch.empty_like(source)
-    return 2 * size / median_seconds({"copy": lambda: target.copy_(source)})["copy"]
-
-
-def usable(contenders: dict[str, Callable[[], object]]) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
-    """Those that run, and why the others do not."""
-    run, why_not = {}, {}
-    for name, contender in contenders.items():
-        try:
-            contender()
-        except (RuntimeError, ImportError, ValueError) as error:
-            why_not[name] = one_line(error)
-        else:
-            run[name] = contender
-    return run, why_not
+    return 2 * size / median_seconds(lambda: target.copy_(source))
 
 
 def one_line(error: Exception) -> str:

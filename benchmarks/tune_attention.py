@@ -4,14 +4,16 @@
 
 For each padded head dimension and kernel in bf16, the candidates with which `benchmarks.compile_ahead` finds no fault
 are checked against fp64, with outputs poisoned, and those that are right are timed at 64k tokens of 2,048 tokens a
-sequence. A candidate that fails is reported and passed over. Each row is written when it is found; what is not reached
-in time keeps its own. Afterwards run `python -m benchmarks.compile_ahead` (the table of registers),
-`python -m benchmarks.attention` and `python -m benchmarks.cross_entropy` (changed tiles are unchecked ones).
+sequence. A candidate that fails is reported and passed over. When time runs out between candidates the fastest so far
+is taken; what is not reached keeps its row. Writes `kernels/configurations.json` after each kernel of a head dimension.
+Afterwards run `python -m benchmarks.compile_ahead` (the table of registers), `python -m benchmarks.attention` and
+`python -m benchmarks.cross_entropy` (changed tiles are unchecked ones).
 """
 
 import argparse
 import itertools
 import json
+import math
 import os
 import sys
 import time
@@ -81,7 +83,7 @@ def fastest(key: Key, deadline: float) -> Configuration | None:
     allowed = [tolerance(e, s) for e, s in zip(exact, spec, strict=True)]
     now = configuration(key.architecture, key.kernel, key.element_bytes, key.block_d)
     seconds: dict[Configuration, float] = {}
-    for candidate in compiled(key, dict.fromkeys([now, *candidates(key.kernel, key.block_d)]), small):
+    for candidate in compiled(key, dict.fromkeys([now, *candidates(key.kernel, key.block_d)]), small, deadline):
         if time.monotonic() > deadline:
             break
         with using(key.kernel, candidate):
@@ -95,10 +97,16 @@ def fastest(key: Key, deadline: float) -> Configuration | None:
     return min(seconds, key=seconds.__getitem__, default=None)
 
 
-def compiled(key: Key, wanted: Collection[Configuration], small: list[Tensor]) -> list[Configuration]:
-    """Those without a fault, compiled for the launch that `small` makes."""
+def compiled(
+    key: Key, wanted: Collection[Configuration], small: list[Tensor], deadline: float = math.inf
+) -> list[Configuration]:
+    """Those without a fault, compiled for the launch that `small` makes; none is begun after the deadline."""
+
+    def fault(candidate: Configuration) -> str | None:
+        return _fault(key, candidate) if time.monotonic() < deadline else "no time left"
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = dict(zip(wanted, pool.map(lambda candidate: _fault(key, candidate), wanted), strict=True))
+        faults = dict(zip(wanted, pool.map(fault, wanted), strict=True))
     for candidate, fault in faults.items():
         if fault:
             print(f"  {candidate}: {fault}", flush=True)
@@ -150,11 +158,10 @@ def _seconds(kernel: str, given: list[Tensor]) -> float:
     """Of the forward or of both backward kernels, of which one is being varied."""
     q, k, v, dout = given
     if kernel == "forward":
-        run = {"run": lambda: torch.ops.sweep.attention(q, k, v, None, None, LENGTH)}
-    else:
-        out, lse = torch.ops.sweep.attention(q, k, v, None, None, LENGTH)
-        run = {"run": lambda: torch.ops.sweep.attention_backward(dout, q, k, v, None, None, out, lse, LENGTH)}
-    return median_seconds(run, rounds=10)["run"]
+        return median_seconds(lambda: torch.ops.sweep.attention(q, k, v, None, None, LENGTH), rounds=10)
+    out, lse = torch.ops.sweep.attention(q, k, v, None, None, LENGTH)
+    kept = (q, k, v, None, None, out, lse, LENGTH)
+    return median_seconds(lambda: torch.ops.sweep.attention_backward(dout, *kept), rounds=10)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from kernels.configurations import MAX_HEAD_DIM, OLDEST, is_checked
 
 HALF = (torch.float16, torch.bfloat16)
 TRITON_TYPES = (*HALF, torch.float32)
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # torch.compile cannot trace the search
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # what torch.searchsorted takes
 
 
@@ -71,8 +72,8 @@ def check_backend(name: str, head_dim: int) -> None:
     """ValueError for a model that no device could run with this backend."""
     if name not in BACKENDS:
         raise ValueError(f"run.backend={name}: must be one of {', '.join(BACKENDS)}")
-    if name == "triton" and head_dim > MAX_HEAD_DIM:
-        raise ValueError(f"run.backend=triton: {_too_wide(head_dim)}; use run.backend=sdpa")
+    if name == "triton" and not 1 <= head_dim <= MAX_HEAD_DIM:
+        raise ValueError(f"run.backend=triton: {_unsupported(head_dim)}; use run.backend=sdpa")
 
 
 def _triton_is_known_to_work(head_dim: int) -> bool:
@@ -86,9 +87,9 @@ def _triton_is_known_to_work(head_dim: int) -> bool:
 def obstacle(name: str, device: str, head_dim: int = 1) -> str | None:
     """Why a backend cannot run on a device type, or None."""
     if name == "triton":
-        if head_dim > MAX_HEAD_DIM:
-            return _too_wide(head_dim)
-        if importlib.util.find_spec("triton") is None:
+        if not 1 <= head_dim <= MAX_HEAD_DIM:
+            return _unsupported(head_dim)
+        if not HAS_TRITON:
             return "triton is not installed here (it exists on Linux only)"
         if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "needs a CUDA device, and run.device is cpu (TRITON_INTERPRET=1 runs it there, slowly, for tests)"
@@ -101,7 +102,7 @@ def obstacle(name: str, device: str, head_dim: int = 1) -> str | None:
     return None
 
 
-def _too_wide(head_dim: int) -> str:
+def _unsupported(head_dim: int) -> str:
     return f"model.head_dim={head_dim} is not supported, 1 to {MAX_HEAD_DIM} are"
 
 

@@ -13,16 +13,18 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels import triton_attention as kernels
-from kernels.configurations import architecture_of, block_d, configuration
+from kernels.configurations import Configuration, architecture_of, block_d, configuration
 
 torch.library.define(
-    "sweep::attention", "(Tensor q, Tensor k, Tensor v, Tensor? starts, Tensor? ends, int window) -> (Tensor, Tensor)"
+    "sweep::attention",
+    "(Tensor q, Tensor k, Tensor v, Tensor? starts, Tensor? ends, SymInt window) -> (Tensor, Tensor)",
 )
 torch.library.define(
     "sweep::attention_backward",
-    "(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor? starts, Tensor? ends, Tensor out, Tensor lse, int window)"
+    "(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor? starts, Tensor? ends, Tensor out, Tensor lse, SymInt window)"
     " -> (Tensor, Tensor, Tensor)",
 )
 
@@ -50,6 +52,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         dq, dk, dv = torch.ops.sweep.attention_backward(dout, *ctx.saved_tensors, ctx.window)
         return dq, dk, dv, None, None, None
@@ -65,7 +68,7 @@ def _forward(
     with _on(q.device):
         kernels.forward[(B * H * triton.cdiv(T, chosen.block_q),)](
             q, k, v, _pointer(starts, q), out, lse,
-            *q.stride(), *k.stride(), *v.stride(),
+            *_strides(chosen, q, k, v),
             T, H, H // k.shape[2], window, _scale(D) * math.log2(math.e),
             D, block_d(D), chosen.block_q, chosen.block_k, window < T or starts is not None, starts is not None,
             **chosen.launch(),
@@ -83,19 +86,19 @@ def _backward(
     dq, dk, dv = _backward_fake(dout, q, k, v, starts, ends, out, lse, window)
     delta = torch.empty_like(lse)
     hidden = window < T or starts is not None
-    strides = (*q.stride(), *k.stride(), *v.stride(), *dout.stride())
     scales = (_scale(D), _scale(D) * math.log2(math.e))
     with _on(q.device):
         chosen = configuration(architecture_of(q.device), "backward_q", q.element_size(), D)
         kernels.backward_q[(B * H * triton.cdiv(T, chosen.block_q),)](
-            q, k, v, _pointer(starts, q), out, lse, dout, dq, delta, *strides, T, H, H // K, window, *scales,
+            q, k, v, _pointer(starts, q), out, lse, dout, dq, delta,
+            *_strides(chosen, q, k, v, dout), T, H, H // K, window, *scales,
             D, block_d(D), chosen.block_q, chosen.block_k, hidden, starts is not None,
             **chosen.launch(),
         )  # fmt: skip
         chosen = configuration(architecture_of(q.device), "backward_kv", q.element_size(), D)
         kernels.backward_kv[(B * K * triton.cdiv(T, chosen.block_k),)](
-            q, k, v, _pointer(starts, q), _pointer(ends, q), lse, dout, delta, dk, dv, *strides,
-            T, K, H // K, window, *scales,
+            q, k, v, _pointer(starts, q), _pointer(ends, q), lse, dout, delta, dk, dv,
+            *_strides(chosen, q, k, v, dout), T, K, H // K, window, *scales,
             D, block_d(D), chosen.block_q, chosen.block_k,
             hidden or T % chosen.block_q != 0, starts is not None,
             **chosen.launch(),
@@ -121,6 +124,18 @@ def _backward_fake(
 
 def _scale(head_dim: int) -> float:
     return 1 / math.sqrt(head_dim)
+
+
+def _strides(chosen: Configuration, *inputs_BTHD: Tensor) -> list[int]:
+    """Of all of them. ValueError where an offset within a tile, which has 32 bits, would overflow."""
+    for x in inputs_BTHD:
+        rows = min(x.shape[1], max(chosen.block_q, chosen.block_k))
+        if (rows - 1) * x.stride(1) + (x.shape[3] - 1) * x.stride(3) >= 2**31:
+            raise ValueError(
+                f"run.backend=triton: an input of shape {tuple(x.shape)} has strides {x.stride()}; "
+                f"{rows} tokens must lie within 2³¹ elements: make it contiguous"
+            )
+    return [stride for x in inputs_BTHD for stride in x.stride()]
 
 
 def _pointer(optional: Tensor | None, instead: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 
 PATH = Path(__file__).with_name("configurations.json")
 CHECKED = Path(__file__).with_name("checked.json")
-COMPILED = ("triton_*.py", "*_op.py", PATH.name)  # the kernels and what launches them: what numbers depend on
+COMPILED = ("triton_*.py", "*_op.py", "configurations.*")  # the kernels and what launches them: what numbers depend on
 PARTS = ("attention", "cross_entropy")  # of which each has its check, and `auto` takes both or neither
 KERNELS = ("forward", "backward_q", "backward_kv")
 OLDEST = (8, 0)  # compute capability; before it there is no bf16 on tensor cores and no asynchronous copy

@@ -14,17 +14,19 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels import triton_cross_entropy as kernels
 
 MAX_BLOCK_V = 4096  # logits of a tile
 SCALE_BLOCK, SCALE_PROGRAMS = 4096, 1024  # programs to fill any chip, few enough to cost nothing when idle
+SCALE_OPTIONS: dict[str, int | bool] = {"num_warps": 4, "enable_fp_fusion": True}  # named as in `Configuration.launch`
 
 torch.library.define("sweep::scale_", "(Tensor(a!) x, Tensor factor) -> ()")
 torch.library.define("sweep::cross_entropy", "(Tensor logits, Tensor targets, bool with_gradient) -> (Tensor, Tensor)")
 torch.library.define(
     "sweep::linear_cross_entropy",
-    "(Tensor x, Tensor head, Tensor targets, int chunk_rows, bool with_gradient) -> (Tensor, Tensor, Tensor)",
+    "(Tensor x, Tensor head, Tensor targets, SymInt chunk_rows, bool with_gradient) -> (Tensor, Tensor, Tensor)",
 )
 
 
@@ -47,6 +49,7 @@ class _CrossEntropy(torch.autograd.Function):
         return losses.mean()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         torch.ops.sweep.scale_(gradient, dloss)
@@ -61,6 +64,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return losses.mean()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         dx, dhead = ctx.saved_tensors
         return dx * dloss, dhead * dloss, None, None, None
@@ -71,14 +75,15 @@ def _scale(x: Tensor, factor: Tensor) -> None:
     """A contiguous x by an fp32 scalar."""
     programs = min(triton.cdiv(x.numel(), SCALE_BLOCK), SCALE_PROGRAMS)
     with _on(x.device):
-        kernels.scale[(programs,)](x, factor, x.numel(), SCALE_BLOCK)
+        kernels.scale[(programs,)](x, factor, x.numel(), SCALE_BLOCK, **SCALE_OPTIONS)
     torch.autograd.graph.increment_version(x)  # so that a second backward raises instead of scaling twice
 
 
 @torch.library.impl("sweep::cross_entropy", ("cuda", "cpu"))
 def _cross_entropy(logits: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
     losses, gradient = _cross_entropy_fake(logits, targets, with_gradient)
-    _launch(logits, targets, losses, gradient if with_gradient else None, 1 / len(targets))
+    if len(logits):
+        _launch(logits, targets, losses, gradient if with_gradient else None, 1 / len(targets))
     return losses, gradient
 
 
@@ -101,10 +106,15 @@ def _linear_cross_entropy(
 def _launch(logits: Tensor, targets: Tensor, losses: Tensor, gradient: Tensor | None, scale: float) -> None:
     rows, vocabulary = logits.shape
     into = logits if gradient is None else gradient
+    if (min(vocabulary, block_v(vocabulary)) - 1) * logits.stride(1) >= 2**31:  # within a tile offsets have 32 bits
+        raise ValueError(
+            f"cross_entropy: backend=triton: logits of shape {tuple(logits.shape)} has strides {logits.stride()}; "
+            "make it contiguous"
+        )
     with _on(logits.device):
         kernels.cross_entropy[(rows,)](
             logits, targets, losses, into, *logits.stride(), into.stride(0), vocabulary, scale,
-            block_v(vocabulary), gradient is not None, num_warps=num_warps(vocabulary),
+            block_v(vocabulary), gradient is not None, **launch(vocabulary),
         )  # fmt: skip
 
 
@@ -113,9 +123,9 @@ def block_v(vocabulary: int) -> int:
     return min(MAX_BLOCK_V, max(128, triton.next_power_of_2(vocabulary)))
 
 
-def num_warps(vocabulary: int) -> int:
-    """Of a program: 16 logits of a tile to each thread."""
-    return max(1, min(8, block_v(vocabulary) // 512))
+def launch(vocabulary: int) -> dict[str, int | bool]:
+    """Options of the compiler: as many warps as leave 16 logits of a tile to each thread."""
+    return {"num_warps": max(1, min(8, block_v(vocabulary) // 512)), "enable_fp_fusion": True}
 
 
 @torch.library.register_fake("sweep::scale_")
@@ -125,7 +135,7 @@ def _scale_fake(x: Tensor, factor: Tensor) -> None:
 
 @torch.library.register_fake("sweep::cross_entropy")
 def _cross_entropy_fake(logits: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
-    return logits.new_empty(len(targets), dtype=torch.float32), logits.new_empty(
+    return logits.new_empty(targets.shape[0], dtype=torch.float32), logits.new_empty(
         logits.shape if with_gradient else (0,)
     )
 
@@ -135,7 +145,7 @@ def _linear_cross_entropy_fake(
     x: Tensor, head: Tensor, targets: Tensor, chunk_rows: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     shapes = (x.shape, head.shape) if with_gradient else ((0,), (0,))
-    return x.new_empty(len(targets), dtype=torch.float32), x.new_empty(shapes[0]), head.new_empty(shapes[1])
+    return x.new_empty(targets.shape[0], dtype=torch.float32), x.new_empty(shapes[0]), head.new_empty(shapes[1])
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:

@@ -11,8 +11,10 @@ from kernels import cross_entropy as module
 from kernels import reference
 from kernels.cross_entropy import backend_beside, cross_entropy, linear_cross_entropy
 
+pytest.importorskip("triton", reason="Triton exists on Linux only")
+from kernels import cross_entropy_op as op
+
 torch.set_num_threads(1)  # at these shapes two threads mostly wait for each other
-triton = pytest.importorskip("triton", reason="Triton exists on Linux only")
 
 SHAPES = [(1, 2), (5, 7), (3, 128), (9, 300), (2, 5000)]  # the last takes two tiles of the vocabulary
 
@@ -119,6 +121,22 @@ def test_a_second_backward_cannot_scale_what_the_first_one_did():
         loss.backward()
 
 
+@pytest.mark.parametrize("fused_from", [1000, 1])
+def test_it_cannot_be_differentiated_twice(monkeypatch, fused_from):
+    monkeypatch.setattr(module, "FUSED_FROM_VOCABULARY", fused_from)
+    logits, targets = given(4, 9)
+    loss = linear_cross_entropy(logits.requires_grad_(), torch.eye(9), targets, backend="triton")
+    (gradient,) = torch.autograd.grad(loss.square(), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
+def test_strides_that_32_bits_within_a_tile_cannot_count_are_refused():
+    logits = torch.empty_strided((2, 4096), (1, 2**20), device="meta")
+    with pytest.raises(ValueError, match=r"logits of shape \(2, 4096\) has strides .*; make it contiguous"):
+        op._launch(logits, torch.zeros(2), torch.zeros(2), None, 0.5)
+
+
 def test_torch_sees_whole_operations(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     x, head = torch.randn(9, 8, generator=generator), torch.randn(50, 8, generator=generator)
@@ -161,6 +179,70 @@ def test_autocast_reaches_the_fused_form(monkeypatch):
     for a, b in zip(ours, torchs, strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.parametrize("fused_from", [1000, 1])
+def test_targets_of_any_stride(monkeypatch, fused_from):
+    monkeypatch.setattr(module, "FUSED_FROM_VOCABULARY", fused_from)
+    logits, targets = given(6, 40)
+    for strided in (targets.repeat_interleave(2)[::2], targets[:1].expand(6)):
+        assert not strided.is_contiguous()
+        expected = cross_entropy(logits, strided)
+        torch.testing.assert_close(cross_entropy(logits, strided, backend="triton"), expected)
+        loss = linear_cross_entropy(logits, torch.eye(40), strided, backend="triton")
+        torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+def test_no_rows_have_no_mean(backend):
+    logits = torch.zeros(0, 5, requires_grad=True)
+    loss = cross_entropy(logits, torch.zeros(0).long(), backend=backend)
+    assert loss.isnan()
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.shape == (0, 5)
+
+
+def test_no_target_is_skipped():
+    logits, targets = given(4, 9)
+    for outside in (-100, -1, 9):
+        targets[1] = outside
+        assert cross_entropy(logits, targets, backend="triton").isnan()
+        for backend in ("torch", "reference"):
+            with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+                cross_entropy(logits, targets, backend=backend)
+
+
+def test_launches_name_the_fusion_of_products_and_sums():
+    """Its default is another one from Triton 3.10 on."""
+    assert all(options["enable_fp_fusion"] for options in (op.launch(9), op.launch(50_000), op.SCALE_OPTIONS))
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton", "reference"])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"head": torch.zeros(9, 4)}, r"head has shape \(9, 4\) and x \(2, 4, 3\); they must be \(V, C\) and"),
+        ({"head": torch.zeros(9, 3, 1)}, r"head has shape \(9, 3, 1\)"),
+        ({"x": torch.zeros(3)}, r"head has shape \(9, 3\) and x \(3,\)"),
+        ({"head": torch.zeros(9, 3).half()}, r"head is torch\.float16 on cpu, x is torch\.float32 on cpu"),
+        (
+            {"head": torch.zeros(9, 3, device="meta")},
+            r"head is torch\.float32 on meta, x is .* on cpu; they must agree",
+        ),
+        (
+            {"targets": torch.zeros(4, 2).long()},
+            r"targets has shape \(4, 2\); with x of \(2, 4, 3\) it must be \(2, 4\)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("fused_from", [1000, 1])
+def test_what_does_not_fit_the_projection_is_named(monkeypatch, fused_from, changes, said, backend):
+    monkeypatch.setattr(module, "FUSED_FROM_VOCABULARY", fused_from)
+    x, head, targets = {
+        "x": torch.zeros(2, 4, 3), "head": torch.zeros(9, 3), "targets": torch.zeros(2, 4).long(), **changes,
+    }.values()  # fmt: skip
+    with pytest.raises(ValueError, match="linear_cross_entropy: " + said):
+        linear_cross_entropy(x, head, targets, backend=backend)
 
 
 def test_bad_arguments_are_named():

@@ -17,6 +17,8 @@ from kernels.configurations import PARTS, Configuration, block_d, source_hash
 
 pytest.importorskip("triton", reason="Triton exists on Linux only")
 from kernels import attention_op
+from models.config import ModelConfig
+from models.gpt import GPT
 
 torch.set_num_threads(1)  # at these shapes two threads mostly wait for each other
 
@@ -159,6 +161,50 @@ def test_torch_sees_whole_operations():
     torch.library.opcheck(torch.ops.sweep.attention_backward.default, (dout, q, k, v, None, None, out, lse, 40))
 
 
+def test_nothing_is_searched_for_at_a_call(monkeypatch):
+    """torch.compile traces what a call asks, and of torch 2.11 cannot trace the search for a module."""
+    monkeypatch.setattr("importlib.util.find_spec", None)  # to call it is an error
+    attention(*inputs(4, 1, 1, 16)[:3], backend="triton")
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 9, "within_documents": True}], ids=["causal", "all masks"])
+def test_torch_compile_sees_a_whole_model(options):
+    shape = {"vocab_size": 64, "seq_len": 24, "depth": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8}
+    cfg = ModelConfig(**shape, mlp_width=64, **options)
+    model = GPT(cfg, backend="triton").init_weights(0)
+    tokens = torch.arange(48).view(2, 24)
+    given = (tokens, tokens.roll(-1, 1), *([documents(24, 7)] if cfg.within_documents else []))
+    compiled = torch.compile(model.loss, fullgraph=True, backend="aot_eager", dynamic=False)
+    gradients, expected = (torch.autograd.grad(loss(*given), [*model.parameters()]) for loss in (compiled, model.loss))
+    for a, b in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_it_cannot_be_differentiated_twice():
+    q, k, v = (x.requires_grad_() for x in inputs(5, 1, 1, 16)[:3])
+    (dq,) = torch.autograd.grad(attention(q, k, v, backend="triton").square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        dq.sum().backward()
+
+
+def test_another_length_is_the_same_dynamic_graph():
+    torch.compiler.reset()
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager", dynamic=True)
+    given = inputs(40, 2, 1, 16)
+    values_and_gradients(compiled, {"backend": "triton"}, *given)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        values_and_gradients(compiled, {"backend": "triton"}, *(x[:, :30].contiguous() for x in given))
+
+
+def test_strides_that_32_bits_within_a_tile_cannot_count_are_refused():
+    tile = Configuration(64, 32, 4, 1)
+    near, far = (torch.empty_strided((1, 99, 2, 16), (16, stride, 16, 1), device="meta") for stride in (2**24, 2**26))
+    assert attention_op._strides(tile, near) == list(near.stride())
+    with pytest.raises(ValueError, match=r"\(1, 99, 2, 16\) has strides .*: make it contiguous"):
+        attention_op._strides(tile, near, far)
+    attention_op._strides(tile, far[:, :32])
+
+
 def test_document_bounds():
     starts_BT, ends_BT = attention_op.document_bounds(torch.tensor([[3, 3, 3, 7, 9, 9], [0, 1, 2, 2, 2, 2]]))
     assert starts_BT.tolist() == [[0, 0, 0, 3, 4, 4], [0, 1, 2, 2, 2, 2]]
@@ -176,6 +222,8 @@ def test_where_it_cannot_run_one_line_says_so(monkeypatch):
         resolve_backend("triton", "cpu", head_dim=160)
     with pytest.raises(ValueError, match=r"head_dim=160 is not supported"):
         attention(*inputs(4, 1, 1, 160)[:3], backend="triton")
+    with pytest.raises(ValueError, match=r"head_dim=0 is not supported, 1 to 128 are"):
+        attention(*inputs(4, 1, 1, 0)[:3], backend="triton")
     with pytest.raises(ValueError, match=r"q is torch\.float64; float16, bfloat16 and float32"):
         attention(q.double(), k.double(), v.double(), backend="triton")
     monkeypatch.delenv("TRITON_INTERPRET")
