@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweep.config import CONF, Config, compose_untyped, scalar, section, typed
 from sweep.errors import UserError
+from sweep.explain import explain_override
 
 NOT_OF_A_TRIAL = ("run", "cluster", "wandb", "paths", "sweep")  # the same for a whole sweep, so no axis
 
@@ -137,4 +138,4 @@ def _parse(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise UserError(f"{text}: not an override; write key=value, or key=a,b,c for an axis") from error
+        raise UserError(explain_override(text)) from error
