@@ -50,7 +50,9 @@ def grid(overrides: list[str]) -> Iterator[Point]:
     for combination in itertools.product(*(_assignments(key, values) for key, values in axes.items())):
         choice = tuple(text for key, text in zip(axes, combination, strict=True) if key in group_axes)
         values = [text for key, text in zip(axes, combination, strict=True) if key in value_axes]
-        yield Point(list(combination), composed[choice].with_values(values))
+        point = Point(list(combination), composed[choice].with_values(values))
+        _refuse_another_budget(point.config, overrides)
+        yield point
 
 
 class Composed:
@@ -112,6 +114,15 @@ def _sweep_axes(fixed: list[str], overrides: list[str]) -> dict[str, list[str]]:
             override = _parse(f"{key}={text}")
             axes[key] = _values(override) if override.is_sweep_override() else [text]
     return axes
+
+
+def _refuse_another_budget(config: Config, overrides: list[str]) -> None:
+    """A budget on the command line beside one of another kind that the sweep gives: only the sweep's can be meant."""
+    given = {f"budget.{key}" for key, value in vars(config.budget).items() if value is not None}
+    said = given & {_parse(text).key_or_group for text in overrides}
+    if said and given > said:
+        null = " ".join(f"{key}=null" for key in sorted(given - said))
+        raise UserError(f"{', '.join(sorted(said))}: the sweep gives another budget; null its own: {null}")
 
 
 def _values(override: Override) -> list[str]:
