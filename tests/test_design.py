@@ -14,10 +14,11 @@ from sweep.fitting.design import propose, questions
 from sweep.fitting.fitted import Fitted
 from sweep.fitting.frontier import FlopsModel
 from sweep.fitting.laws import law_named
-from sweep.plan import save
+from sweep.plan import planned_trials, save
 from sweep.quantity import short
 from sweep.record import Record
 from sweep.rundir import RunDir
+from sweep.verbs import next as next_verb
 from sweep.verbs.plan import plan_here
 
 SIZES = "model.params=1.7k,3k,7k,12k,28k,55k,98k"
@@ -96,6 +97,13 @@ def test_the_commands_it_prints_plan_just_the_trials_it_proposes(fitted_sweep, c
     assert known.isdisjoint(trial.trial_id for trial in planned)
     assert printed.count("intervals left") == len(planned)
     assert sum(trial.flops for trial in planned) >= 1e12  # the budget is used; shared trunks cost nothing
+
+
+def test_no_candidate_repeats_its_data_more_than_the_sweep_does(fitted_sweep):
+    most = max(trial.epochs for trial in planned_trials(fitted_sweep))
+    beyond = next_verb._candidates(fitted_sweep, 3e13).trials
+    assert max(trial.flops for trial in beyond) > 1e13
+    assert max(trial.epochs for trial in beyond) <= most
 
 
 @pytest.mark.parametrize("said", [["--flops", "1e13"], ["--params", "12k", "--tokens", "30M"]])
