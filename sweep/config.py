@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from math import inf
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -25,6 +26,7 @@ from sweep.checks import at_least, between, one_of, positive, word_or_count
 from sweep.cluster import ClusterSection
 from sweep.data.prepare import SCHEMAS, DataConfig
 from sweep.errors import UserError
+from sweep.explain import explain_file, explain_override, explain_yaml
 from sweep.tracking.section import WandbSection
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -149,6 +151,12 @@ class SweepSection:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.+-]*", self.name):
             raise UserError(f"sweep.name={self.name}: names a folder; use letters, digits and . _ + -")
+        for key, values in self.axes.items():
+            if values is None or isinstance(values, dict):
+                raise UserError(f"sweep.axes.{key}={values}: no values of one key; write such as model.params: 3k,12k")
+        for condition in self.where:
+            if not isinstance(condition, str):
+                raise UserError(f"sweep.where: {condition}: not a condition; write one such as tokens_per_param <= 500")
 
 
 @dataclass
@@ -194,9 +202,16 @@ def compose_untyped(overrides: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            return hydra_compose("train", overrides=with_free_keys(overrides))
+            raw = hydra_compose("train", overrides=with_free_keys(overrides))
+        OmegaConf.resolve(raw)
+    except yaml.MarkedYAMLError as error:
+        raise UserError(explain_yaml(error, CONF)) from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain_composition(error, overrides)) from error
+    chosen = [text.partition("=")[2] for text in overrides if text.startswith("sweep=")]
+    if chosen and OmegaConf.is_dict(raw["sweep"]) and "sweep" in raw["sweep"]:  # its file was laid under `sweep`
+        raise UserError(f"conf/sweep/{chosen[-1]}.yaml: must begin with the line `# @package _global_`; add it")
+    return raw
 
 
 def with_free_keys(overrides: list[str]) -> list[str]:
@@ -206,6 +221,9 @@ def with_free_keys(overrides: list[str]) -> list[str]:
 
 def typed(raw: DictConfig) -> Config:
     """Each section of a composed config through its schema."""
+    unknown = next((str(key) for key in raw if key not in _KINDS), None)
+    if unknown is not None:
+        raise UserError(f"{unknown}: unknown key; {_suggest(unknown, list(_KINDS))}")
     sections = {name: section(name, raw[name]) for name in _SECTIONS}
     scalars = {name: scalar(name, raw[name]) for name in _SCALARS}
     return Config(**sections, **scalars)
@@ -213,6 +231,8 @@ def typed(raw: DictConfig) -> Config:
 
 def section(name: str, raw: Any) -> Any:
     """One section as its dataclass: unknown keys and wrong types are refused with the key and the value."""
+    if not isinstance(raw, DictConfig | dict):
+        raise UserError(f"{name}={raw}: is a section; give its keys, such as {name}.{_names(_KINDS[name])[0]}")
     schema = _data_schema(raw) if name == "data" else _KINDS[name]
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), raw, _off(name, raw)))
@@ -240,7 +260,7 @@ def scalar(name: str, value: Any) -> Any:
 
 
 def _data_schema(raw: Any) -> type:
-    source = raw.get("source") if hasattr(raw, "get") else None
+    source = raw.get("source")
     one_of("data.source", source, tuple(SCHEMAS))
     return SCHEMAS[str(source)]
 
@@ -259,6 +279,10 @@ def _explain_value(schema: type, key: str, raw: Any, error: ValidationError) -> 
     options = get_args(kind) or (kind,)
     expected = [_EXPECTED[option] for option in options if option in _EXPECTED]
     value = OmegaConf.select(raw, key.partition(".")[2]) if isinstance(raw, DictConfig) else None
+    if get_origin(kind) is list and isinstance(value, str):
+        return f"{key}={value}: must be a list; write \"{key}=['{value}']\", in a file {leaf}: ['{value}']"
+    if get_origin(kind) is dict and value is not None:
+        return f"{key}={value}: must be lines of `key: value`"
     if not expected or value is None:
         return f"{key}: {str(error).splitlines()[0]}"
     return f"{key}={value}: must be {expected[0]}{' or null' if NoneType in options else ''}"
@@ -268,7 +292,7 @@ def _explain_composition(error: Exception, overrides: list[str]) -> str:
     """Hydra names the key deep inside a multi-line text; say which override it was and what there is instead."""
     text = str(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not an override; write key=value"
+        return explain_override(str(error.override))
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         group = CONF / key
@@ -290,7 +314,8 @@ def _explain_composition(error: Exception, overrides: list[str]) -> str:
                 known = _keys_at(head, overrides)
             said = _suggest(leaf, known, head)
             return f"{override}: unknown key; {said}"
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    one_line = " ".join((text or str(error.__cause__)).split())
+    return explain_file(one_line, CONF) or one_line or repr(error)
 
 
 def _keys_at(path: str, overrides: list[str]) -> list[str]:

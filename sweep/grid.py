@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweep.config import CONF, Config, compose_untyped, scalar, section, typed
 from sweep.errors import UserError
+from sweep.explain import explain_override
 
 NOT_OF_A_TRIAL = ("run", "cluster", "wandb", "paths", "sweep")  # the same for a whole sweep, so no axis
 
@@ -49,7 +50,9 @@ def grid(overrides: list[str]) -> Iterator[Point]:
     for combination in itertools.product(*(_assignments(key, values) for key, values in axes.items())):
         choice = tuple(text for key, text in zip(axes, combination, strict=True) if key in group_axes)
         values = [text for key, text in zip(axes, combination, strict=True) if key in value_axes]
-        yield Point(list(combination), composed[choice].with_values(values))
+        point = Point(list(combination), composed[choice].with_values(values))
+        _refuse_another_budget(point.config, overrides)
+        yield point
 
 
 class Composed:
@@ -113,6 +116,15 @@ def _sweep_axes(fixed: list[str], overrides: list[str]) -> dict[str, list[str]]:
     return axes
 
 
+def _refuse_another_budget(config: Config, overrides: list[str]) -> None:
+    """A budget on the command line beside one of another kind that the sweep gives: only the sweep's can be meant."""
+    given = {f"budget.{key}" for key, value in vars(config.budget).items() if value is not None}
+    said = given & {_parse(text).key_or_group for text in overrides}
+    if said and given > said:
+        null = " ".join(f"{key}=null" for key in sorted(given - said))
+        raise UserError(f"{', '.join(sorted(said))}: the sweep gives another budget; null its own: {null}")
+
+
 def _values(override: Override) -> list[str]:
     try:
         return [_short_float(text) for text in override.sweep_string_iterator()]
@@ -137,4 +149,4 @@ def _parse(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise UserError(f"{text}: not an override; write key=value, or key=a,b,c for an axis") from error
+        raise UserError(explain_override(text)) from error

@@ -6,7 +6,7 @@ with its reason. What is left gets an estimate, and a way of being trained.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -249,14 +249,33 @@ def additions(plan: Plan, sweep: SweepDir, extend: bool) -> set[str]:
     wanted = {trial.trial_id for trial in plan.trials}
     if not sweep.plan.exists():
         return wanted
-    there = {line["trial_id"] for line in sweep.planned()}
-    new = wanted - there
+    there = {line["trial_id"]: line for line in sweep.planned()}
+    new = wanted - there.keys()
     if new and not extend:
+        first = next(trial for trial in plan.trials if trial.trial_id in new)
+        differs = f"{first.trial_id} differs in {_difference(first, there.values())}"
         raise UserError(
             f"sweep.name={sweep.name}: {sweep.plan} holds another grid, of {len(there)} trials; {len(new)} of the "
-            f"{len(wanted)} asked for are not in it; give another sweep.name=NAME, or add them: launch with --extend"
+            f"{len(wanted)} asked for are not in it ({differs}); give another sweep.name=NAME, or add "
+            "them: launch with --extend"
         )
     return new
+
+
+def _difference(trial: Trial, others: Iterable[dict[str, Any]]) -> str:
+    """What is not the same in a trial and in the nearest to it of a plan's lines."""
+    wanted = _dotted(asdict(trial.config))
+    differing = [
+        {key: old.get(key) for key, value in wanted.items() if old.get(key) != value}
+        for old in (_dotted(line["config"]) for line in others)
+    ]
+    return ", ".join(f"{key}={wanted[key]}, there {old}" for key, old in min(differing, key=len).items())
+
+
+def _dotted(config: dict[str, Any]) -> dict[str, Any]:
+    """section.key → value of a trial's config."""
+    sections = ((name, value if isinstance(value, dict) else {"": value}) for name, value in config.items())
+    return {f"{name}.{key}".rstrip("."): value for name, keys in sections for key, value in keys.items()}
 
 
 def scheduler(overrides: list[str]) -> str:

@@ -1,18 +1,21 @@
 """Trials that a sweep could be extended by: which there are, what each would cost, and the commands that run them."""
 
+import math
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from models.count import params_non_embedding
-from models.section import resolve
+from models.section import resolve as resolve_model
 from sweep.config import Config, compose
+from sweep.data.unprepared import Unprepared
 from sweep.errors import UserError
 from sweep.plan import Plan, planned_trials
 from sweep.quantity import parse_quantity
 from sweep.sweepdir import SweepDir, launch_command
-from sweep.trial import Trial
+from sweep.trial import Trial, check, resolve
+from sweep.variant import variant
 
 LARGER_RUNGS = 4
 BUDGET_STEP = 2**0.5
@@ -34,7 +37,8 @@ def candidates(sweep: SweepDir, budget: float) -> list[str]:
     while amounts[-1] * BUDGET_STEP <= budget or len(amounts) < 2:
         amounts.append(amounts[-1] * BUDGET_STEP)
     base = _without_axes(sweep)
-    sizes += _larger_rungs(compose([word for word in base if "," not in word]), sizes[-1])
+    rungs = _rung_sizes(compose([word for word in base if "," not in word]))
+    sizes += [size for size in rungs if size > sizes[-1]][:LARGER_RUNGS]
     axes = [f"model.params={_listed(sizes)}", f"budget.{name}={_listed(float(f'{x:.3g}') for x in amounts)}"]
     return [*base, f"sweep.name={sweep.name}", *axes]
 
@@ -70,16 +74,43 @@ def commands(sweep: SweepDir, plan: Plan, trials: list[Trial]) -> list[str]:
     ]
 
 
+def one_more(sweep: SweepDir, params: float | str, budget: str) -> tuple[Trial, list[str]]:
+    """The trial of a size and a budget (`flops=1e13`) as this sweep would train it, and the command that launches it.
+
+    `params` as people write it means what `model.params` does; a number, the nearest size of the ladder. UserError
+    where the sweep trains no such trial.
+    """
+    known = planned_trials(sweep)
+    name = budget.partition("=")[0]
+    size = params if isinstance(params, str) else _nearest_rung(variant(known[0], []), params)
+    asked = [f"model.params={size}", f"budget.{budget}"]
+    tokens = Unprepared(known[0].config.model.vocab_size)
+    trial = resolve(variant(known[0], asked), tokens, device="cpu")
+    check(trial, tokens)
+    own = {key for one in known for key, value in one.written["budget"].items() if value is not None}
+    others = [f"budget.{key}=null" for key in sorted(own - {name})]
+    # One run that was asked for by name need not meet what the grid's points do.
+    words = [*_without_axes(sweep), f"sweep.name={sweep.name}", "sweep.where=[]", *others, *asked]
+    return trial, launch_command(words, extend=True)
+
+
 def _without_axes(sweep: SweepDir) -> list[str]:
     """The overrides that the sweep was launched with, less its axes of size and budget."""
     return [word for word in sweep.overrides() if not word.startswith(("model.params=", "budget.", "sweep.name="))]
 
 
-def _larger_rungs(config: Config, largest: int) -> list[int]:
-    """Sizes of the next rungs of the ladder."""
+def _rung_sizes(config: Config) -> list[int]:
+    """The sizes of the ladder, ascending."""
     shapes = [replace(config.model, params=None, depth=d, width=w, heads=h) for d, w, h in config.model.ladder]
-    sizes = [params_non_embedding(resolve(shape, vocab_size=512, seq_len=config.seq_len)) for shape in shapes]
-    return [size for size in sorted(sizes) if size > largest][:LARGER_RUNGS]
+    return sorted(params_non_embedding(resolve_model(one, vocab_size=512, seq_len=config.seq_len)) for one in shapes)
+
+
+def _nearest_rung(config: Config, params: float) -> int:
+    """The nearest size of the ladder; beyond its ends, where there is none, the size itself."""
+    rungs = _rung_sizes(config)
+    if not rungs or not rungs[0] / 2 <= params <= 2 * rungs[-1]:
+        return round(params)
+    return min(rungs, key=lambda size: abs(math.log(size / params)))
 
 
 def _axis(assignments: list[str]) -> str:

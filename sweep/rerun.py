@@ -12,11 +12,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sweep import files
-from sweep.config import CONF, Config, RunOptions, compose_untyped, section
+from sweep.config import RunOptions, section
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
 from sweep.errors import UserError
-from sweep.grid import Composed, lay_over
+from sweep.grid import lay_over
 from sweep.names import one_run
 from sweep.record import Record
 from sweep.rundir import RunDir
@@ -44,21 +44,6 @@ def find_run(name: str, runs: Path) -> RunDir:
     known = [path.parent.name for path in runs.glob("*/trial.json")]
     kinds = "an id, a unique prefix, a run directory or a trial.json"
     return RunDir.of_trial(runs, one_run(name, known, f"{runs}/", give=kinds))
-
-
-def variant(trial: Trial, overrides: list[str]) -> Config:
-    """The config that a trial was written as, with Hydra overrides (values or group choices) laid over it."""
-    groups = [override for override in overrides if (CONF / override.partition("=")[0]).is_dir()]
-    values = [override for override in overrides if override not in groups]
-    chosen = {group.partition("=")[0] for group in groups}
-    written = {name: value for name, value in trial.written.items() if name not in chosen}
-    if any(value.startswith("budget.") for value in values):
-        written["budget"] = dict.fromkeys(trial.written["budget"])
-    raw = OmegaConf.to_container(compose_untyped([f"model={trial.written['model']['name']}", *groups]))
-    assert isinstance(raw, dict)
-    if "model" in written:
-        written["model"] = {**raw["model"], **written["model"]}
-    return Composed(OmegaConf.create({**raw, **written})).with_values(values)
 
 
 def recorded_options(run: RunDir, overrides: list[str]) -> RunOptions:

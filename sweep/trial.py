@@ -283,8 +283,7 @@ def _steps(config: Config, model: ModelConfig) -> int:
     given = {key: value for key, value in asdict(config.budget).items() if value is not None}
     if len(given) != 1:
         said = ", ".join(f"budget.{key}={value}" for key, value in given.items()) or "none is given"
-        instead = "; to give another than a sweep does, null its own: budget.flops=null" if len(given) > 1 else ""
-        raise UserError(f"budget: give exactly one of tokens, flops, tokens_per_param ({said}){instead}")
+        raise UserError(f"budget: give exactly one of tokens, flops, tokens_per_param ({said})")
     ((key, value),) = given.items()
     amount = parse_quantity(f"budget.{key}", value)
     per_step = config.batch.sequences * config.seq_len
@@ -335,6 +334,11 @@ def _optim(section: OptimSection, width: int) -> Optim:
 
 def _unique_sequences(config: Config, tokens: Tokens | Unprepared) -> int:
     available = count_sequences(tokens.train, config.seq_len)
+    if available < 1:
+        raise UserError(
+            f"seq_len={config.seq_len}: the training split holds {len(tokens.train)} tokens, under one sequence; "
+            "give a smaller seq_len, or more data"
+        )
     if config.data.unique_tokens is None:
         return available
     wanted = parse_quantity("data.unique_tokens", config.data.unique_tokens)

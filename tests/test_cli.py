@@ -109,6 +109,7 @@ def test_a_bug_is_not_hidden(monkeypatch):
         (["budget.flops=1e9"], "budget: give exactly one of tokens, flops, tokens_per_param (budget.tokens=2560, "),
         (["model.params=17", "model.depth=null", "model.width=null", "model.heads=null"],
          "model.params=17: the ladder has no size within 20%"),
+        (["seq_len=200000", "eval.sequences=1"], "seq_len=200000: the training split holds "),
         (["data.unique_tokens=1G"], "data.unique_tokens=1000000000: the training split of"),
         (["run.backend=flash"], "run.backend=flash: must be one of auto, "),
     ],
@@ -217,7 +218,11 @@ def test_a_name_with_another_grid(refused, swept, overrides):
     assert line.startswith(
         "sweep.name=small: sweeps/small/plan.jsonl holds another grid, of 2 trials; 1 of the 2 asked for"
     )
+    assert "differs in steps=60, there " in line
     assert "--extend" in line
+    other = refused("launch", *overrides, "sweep.name=small", tiny.steps(20, 40), "precision=bf16")
+    assert "2 of the 2 asked for" in other
+    assert " differs in precision=bf16, there fp32); " in other
 
 
 def test_a_damaged_plan_or_settings(refused, swept):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 
 import pytest
 from omegaconf import OmegaConf
@@ -72,6 +73,8 @@ def test_every_option_of_every_group_composes():
         ("schedule=linear", ["schedule=linear", "cosine, wsd"]),
         ("model.params", ["model.params", "key=value"]),
         ("model.params=[", ["model.params=["]),
+        ("sweep.where=[tokens > 5]", ["not an override; quote a value", "\"sweep.where=['…']\""]),
+        ("sweep.where=tokens", ["sweep.where=tokens: must be a list; write \"sweep.where=['tokens']\""]),
         ("model=3", ["model=3: no such option"]),
     ],
 )
@@ -79,6 +82,43 @@ def test_unknown_keys_and_options_are_refused_in_one_line(override, said):
     message = refused(override)
     for part in said:
         assert part in message
+
+
+GRID = """# @package _global_
+sweep:
+  name: mine
+  axes:
+    model.params: 3k,12k
+    budget.flops: 3e10
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GRID + "optim: {lr: 3e-3\n", "conf/sweep/mine.yaml:8: not YAML: expected ',' or '}', but got"),
+        (GRID + "batch:\n\tsequences: 8\n", "conf/sweep/mine.yaml:8: not YAML: found character '\\t' that cannot"),
+        (GRID + "seed: 1\nseed: 2\n", "conf/sweep/mine.yaml:8: not YAML: found duplicate key seed"),
+        (GRID + "  where: [{epochs: 5}]\n", "sweep.where: {'epochs': 5}: not a condition; write one such as"),
+        (GRID + "  where: epochs < 5\n", "sweep.where=epochs < 5: must be a list; write \"sweep.where=['epochs"),
+        (GRID + "batch: 7\n", "batch=7: is a section; give its keys, such as batch.sequences"),
+        (GRID + "seqlen: 64\n", "seqlen: unknown key; did you mean seq_len?"),
+        (GRID + "seq_len: ${length}\n", "Interpolation key 'length' not found"),
+        (GRID.partition("\n")[2], "conf/sweep/mine.yaml: must begin with the line `# @package _global_`"),
+        (GRID.partition("axes")[0] + "axes: [a]\n", "conf/sweep/mine.yaml: a list stands where lines of `key: value`"),
+        (GRID.partition("axes")[0] + "axes: a=1\n", "sweep.axes=a=1: must be lines of `key: value`"),
+        (GRID.replace(" 3k,12k", ""), "sweep.axes.model.params=None: no values of one key; write such as"),
+        (GRID + "defaults: [{override /dta: text}]\n", "conf/sweep/mine.yaml: its defaults override dta, which is no"),
+        (GRID + "defaults: [{data: text}]\n", "conf/sweep/mine.yaml: its defaults name sweep/data/text, which is not"),
+        (GRID + "defaults: [{override /data: txt}]\n", "data=txt: no such option; conf/data/ has fineweb_edu, hub"),
+    ],
+)
+def test_a_slip_in_a_file_is_one_line(tmp_path, monkeypatch, text, said):
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "sweep" / "mine.yaml").write_text(text)
+    monkeypatch.setattr("sweep.config.CONF", conf)
+    assert refused("sweep=mine").startswith(said)
 
 
 @pytest.fixture(scope="module")

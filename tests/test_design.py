@@ -14,8 +14,11 @@ from sweep.fitting.design import propose, questions
 from sweep.fitting.fitted import Fitted
 from sweep.fitting.frontier import FlopsModel
 from sweep.fitting.laws import law_named
+from sweep.plan import planned_trials, save
+from sweep.quantity import short
 from sweep.record import Record
 from sweep.rundir import RunDir
+from sweep.verbs import next as next_verb
 from sweep.verbs.plan import plan_here
 
 SIZES = "model.params=1.7k,3k,7k,12k,28k,55k,98k"
@@ -94,6 +97,42 @@ def test_the_commands_it_prints_plan_just_the_trials_it_proposes(fitted_sweep, c
     assert known.isdisjoint(trial.trial_id for trial in planned)
     assert printed.count("intervals left") == len(planned)
     assert sum(trial.flops for trial in planned) >= 1e12  # the budget is used; shared trunks cost nothing
+
+
+def test_no_candidate_repeats_its_data_more_than_the_sweep_does(fitted_sweep):
+    most = max(trial.epochs for trial in planned_trials(fitted_sweep))
+    beyond = next_verb._candidates(fitted_sweep, 3e13).trials
+    assert max(trial.flops for trial in beyond) > 1e13
+    assert max(trial.epochs for trial in beyond) <= most
+
+
+@pytest.mark.parametrize("said", [["--flops", "1e13"], ["--params", "12k", "--tokens", "30M"]])
+def test_what_is_predicted_is_what_its_launch_trains_and_is_recognised(fitted_sweep, capsys, said):
+    capsys.readouterr()
+    assert main(["predict", "known", *said]) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command[:4] == ["python", "-m", "sweep", "launch"]
+    words = [word.replace("seed=0,1", "seed=0") for word in command[4:] if word != "--extend"]
+    plan = plan_here(words)
+    (trial,) = plan.trials
+    assert main(["predict", "known", "--score"]) == 0
+    assert "not trained yet" in capsys.readouterr().out
+    save(plan, fitted_sweep, words, extend=True)
+    loss = law(trial.params_non_embedding, trial.tokens)
+    make_run(RunDir.of_trial(plan.runs, trial.trial_id), trial, loss)
+    assert main(["collect", "known"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "known", "--score"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{loss:.4f}; predicted for N = {short(trial.params_non_embedding)}, D = {short(trial.tokens)} as" in shown
+
+
+def test_a_size_that_no_launch_trains_is_predicted_all_the_same(fitted_sweep, capsys):
+    capsys.readouterr()
+    assert main(["predict", "known", "--params", "9T", "--flops", "1e30"]) == 0
+    captured = capsys.readouterr()
+    assert "no launch in known trains just this: model.params=9000000000000: the ladder has no size" in captured.err
+    assert "to train it" not in captured.out
 
 
 def test_what_next_cannot_do_is_one_line(fitted_sweep, capsys):

@@ -83,6 +83,12 @@ def test_conditions_leave_points_out_with_their_reasons(sized, capsys):
     assert "model.params=768 budget.tokens=2560 seed=0" in shown
 
 
+def test_another_budget_than_the_sweeps_says_which_to_null(overrides):
+    small = [text for text in overrides if not text.startswith((*SHAPE_FREE, "seq_len", "batch"))]
+    with pytest.raises(UserError, match=r"^budget\.flops: .*gives another budget; null its own: budget\.tokens=null$"):
+        plan_here(["sweep=lr", *small, "budget.flops=1e9"])
+
+
 @pytest.mark.parametrize("axis", ["optim.lr_multiplier=0.5,1,2", "optim.lr=3e-3,6e-3,12e-3"])
 def test_a_fit_drops_worse_learning_rates_however_their_axis_is_written(overrides, axis):
     plan = plan_here([*overrides, tiny.steps(20, 40), "seed=0,1", axis])

@@ -65,6 +65,18 @@ def test_score(fitted, rows):
     assert abs(entry["error"]) < 0.01
 
 
+def test_a_run_of_the_same_size_and_flops_is_scored_at_the_tokens_that_it_saw(fitted, rows):
+    """A fit's power law for FLOPs and the exact count of them make other tokens of the same compute."""
+    made = make(fitted, rows, allocation(fitted, None, None, 1e22), "")
+    more = {"N": made["N"], "D": 1.2 * made["D"], "C": made["C"], "family": 99}
+    more["loss"] = float(Fitted.of(fitted).loss(more["N"], more["D"]))
+    later = prepare(pd.concat([table(BESIROGLU, run_sd=0.002), pd.DataFrame([more])], ignore_index=True))
+    (entry,) = score(made, later)
+    assert entry["D"] == pytest.approx(1.2 * made["D"])
+    assert entry["error"] == pytest.approx(0, abs=1e-12)
+    assert entry["inside"] is True
+
+
 def run(module, *words):
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)

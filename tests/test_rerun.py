@@ -13,6 +13,7 @@ from sweep.cli import main
 from sweep.config import RunOptions
 from sweep.errors import UserError
 from sweep.rundir import RunDir
+from sweep.variant import variant
 from sweep.verbs.plan import plan_here
 
 
@@ -173,7 +174,7 @@ def test_the_id_of_a_variant_is_the_id_of_saying_it_at_once(plan, run, overrides
 
     trial = Trial.read(run.trial)
     tokens = Tokens.open(plan.config.paths.tokens, trial.config.data.fingerprint)
-    new = resolve(rerun.variant(trial, said), tokens, resolve_device("cpu"))
+    new = resolve(variant(trial, said), tokens, resolve_device("cpu"))
     without = [text for text in overrides if not text.startswith("schedule.")]
     whole = plan_here([*without, tiny.steps(20), *said])
     assert new.trial_id == whole.trials[0].trial_id

@@ -16,9 +16,10 @@ import numpy as np
 from sweep import files
 from sweep.errors import UserError
 from sweep.fitting.fitted import Fitted
+from sweep.fitting.laws import law_named
 from sweep.fitting.table import Rows
 
-SAME_RUN = 0.01  # N and D within this (relative) of what was predicted: a run takes whole steps and layers
+SAME_RUN = 0.01  # N, and D or C, within this (relative) of what was predicted: a run takes whole steps and layers
 
 
 def allocation(fit: Mapping[str, Any], N: float | None, D: float | None, C: float | None) -> dict[str, float]:
@@ -43,7 +44,8 @@ def make(fit: Mapping[str, Any], rows: Rows, wanted: Mapping[str, float], comman
     if fit["data_sha256"] != rows.data_sha256:
         raise UserError("the fit was made from other data than the table holds now: fit again, then predict")
     if len(seen := matching(rows, wanted)):
-        raise UserError(f"row {seen[0][0]} of the table is this run, with loss {seen[0][1]:.4f}: nothing to predict")
+        row, loss = int(seen[0]["row"]), seen[0]["loss"]
+        raise UserError(f"row {row} of the table is this run, with loss {loss:.4f}: nothing to predict")
     fitted = Fitted.of(fit)
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,21 +82,26 @@ def load(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def score(prediction: Mapping[str, Any], rows: Rows) -> list[dict[str, Any]]:
-    """One entry for each run of the table that the prediction was about: {"row", "loss_nats", "error",
-    "inside"}; `error` is predicted / observed - 1. Empty while it is not trained."""
+    """One entry for each run of the table that the prediction was about: {"row", "N", "D", "loss_nats", "error",
+    "inside"}; `error` is predicted / observed - 1, of the law at the N and D that were trained. Empty while it is not
+    trained."""
+    law = law_named(prediction["form"])
     entries = []
-    for row, loss in matching(rows, prediction):
+    for run in matching(rows, prediction):
+        N, D, loss = run["N"], run["D"], run["loss"]
+        predicted = float(law.loss(prediction["params"], {"N": N, "D": D, "U": D, "C": run["C"], "M": D / N}))
+        moved = predicted / prediction["loss_nats"]
         ends = prediction.get("interval")
-        inside = bool(ends[0] <= loss <= ends[1]) if ends else None
-        entries.append({"row": row, "loss_nats": loss, "error": prediction["loss_nats"] / loss - 1, "inside": inside})
+        inside = bool(moved * ends[0] <= loss <= moved * ends[1]) if ends else None
+        entry = {"row": int(run["row"]), "N": N, "D": D, "loss_nats": loss, "error": predicted / loss - 1}
+        entries.append(entry | {"inside": inside})
     return entries
 
 
-def matching(rows: Rows, wanted: Mapping[str, float]) -> list[tuple[int, float]]:
-    """(row, loss) of the runs with this N and D that have a loss, whether the fit uses them or not."""
-    parts = {"N": rows.N, "D": rows.D, "loss": rows.loss, "row": rows.row}
+def matching(rows: Rows, wanted: Mapping[str, float]) -> list[dict[str, float]]:
+    """The runs of this N, and this D or C, that have a loss, whether the fit uses them or not."""
+    parts = {"row": rows.row, "N": rows.N, "D": rows.D, "C": rows.C, "loss": rows.loss}
     whole = {name: np.append(values, rows.unused[name]) for name, values in parts.items()}
-    same_n = np.ones(len(whole["row"]), dtype=bool)
-    for name in ("N", "D"):
-        same_n &= np.abs(whole[name] / wanted[name] - 1) <= SAME_RUN
-    return [(int(r), float(loss)) for r, loss in zip(whole["row"][same_n], whole["loss"][same_n], strict=True)]
+    near = {name: np.abs(whole[name] / wanted[name] - 1) <= SAME_RUN for name in ("N", "D", "C")}
+    same_n = near["N"] & (near["D"] | near["C"])
+    return [{name: float(values[i]) for name, values in whole.items()} for i in np.flatnonzero(same_n)]

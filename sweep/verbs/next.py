@@ -4,7 +4,8 @@
   python -m sweep next default --budget 3e12 --target 1e14
 
 Candidates are the sweep's own sizes and the next rungs of its ladder, at the sweep's budgets and beyond, as far as its
-conditions and data allow. What a family's trunk has trained already costs nothing. The commands at the end run them.
+conditions and data allow: none sees its data more often than the sweep's own trials do, or than once. What a family's
+trunk has trained already costs nothing. The commands at the end run them.
 """
 
 import argparse
@@ -13,8 +14,9 @@ from dataclasses import replace
 import numpy as np
 
 from sweep import proposals
+from sweep.errors import UserError
 from sweep.names import add_sweep
-from sweep.plan import Plan
+from sweep.plan import Plan, planned_trials
 from sweep.quantity import parse_quantity, scientific, short
 from sweep.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here
@@ -66,5 +68,9 @@ def run(args: argparse.Namespace) -> int:
 def _candidates(sweep: SweepDir, budget: float) -> Plan:
     """A plan of everything that could be run next."""
     plan = plan_here(proposals.candidates(sweep, budget))
-    there = {line["trial_id"] for line in sweep.planned()}
-    return replace(plan, trials=[trial for trial in plan.trials if trial.trial_id not in there])
+    there = planned_trials(sweep)
+    known, epochs = {trial.trial_id for trial in there}, max(1.0, *(trial.epochs for trial in there))
+    trials = [trial for trial in plan.trials if trial.trial_id not in known and trial.epochs <= epochs]
+    if not trials:
+        raise UserError(f"{sweep.name}: every other candidate would see its data over {epochs:.3g} times")
+    return replace(plan, trials=trials)

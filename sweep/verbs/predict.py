@@ -4,8 +4,10 @@
   python -m sweep predict default --params 1M --tokens 30M       one run
   python -m sweep predict default --score                        every prediction made so far
 
-TABLE is what `fit` was given. A prediction goes to predictions/ beside fit.json (for runs.csv: to runs.predictions/
-beside runs.fit.json), with its date and the hash of the data that it was made from, and is never overwritten.
+TABLE is what `fit` was given. Of a sweep, the run that is predicted is the one that a launch in it would train: a size
+of the ladder, exact FLOPs, whole steps; the command is printed. A prediction goes to predictions/ beside fit.json (for
+runs.csv: to runs.predictions/ beside runs.fit.json), with its date and the hash of the data that it was made from, and
+is never overwritten. It is scored by the law at the N and D that were trained.
 """
 
 import argparse
@@ -17,10 +19,13 @@ from typing import Any
 
 import pandas as pd
 
+from sweep import proposals
+from sweep.errors import UserError
 from sweep.fitting import fit, predict, table
-from sweep.fitting.table import Rows
+from sweep.fitting.table import Home, Rows
 from sweep.names import add_sweeps
 from sweep.quantity import parse_quantity, scientific, short
+from sweep.sweepdir import SweepDir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,11 +52,27 @@ def run(args: argparse.Namespace) -> int:
     asked = {name: getattr(args, name) for name in ("params", "tokens", "flops")}
     N, D, C = (None if v is None else parse_quantity(f"--{name}", v) for name, v in asked.items())
     wanted = predict.allocation(fitted, N, D, C)
+    launch = None
+    if _counts_as_launches_do(home, fitted):
+        budget = f"tokens={args.tokens}" if C is None else f"flops={args.flops}"
+        try:
+            trial, launch = proposals.one_more(SweepDir(home.folder), args.params or wanted["N"], budget)
+            wanted = {"N": float(trial.params_non_embedding), "D": float(trial.tokens), "C": trial.flops}
+        except UserError as error:  # a law answers for more than a launch can train
+            print(f"no launch in {args.table} trains just this: {error}", file=sys.stderr)
     command = shlex.join(["python", "-m", "sweep", *sys.argv[1:]])
     prediction = predict.make(fitted, _same_rows(data, fitted), wanted, command)
-    path = predict.save(prediction, home.path("predictions"))
+    path = predict.save(prediction | {"asked": asked}, home.path("predictions"))
     print(f"{describe(prediction)}, {prediction['times_dearest_run']:.3g}x the dearest run\nwritten to {path}")
+    if launch is not None:
+        print(f"to train it:\n  {shlex.join(launch)}")
     return 0
+
+
+def _counts_as_launches_do(home: Home, fitted: dict[str, Any]) -> bool:
+    """Whether the fit is of a sweep that was launched here, and its N and C are those of model.params, budget.flops."""
+    ours = home.is_sweep and SweepDir(home.folder).plan.exists()
+    return ours and (fitted["columns"]["N"], fitted["convention"]["C"]) == ("params_non_embedding", "exact")
 
 
 def _same_rows(data: pd.DataFrame, made: dict[str, Any]) -> Rows:
@@ -71,4 +92,5 @@ def describe(prediction: dict[str, Any]) -> str:
 
 def outcome(entry: dict[str, Any]) -> str:
     inside = {True: ", inside the interval", False: ", OUTSIDE the interval", None: ""}[entry["inside"]]
-    return f"row {entry['row']}: {entry['loss_nats']:.4f}; predicted {100 * entry['error']:+.2f}% off{inside}"
+    at = f"N = {short(entry['N'])}, D = {short(entry['D'])} as trained"
+    return f"row {entry['row']}: {entry['loss_nats']:.4f}; predicted for {at}: {100 * entry['error']:+.2f}% off{inside}"

@@ -20,6 +20,7 @@ from sweep.environment import resolve_device
 from sweep.errors import UserError
 from sweep.record import Record
 from sweep.trial import Trial, check, describe, resolve
+from sweep.variant import variant
 from sweep.verbs.train import show_record
 
 
@@ -69,8 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _new_trial(args: argparse.Namespace, trial: Trial, overrides: list[str], options: RunOptions, device: str) -> int:
-    from sweep.rerun import variant  # torch
-    from sweep.training.worker import EXIT_DONE, Worker
+    from sweep.training.worker import EXIT_DONE, Worker  # torch
 
     config = variant(trial, overrides)
     tokens = prepare(config.data, Path(args.tokens))
