@@ -49,7 +49,7 @@ class Setup:
         self.micro_batch = self.options.micro_batch_sequences or config.batch_sequences
         self.model = shared_model or GPT(model, backend=self.backend).to(self.device)
         compiled = self.options.compile and shared_model is None
-        self.loss = torch.compile(self.model.loss, dynamic=False) if compiled else self.model.loss
+        self.loss = torch.compile(self.model.loss, dynamic=False, fullgraph=True) if compiled else self.model.loss
         unique = config.data.unique_sequences
         self.batches = Batches(self.tokens.train, model.seq_len, config.batch_sequences, unique, config.seed)
         self.validation_NT = windows(self.tokens.validation, model.seq_len)[: config.eval.sequences]

@@ -48,8 +48,8 @@ class Stack:
         self.model = StackedGPT(config.model, setup.backend, device)
         self.losses, self.apply = self.model.losses, self._apply
         if setup.options.compile:  # for these shapes alone: a second number of slots must not make it general, and slow
-            self.losses = torch.compile(self.losses, dynamic=False)
-            self.apply = torch.compile(self.apply, dynamic=False)
+            self.losses = torch.compile(self.losses, dynamic=False, fullgraph=True)
+            self.apply = torch.compile(self.apply, dynamic=False, fullgraph=True)
         self.train_tokens = resident(setup.tokens.train, device)
         self.seated: list[Curve | None] = [None] * slots
         self.computed = 0
