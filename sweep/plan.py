@@ -16,7 +16,7 @@ from sweep.cluster import ClusterSection
 from sweep.config import Config, PathsSection
 from sweep.data.prepare import DataConfig
 from sweep.data.tokens import Tokens
-from sweep.data.unprepared import Unprepared
+from sweep.data.unprepared import Unprepared, stand_in
 from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Estimate, Speeds
@@ -183,9 +183,10 @@ def _trials(
     tokens_of: dict[str, Tokens | Unprepared] = {}
     for point in points:
         key = f"{point.config.paths.tokens} {point.config.data}"
-        if key not in tokens_of:
-            tokens_of[key] = prepared(point.config.data, Path(point.config.paths.tokens))
         try:
+            if key not in tokens_of:
+                resolve(point.config, stand_in(point.config.data), device)  # what needs no data is refused before it
+                tokens_of[key] = prepared(point.config.data, Path(point.config.paths.tokens))
             found = _trial(point, tokens_of[key], conditions, device, device_bytes)
         except UserError as error:
             at = f" (at {' '.join(point.overrides)})" if point.overrides else ""

@@ -83,6 +83,12 @@ def test_conditions_leave_points_out_with_their_reasons(sized, capsys):
     assert "model.params=768 budget.tokens=2560 seed=0" in shown
 
 
+def test_what_needs_no_data_is_refused_before_data_is_prepared(overrides, workspace):
+    with pytest.raises(UserError, match=r"^model\.params=null: give a size"):
+        plan_here([tiny.steps(20), "data=markov"])
+    assert not (workspace / "tokens").exists()
+
+
 def test_another_budget_than_the_sweeps_says_which_to_null(overrides):
     small = [text for text in overrides if not text.startswith((*SHAPE_FREE, "seq_len", "batch"))]
     with pytest.raises(UserError, match=r"^budget\.flops: .*gives another budget; null its own: budget\.tokens=null$"):
@@ -182,6 +188,8 @@ def test_what_is_done_is_left_out_of_the_price(overrides, capsys):
     show(plan)
     assert "done" in capsys.readouterr().out
     assert price(plan, {t.trial_id for t in plan.trials}) == "all 2 trials are done"
+    one = replace(plan, trials=plan.trials[:1])
+    assert price(one, {plan.trials[0].trial_id}) == "the trial is done"
 
 
 # ---- the sweep's folder ----
