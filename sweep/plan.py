@@ -284,16 +284,22 @@ def scheduler(overrides: list[str]) -> str:
     return next((point.config.cluster.scheduler for point in grid(overrides)), "local")
 
 
-def refuse_damaged(plan: Plan) -> None:
-    """UserError for a record that is there but cannot be read: it would pass for a finished trial."""
-    damaged = []
+def damaged(plan: Plan) -> dict[str, str]:
+    """The trials whose record is there but cannot be read, so that it would pass for a finished one: what to do."""
+    found = {}
     for trial_id in sorted(plan.done()):
         try:
             Record.read(RunDir.of_trial(plan.runs, trial_id).record)
         except UserError as error:
-            damaged.append(str(error))
-    if damaged:
-        raise UserError(damaged[0] + (f" (and {len(damaged) - 1} more records)" if damaged[1:] else ""))
+            found[trial_id] = str(error)
+    return found
+
+
+def refuse_damaged(plan: Plan) -> None:
+    """UserError for the first of them."""
+    said = list(damaged(plan).values())
+    if said:
+        raise UserError(said[0] + (f" (and {len(said) - 1} more records)" if said[1:] else ""))
 
 
 def absolute_paths(plan: Plan) -> Plan:

@@ -13,7 +13,7 @@ from sweep.fitting.table import prepare
 from sweep.plan import by_family, planned_trials, refuse_damaged, save
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.verbs.plan import plan_here, price, show
+from sweep.verbs.plan import columns, plan_here, price, show
 
 SHAPE_FREE = ("model.depth=", "model.width=", "model.heads=")
 
@@ -244,6 +244,7 @@ def test_a_damaged_record_is_no_finished_trial(overrides):
         record.write_text('{"trial_id":')
     with pytest.raises(UserError, match=rf"^{min(records)}: damaged .*\(and 1 more records\)$"):
         refuse_damaged(plan)
+    assert columns(plan, plan.done())[""] == ["damaged", "damaged"]
 
 
 def test_a_sweep_knows_the_overrides_that_it_was_launched_with(overrides):
