@@ -35,7 +35,8 @@ class Point:
 def grid(overrides: list[str]) -> Iterator[Point]:
     """Every point of the grid, in the order of its axes, the last one fastest."""
     fixed, axes = _split(overrides)
-    axes = {**_sweep_axes(fixed, overrides), **axes}
+    said = {_parse(text).key_or_group for text in overrides}
+    axes = {**_sweep_axes(fixed, said), **axes}
     for key in axes:
         if key.partition(".")[0] in NOT_OF_A_TRIAL:
             raise UserError(f"{key}: is the same for all trials of a sweep, so no axis; give it one value")
@@ -51,7 +52,7 @@ def grid(overrides: list[str]) -> Iterator[Point]:
         choice = tuple(text for key, text in zip(axes, combination, strict=True) if key in group_axes)
         values = [text for key, text in zip(axes, combination, strict=True) if key in value_axes]
         point = Point(list(combination), composed[choice].with_values(values))
-        _refuse_another_budget(point.config, overrides)
+        _refuse_another_budget(point.config, said)
         yield point
 
 
@@ -103,10 +104,9 @@ def _split(overrides: list[str]) -> tuple[list[str], dict[str, list[str]]]:
     return fixed, axes
 
 
-def _sweep_axes(fixed: list[str], overrides: list[str]) -> dict[str, list[str]]:
+def _sweep_axes(fixed: list[str], said: set[str]) -> dict[str, list[str]]:
     """The axes of `sweep=…`, less those that the command line says itself."""
     raw = compose_untyped(fixed)
-    said = {_parse(text).key_or_group for text in overrides}
     axes = {}
     for key, values in section("sweep", raw["sweep"]).axes.items():
         if key not in said:
@@ -116,13 +116,13 @@ def _sweep_axes(fixed: list[str], overrides: list[str]) -> dict[str, list[str]]:
     return axes
 
 
-def _refuse_another_budget(config: Config, overrides: list[str]) -> None:
+def _refuse_another_budget(config: Config, said: set[str]) -> None:
     """A budget on the command line beside one of another kind that the sweep gives: only the sweep's can be meant."""
     given = {f"budget.{key}" for key, value in vars(config.budget).items() if value is not None}
-    said = given & {_parse(text).key_or_group for text in overrides}
-    if said and given > said:
-        null = " ".join(f"{key}=null" for key in sorted(given - said))
-        raise UserError(f"{', '.join(sorted(said))}: the sweep gives another budget; null its own: {null}")
+    asked = given & said
+    if asked and given > asked:
+        null = " ".join(f"{key}=null" for key in sorted(given - asked))
+        raise UserError(f"{', '.join(sorted(asked))}: the sweep gives another budget; null its own: {null}")
 
 
 def _values(override: Override) -> list[str]:

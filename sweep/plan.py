@@ -16,7 +16,7 @@ from sweep.cluster import ClusterSection
 from sweep.config import Config, PathsSection
 from sweep.data.prepare import DataConfig
 from sweep.data.tokens import Tokens
-from sweep.data.unprepared import Unprepared
+from sweep.data.unprepared import Unprepared, stand_in
 from sweep.environment import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Estimate, Speeds
@@ -183,9 +183,10 @@ def _trials(
     tokens_of: dict[str, Tokens | Unprepared] = {}
     for point in points:
         key = f"{point.config.paths.tokens} {point.config.data}"
-        if key not in tokens_of:
-            tokens_of[key] = prepared(point.config.data, Path(point.config.paths.tokens))
         try:
+            if key not in tokens_of:
+                resolve(point.config, stand_in(point.config.data), device)  # what needs no data is refused before it
+                tokens_of[key] = prepared(point.config.data, Path(point.config.paths.tokens))
             found = _trial(point, tokens_of[key], conditions, device, device_bytes)
         except UserError as error:
             at = f" (at {' '.join(point.overrides)})" if point.overrides else ""
@@ -283,16 +284,22 @@ def scheduler(overrides: list[str]) -> str:
     return next((point.config.cluster.scheduler for point in grid(overrides)), "local")
 
 
-def refuse_damaged(plan: Plan) -> None:
-    """UserError for a record that is there but cannot be read: it would pass for a finished trial."""
-    damaged = []
+def damaged(plan: Plan) -> dict[str, str]:
+    """The trials whose record is there but cannot be read, so that it would pass for a finished one: what to do."""
+    found = {}
     for trial_id in sorted(plan.done()):
         try:
             Record.read(RunDir.of_trial(plan.runs, trial_id).record)
         except UserError as error:
-            damaged.append(str(error))
-    if damaged:
-        raise UserError(damaged[0] + (f" (and {len(damaged) - 1} more records)" if damaged[1:] else ""))
+            found[trial_id] = str(error)
+    return found
+
+
+def refuse_damaged(plan: Plan) -> None:
+    """UserError for the first of them."""
+    said = list(damaged(plan).values())
+    if said:
+        raise UserError(said[0] + (f" (and {len(said) - 1} more records)" if said[1:] else ""))
 
 
 def absolute_paths(plan: Plan) -> Plan:

@@ -12,7 +12,7 @@ def price(plan: Plan, done: set[str]) -> str:
     alone = sum(plan.estimates[t.trial_id].seconds for family in left for t in family)
     sources = sorted({plan.estimates[t.trial_id].source for family in left for t in family})
     if not left:
-        return f"all {len(plan.trials)} trials are done"
+        return f"all {len(plan.trials)} trials are done" if len(plan.trials) > 1 else "the trial is done"
     rate = plan.config.cluster.dollars_per_device_hour
     dollars = shared / 3600 * rate
     said = f"${dollars:,.2f}" if dollars >= 0.01 else "under a cent"

@@ -1,13 +1,16 @@
 """A small, safe expression language on columns: `tokens_per_param > 5 and 1e6 <= params_total < 1e9`.
 
-Numbers, strings, True/False, column names, `+ - * / // % **`, comparisons (chained, and `in (…)`), `and`,
-`or`, `not`. The text is parsed by `ast` and walked node by node; nothing is ever evaluated by Python itself.
+Numbers (30k and 2.5M too), strings, True/False, column names, `+ - * / // % **`, comparisons (chained, and
+`in (…)`), `and`, `or`, `not`. The text is parsed by `ast` and walked node by node; nothing is ever evaluated by
+Python itself.
 The same expression works on one row (a dict) and on a whole table. A value that is missing (None, NaN)
 makes a comparison false, except `!=` and `not in`: what is missing is no value that could be named.
 """
 
 import ast
+import difflib
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +19,12 @@ import numpy as np
 import pandas as pd
 
 from sweep.errors import UserError
+from sweep.quantity import parse_quantity
 
 MAX_CHARACTERS = 2000
+
+# A number with a suffix, outside of quotes and names.
+QUANTITY = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w.])(\d[\d_]*\.?\d*(?:e[+-]?\d+)?[kmbgt])\b""", re.IGNORECASE)
 
 ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -56,7 +63,8 @@ def parse(text: str) -> Expression:
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"where: {len(text)} characters; at most {MAX_CHARACTERS} are read")
     try:
-        tree = ast.parse(text.replace("\n", " "), mode="eval").body
+        plain = QUANTITY.sub(lambda match: repr(parse_quantity("where", match[1])) if match[1] else match[0], text)
+        tree = ast.parse(plain.replace("\n", " "), mode="eval").body
         names = _check(tree, text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, UserError):
@@ -129,7 +137,9 @@ def _check(node: ast.AST, text: str) -> set[str]:
 def _check_names(expression: Expression, valid: list[str]) -> None:
     unknown = [name for name in expression.names if name not in valid]
     if unknown:
-        raise UserError(f"where: {expression.text!r} names {unknown[0]!r}; there is {', '.join(sorted(valid))}")
+        close = difflib.get_close_matches(unknown[0], valid, n=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise UserError(f"where: {expression.text!r} names {unknown[0]!r}; {meant}there is {', '.join(sorted(valid))}")
 
 
 def _guarded(expression: Expression, values: Mapping[str, Any]) -> Any:

@@ -148,6 +148,7 @@ def test_bad_text_is_refused(refused, workspace, overrides):
         ("photo.png", "photo.png: unknown file type; data=text reads .txt, .jsonl, .parquet"),
         ("rows.jsonl", "rows.jsonl:2: not valid JSON"),
         ("gone/*.txt", "data.files: nothing matches gone/*.txt; check the path"),
+        (".", "data.files: . is a folder; name files in it, e.g. *.txt"),
     ):
         assert line in refused("prepare", "data=text", f"data.files=[{pattern}]")
     assert "data.files=[]: name at least one file" in refused("prepare", "data=text")

@@ -13,7 +13,7 @@ from sweep.fitting.table import prepare
 from sweep.plan import by_family, planned_trials, refuse_damaged, save
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
-from sweep.verbs.plan import plan_here, price, show
+from sweep.verbs.plan import columns, plan_here, price, show
 
 SHAPE_FREE = ("model.depth=", "model.width=", "model.heads=")
 
@@ -81,6 +81,12 @@ def test_conditions_leave_points_out_with_their_reasons(sized, capsys):
     shown = capsys.readouterr().out
     assert "excluded by tokens_per_param <= 3: 4 points" in shown
     assert "model.params=768 budget.tokens=2560 seed=0" in shown
+
+
+def test_what_needs_no_data_is_refused_before_data_is_prepared(overrides, workspace):
+    with pytest.raises(UserError, match=r"^model\.params=null: give a size"):
+        plan_here([tiny.steps(20), "data=markov"])
+    assert not (workspace / "tokens").exists()
 
 
 def test_another_budget_than_the_sweeps_says_which_to_null(overrides):
@@ -182,6 +188,8 @@ def test_what_is_done_is_left_out_of_the_price(overrides, capsys):
     show(plan)
     assert "done" in capsys.readouterr().out
     assert price(plan, {t.trial_id for t in plan.trials}) == "all 2 trials are done"
+    one = replace(plan, trials=plan.trials[:1])
+    assert price(one, {plan.trials[0].trial_id}) == "the trial is done"
 
 
 # ---- the sweep's folder ----
@@ -236,6 +244,7 @@ def test_a_damaged_record_is_no_finished_trial(overrides):
         record.write_text('{"trial_id":')
     with pytest.raises(UserError, match=rf"^{min(records)}: damaged .*\(and 1 more records\)$"):
         refuse_damaged(plan)
+    assert columns(plan, plan.done())[""] == ["damaged", "damaged"]
 
 
 def test_a_sweep_knows_the_overrides_that_it_was_launched_with(overrides):

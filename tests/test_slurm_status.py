@@ -26,6 +26,7 @@ from sweep.cli import main
 from sweep.rundir import RunDir
 from sweep.sweepdir import SweepDir
 from sweep.verbs import cancel, launch
+from sweep.verbs.status import to_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,6 +74,7 @@ def test_nothing_begun_is_missing(small):
     assert status.counts() == {"missing": 4}
     assert [trial.trial_id for trial in status.trials] == [line["trial_id"] for line in sweep.planned()]
     assert (status.asked.answers, status.asked.problems) == (True, [])
+    assert to_json(status)["slurm"] == {"answers": None, "jobs": {}}  # which was not asked
 
 
 def test_records_claims_and_attempts_say_what_became_of_each(small):

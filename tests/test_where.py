@@ -32,6 +32,8 @@ FRAME = pd.DataFrame(
         ("flag and x - 2 > 0.4", True),
         ("gone > 1", False),
         ("gone == 1 or n == 4", True),
+        ("2k * n == 8_000 and 2.5M == 2.5e6 and n < 1e3k", True),
+        ("kind != '30k' and kind not in (\"2M\",)", True),
         ("kind != 'wsd'", False),
         ("gone != 'bad' and gone not in ('bad',)", True),
         ("gone == 'bad' or not gone != 'bad'", False),
@@ -110,5 +112,7 @@ def test_refused_on_a_row(text):
 def test_unknown_name_lists_the_valid_ones():
     with pytest.raises(UserError, match="'m'; there is flag, kind, n, x"):
         mask(parse("m > 3"), FRAME)
+    with pytest.raises(UserError, match=r"names 'flags'; did you mean flag\? there is flag, kind, n, x"):
+        mask(parse("flags"), FRAME)
     with pytest.raises(UserError, match="compare it"):
         mask(parse("n + 1"), FRAME)

@@ -155,6 +155,9 @@ class TextFiles(TextConfig):
             raise UserError("data.files=[]: name at least one file or glob, e.g. data.files=[notes/*.txt]")
         paths: dict[Path, None] = {}
         for pattern in self.files:
+            if Path(pattern).is_dir():
+                inside = Path(pattern) / "*.txt"
+                raise UserError(f"data.files: {pattern} is a folder; name files in it, e.g. {inside}")
             matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
             found = [Path(match) for match in matches if Path(match).is_file()]
             if not found:

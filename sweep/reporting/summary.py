@@ -69,7 +69,7 @@ def _roads(fit: dict[str, Any]) -> RenderableType:
             continue
         a, b = (with_interval(road[name], road[f"{name}_interval"]) for name in ("a", "b"))
         table.add_row(road["label"], a, b, str(road["n_optima"]))
-    return Padding(table, (1, 0, 0, 0))
+    return Padding(table, (1, 0, 0, 0), expand=False)
 
 
 def _budgets(report: dict[str, Any]) -> RenderableType:
@@ -83,4 +83,4 @@ def _budgets(report: dict[str, Any]) -> RenderableType:
         loss = f"{row['loss_nats']:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
         cells = [power(row["flops"], 3), f"{row['times_largest']}×", hours, *([paid] if priced else [])]
         table.add_row(*cells, short(row["N"]), short(row["D"]), loss)
-    return Padding(table, (1, 0, 1, 0))
+    return Padding(table, (1, 0, 1, 0), expand=False)

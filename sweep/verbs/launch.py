@@ -22,6 +22,7 @@ from rich.console import Console
 
 from slurm import describe, submit
 from slurm.folders import check_seen
+from sweep.console import open_console
 from sweep.errors import UserError
 from sweep.exits import EXIT_AGAIN, say
 from sweep.plan import Plan, additions, refuse_damaged, save, scheduler
@@ -71,7 +72,7 @@ def launch(request: Request) -> int:
 
 
 def _here(request: Request) -> int:
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     plan = plan_here(request.overrides, only=request.only)
     sweep = _sweep_of(plan)
     additions(plan, sweep, request.extend)

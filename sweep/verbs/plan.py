@@ -18,7 +18,7 @@ from sweep.data.hub import HubDataset
 from sweep.data.prepare import DataConfig, find, prepare
 from sweep.data.tokens import Tokens
 from sweep.data.unprepared import Unprepared, stand_in
-from sweep.plan import Plan, make_plan
+from sweep.plan import Plan, damaged, make_plan
 from sweep.price import price
 from sweep.quantity import duration, format_bytes, scientific, short
 
@@ -79,6 +79,7 @@ def show(plan: Plan) -> None:
 def columns(plan: Plan, done: set[str]) -> dict[str, list[str]]:
     """Heading → a cell for each trial."""
     trials, estimates = plan.trials, [plan.estimates[trial.trial_id] for trial in plan.trials]
+    unreadable = damaged(plan)
     points = [dict(override.split("=", 1) for override in plan.points[trial.trial_id]) for trial in trials]
     return {
         "trial": [trial.trial_id for trial in trials],
@@ -90,8 +91,12 @@ def columns(plan: Plan, done: set[str]) -> dict[str, list[str]]:
         **{heading: [point[key] for point in points] for heading, key in other_axes(plan).items()},
         "memory": [format_bytes(plan.memory_bytes(trial)) for trial in trials],
         "time": [duration(one.seconds) + (" guess" if one.source == "guess" else "") for one in estimates],
-        "": ["done" if trial.trial_id in done else "" for trial in trials],
+        "": [_standing(trial.trial_id, done, unreadable) for trial in trials],
     }
+
+
+def _standing(trial_id: str, done: Collection[str], unreadable: Collection[str]) -> str:
+    return "damaged" if trial_id in unreadable else "done" if trial_id in done else ""
 
 
 def _print_table(shown: dict[str, list[str]], width: int | None) -> None:

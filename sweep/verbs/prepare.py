@@ -11,12 +11,12 @@ import argparse
 import math
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from slurm.submission import Submission
 from slurm.unprepared import finish
 from sweep.config import compose
+from sweep.console import open_console
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
 from sweep.quantity import format_bytes, short
@@ -45,7 +45,7 @@ def _for_submission(folder: Path) -> int:
 
 def show(tokens: Tokens) -> None:
     """Print what was prepared, and the losses that counting models reach on its validation split."""
-    console = Console(highlight=False)
+    console = open_console()
     console.print(f"[bold]{tokens.meta['title']}[/]  {tokens.fingerprint}  in {tokens.folder}")
     for split in ("train", "validation"):
         facts = tokens.meta[split]

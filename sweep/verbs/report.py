@@ -10,8 +10,7 @@ fit it shows the data, and why there is no fit.
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
+from sweep.console import open_console
 from sweep.names import add_sweep
 from sweep.sweepdir import SweepDir
 
@@ -35,4 +34,4 @@ def report_sweep(sweep: SweepDir, out: Path | None = None) -> None:
 
     out = out or sweep.path / "report"
     numbers = report.write(results.load(sweep.path), out)
-    Console(highlight=False).print(summary(numbers, out))
+    open_console().print(summary(numbers, out))

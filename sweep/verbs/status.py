@@ -14,7 +14,6 @@ that does not answer it shows what the run folders say. Exit status 0.
 
 import argparse
 import json
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slurm.status import STATES, Status, TrialStatus, look
+from sweep.console import open_console
 from sweep.errors import UserError
 from sweep.names import add_sweep
 from sweep.quantity import duration
@@ -34,7 +34,6 @@ from sweep.sweepdir import SweepDir
 
 SHOWN = 12  # trials of a state, without --all
 WATCH_SECONDS = 5.0
-PIPED_WIDTH = 200  # where there is no terminal to ask
 COLORS = {"finished": "green", "diverged": "magenta", "running": "cyan", "failed": "red", "lost": "yellow"}
 
 
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console = open_console()
     if args.sweep is None:
         return _list(args, console)
     sweep = SweepDir.find(args.sweep, args.sweeps)
@@ -95,11 +94,13 @@ def _watch(sweep: SweepDir, args: argparse.Namespace, console: Console) -> None:
 
 
 def to_json(status: Status) -> dict[str, Any]:
+    """`slurm.answers` is null where there was nothing to ask it about."""
+    asked = status.asked
     return {
         "sweep": status.sweep,
         "counts": dict(status.counts()),
-        "slurm": {"answers": status.asked.answers, "jobs": dict(status.asked.beside())},
-        "problems": status.asked.problems,
+        "slurm": {"answers": asked.answers if asked.submissions else None, "jobs": dict(asked.beside())},
+        "problems": asked.problems,
         "trials": [asdict(trial) for trial in status.trials],
     }
 
