@@ -102,11 +102,11 @@ def compiled(
 ) -> list[Configuration]:
     """Those without a fault, compiled for the launch that `small` makes; none is begun after the deadline."""
 
-    def fault(candidate: Configuration) -> str | None:
+    def in_time(candidate: Configuration) -> str | None:
         return _fault(key, candidate) if time.monotonic() < deadline else "no time left"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = dict(zip(wanted, pool.map(fault, wanted), strict=True))
+        faults = dict(zip(wanted, pool.map(in_time, wanted), strict=True))
     for candidate, fault in faults.items():
         if fault:
             print(f"  {candidate}: {fault}", flush=True)
