@@ -13,6 +13,7 @@ import pytest
 import tiny
 from rich.console import Console
 
+from sweep import claim
 from sweep.cli import main
 from sweep.files import read_json_lines
 from sweep.rundir import RunDir
@@ -217,6 +218,17 @@ def test_a_launch_with_nothing_left_starts_no_worker(overrides, workspace, capsy
     assert "all 2 trials are done" in said
     assert "2 of 2 trials have a record" in said
     assert SweepDir.find("small").settings()["command"][-len(grid) :] == grid
+
+
+def test_a_launch_begins_by_saying_what_workers_of_another_still_train(overrides, workspace, capsys, monkeypatch):
+    grid = [*overrides, "sweep.name=small", tiny.steps(20), "seed=0,1"]
+    plan = plan_here(grid)
+    said = []
+    monkeypatch.setattr(local, "launch", lambda *args: said.append(capsys.readouterr().err) or local.Launched(75, 0.1))
+    held = claim.acquire(RunDir.of_trunk(plan.runs, plan.families()[0][0].family_id).path)
+    assert main(["launch", "--no-report", *grid]) == 75
+    held.release()
+    assert f"being trained by another launch: {plan.families()[0][0].family_id}: host " in said[0]
 
 
 def test_failures_and_kills_are_said_while_it_runs(small, monkeypatch, capsys):

@@ -127,7 +127,7 @@ def test_nothing_named_and_nothing_matched(tmp_path):
         TextFiles().identity()
     with pytest.raises(UserError, match=r"data\.files: nothing matches .*\*\.txt; check the path"):
         TextFiles(files=[str(tmp_path / "*.txt")]).identity()
-    with pytest.raises(UserError, match=r"data\.files: nothing matches "):
+    with pytest.raises(UserError, match=r"data\.files: .* is a folder; name files in it"):
         TextFiles(files=[str(tmp_path)]).identity()
 
 

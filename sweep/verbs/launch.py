@@ -90,6 +90,7 @@ def _here(request: Request) -> int:
     workers = local.worker_count(plan)
     on = f"{plan.device}, {workers} worker{'s' if workers > 1 else ''}" if workers else plan.device
     console.print(f"sweep {plan.name} on {on}: {price(plan, plan.done())}", highlight=False)
+    _say_who_else_trains(plan, console)  # workers outlive a launch that was killed
     outcome = local.launch(plan, sweep, console)
     return _end(request, plan, sweep, outcome, console)
 
@@ -134,14 +135,18 @@ def _end(request: Request, plan: Plan, sweep: SweepDir, outcome: Launched, conso
     after = duration(outcome.seconds)
     console.print(f"{done} of {len(plan.trials)} trials have a record, after {after}", highlight=False)
     status = outcome.status or (0 if done == len(plan.trials) else EXIT_AGAIN)
-    for held in local.held_elsewhere(plan):
-        console.print(f"being trained by another launch: {held}", highlight=False, soft_wrap=True)
+    _say_who_else_trains(plan, console)
     if status:
         again = shlex.join(launch_command(request.overrides, request.extend))
         say(f"exit status {status}; logs are in {sweep.logs}; to go on:\n  {again}")
     if done and request.report and outcome.status != EXIT_AGAIN:
         collect_fit_report(sweep)
     return status
+
+
+def _say_who_else_trains(plan: Plan, console: Console) -> None:
+    for held in local.held_elsewhere(plan):
+        console.print(f"being trained by another launch: {held}", highlight=False, soft_wrap=True)
 
 
 def collect_fit_report(sweep: SweepDir) -> None:
