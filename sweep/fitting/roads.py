@@ -9,6 +9,7 @@ import pandas as pd
 
 from sweep.errors import UserError
 from sweep.fitting import frontier
+from sweep.fitting.dependence import refuse_best_buy
 from sweep.fitting.frontier import FlopsModel
 from sweep.fitting.solve import Solution
 from sweep.fitting.table import Rows
@@ -49,6 +50,7 @@ def _parametric(
 ) -> tuple[Road, Draws]:
     law, C_m = solution.law, np.array(centres)
     try:
+        refuse_best_buy(solution.certificate.get("without_effect", []))
         N_m, D_m, loss_m = frontier.optimum(law, solution.params, flops, C_m)
         a, b = frontier.exponents(law, solution.params, flops)
     except UserError as refusal:

@@ -26,7 +26,8 @@ def fitted(results: Results) -> Fitted | str:
     fit = Fitted.of(results.fit)
     try:
         fit.loss(1e6, 1e8)
-        fit.optimum(results.finished["C"].max())
+        for ratio in (1, FARTHEST):
+            fit.optimal(ratio * results.finished["C"].max())
     except UserError as refusal:
         return str(refusal)
     return fit
