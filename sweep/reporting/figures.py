@@ -302,7 +302,8 @@ def extrapolation(results: Results) -> Figure | LeftOut:
     ]
     farthest = max(cut["max_flops_ratio"] for cut in cuts)
     caption = f"Predictions reach up to {significant(farthest, 2)}× the compute that was fitted. "
-    caption += "".join(f"Farthest {line}." for line in answers.extrapolation(cuts))
+    rule = "The farthest check that fitted at least two runs for each parameter"
+    caption += "".join(f"{rule}, {line}." for line in answers.extrapolation(cuts))
     return Figure(key, title, panels, caption)
 
 

@@ -129,7 +129,8 @@ def warnings(results: Results) -> list[str]:
     found = [f"There is no fit: {results.refused}."] if results.refused else []
     if results.outdated:
         found.append(f"The fit was made of another table than this one: run `python -m sweep fit {results.name}`.")
-    found += [*results.fit.get("disagreements", []), *results.fit.get("warnings", [])]
+    found += [*results.fit.get("disagreements", []), *answers.false_confidence(results.fit.get("holdout", []))]
+    found += results.fit.get("warnings", [])
     finished = results.table[results.table["status"] == "finished"]
     for column, what in (
         ("code_hash", "versions of the training code"),

@@ -29,7 +29,7 @@ from sweep.fitting.fitted import Fitted
 from sweep.fitting.foreign import as_sweep, from_wandb
 from sweep.names import add_sweeps
 from sweep.quantity import parse_quantity
-from sweep.reporting.answers import extrapolation
+from sweep.reporting.answers import extrapolation, false_confidence
 from sweep.sweepdir import SweepDir
 
 MOST_REPORTED = 5000
@@ -171,7 +171,8 @@ def summary(fit: dict[str, Any]) -> list[str]:
     if found := fit["dimension"]:
         four = number(found["four_over_d"]) + ends(found["four_over_d_interval"])
         lines.append(f"alpha = {number(found['alpha'])} beside 4/d = {four}, d = {found['d']:.1f} (a rough estimate)")
-    lines += [f"warning: {text}" for text in fit["disagreements"] + fit["warnings"]]
+    told = fit["disagreements"] + false_confidence(fit["holdout"]) + fit["warnings"]
+    lines += [f"warning: {text}" for text in told]
     return lines
 
 
