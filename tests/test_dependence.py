@@ -12,6 +12,7 @@ from sweep.errors import UserError
 from sweep.fitting.fit import fit_rows
 from sweep.fitting.fitted import Fitted
 from sweep.fitting.table import prepare
+from sweep.fitting.uncertainty import interval
 
 
 def grid() -> pd.DataFrame:
@@ -84,3 +85,25 @@ def test_a_best_buy_that_is_no_run_is_refused():
     fit = fitted(table(BESIROGLU), bootstrap=0)
     with pytest.raises(UserError, match=r"1 FLOPs: the best buy, N = .* is no run"):
         Fitted.of(fit).optimal(1.0)
+
+
+def test_what_depends_on_a_parameter_at_its_bound_has_no_interval():
+    """D tells so steeply that beta runs to its bound."""
+    rng, frame = np.random.default_rng(0), grid()
+    true = 2 + 400 * frame["N"] ** -0.34 + (frame["D"].min() / frame["D"]) ** 5
+    fit = fitted(frame.assign(loss=true * np.exp(0.01 * rng.normal(size=24))), bootstrap=100)
+    assert fit["certificate"]["bounds_hit"] == ["beta"]
+    assert fit["certificate"]["without_effect"] == []
+    assert fit["roads"]["parametric"]["intervals"] is None
+    assert fit["roads"]["parametric"]["note"].endswith("no intervals: beta at a bound of what is searched")
+    assert fit["intervals"]["a"] is None
+    assert fit["intervals"]["alpha"][0] < fit["params"]["alpha"] < fit["intervals"]["alpha"][1]
+    assert not any("N_interval" in best for best in fit["targets"])
+    assert Fitted.of(fit).loss_interval(1e8, 1e10) is None
+
+
+def test_an_interval_holds_its_estimate_or_is_none():
+    draws = np.linspace(1.0, 2.0, 100)
+    assert interval(1.5, draws, 1.0)[0] < 1.5 < interval(1.5, draws, 1.0)[1]
+    assert interval(0.5, draws, 1.0) is None
+    assert interval(2.5, draws, 1.0, positive=True) is None

@@ -14,6 +14,7 @@ from sweep.fitting import frontier
 from sweep.fitting.dependence import refuse_best_buy
 from sweep.fitting.frontier import MOST_FLOPS, FlopsModel
 from sweep.fitting.laws import Law, law_named
+from sweep.fitting.solve import pinned
 from sweep.fitting.uncertainty import interval, prediction_limits
 
 
@@ -35,9 +36,10 @@ class Fitted:
     def of(cls, fit: Mapping[str, Any]) -> "Fitted":
         """From what `fit.json` holds."""
         flops = FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
-        without_effect = fit.get("certificate", {}).get("without_effect", [])  # an older fit was not asked
+        certificate = fit.get("certificate", {})
+        without_effect = certificate.get("without_effect", [])  # an older fit was not asked
         found = cls(law_named(fit["form"]), fit["params"], flops, without_effect=without_effect)
-        if not fit.get("replicates"):
+        if not fit.get("replicates") or pinned(certificate):
             return found
         return replace(
             found,

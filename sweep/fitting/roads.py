@@ -11,7 +11,7 @@ from sweep.errors import UserError
 from sweep.fitting import frontier
 from sweep.fitting.dependence import refuse_best_buy
 from sweep.fitting.frontier import FlopsModel
-from sweep.fitting.solve import Solution
+from sweep.fitting.solve import Solution, pinned
 from sweep.fitting.table import Rows
 from sweep.fitting.uncertainty import Replicates, draw_deviations, interval
 
@@ -63,6 +63,8 @@ def _parametric(
     road = {"a": float(a), "b": float(b), "intervals": None, "optima": optima, "refused": [], "note": note}
     if replicates is None:
         return road, {}
+    if at_bound := pinned(solution.certificate):
+        return road | {"note": f"{note}; no intervals: {', '.join(at_bound)} at a bound of what is searched"}, {}
     params = {name: values_B[:, None] for name, values_B in replicates.params.items()}
     try:
         drawn = dict(zip(("N", "D", "loss_nats"), frontier.optimum(law, params, flops, C_m), strict=True))

@@ -183,7 +183,8 @@ def _best(results: Results) -> dict[str, Any] | None:
 
 def _calculator(results: Results) -> dict[str, Any] | None:
     """What the page's calculator needs: the fit's parameters and the measured rates."""
-    if isinstance(answers.fitted(results), str) or results.fit["form"] != "additive":
+    fit = answers.fitted(results)
+    if isinstance(fit, str) or results.fit["form"] != "additive":
         return None  # the page has the closed form of this one only
     return {
         "params": results.fit["params"],
@@ -192,7 +193,7 @@ def _calculator(results: Results) -> dict[str, Any] | None:
         "flops_per_device_hour": answers.flops_per_device_hour(results),
         "dollars_per_device_hour": results.meta.get("dollars_per_device_hour"),
         "bytes_per_token": _positive(results.meta.get("bytes_per_token")),
-        "replicates": results.fit["replicates"],
+        "replicates": fit.replicates or None,
         "widening": (results.fit["bootstrap"] or {}).get("widening"),
     }
 
