@@ -229,6 +229,19 @@ def test_the_report_and_the_fits_own_summary_give_the_same_intervals(written):
             assert row[f"{name}_interval"] == best[f"{name}_interval"] is not None
 
 
+def test_a_best_buy_outside_of_what_was_trained_is_marked(tmp_path):
+    """Also at the compute of the dearest run, where the table stops short of the best size."""
+    folder = write(tmp_path / "sweep", "normal")
+    whole = results.load(folder)
+    first = answers.budgets(whole)[0]
+    assert first["outside"] == []
+    few = results.Results("few", whole.table[whole.table["params_non_embedding"] > 1.01 * first["N"]], fit=whole.fit)
+    assert "N" in answers.budgets(few)[0]["outside"]
+    report = reports.write(whole, folder / "report")
+    beyond = next(row for row in report["budgets"] if "N" in row["outside"])
+    assert f"{short(beyond['N'])}* [" in (folder / "report" / "report.html").read_text()
+
+
 def test_the_extrapolation_check_is_one_that_fitted_enough_runs():
     """Six runs under five parameters reach farthest, and their errors cancel: they are no headline."""
     params = dict.fromkeys(("E", "A", "B", "alpha", "beta"), 1.0)

@@ -69,17 +69,20 @@ def price(results: Results, flops: float | None) -> dict[str, float | None]:
 
 
 def budgets(results: Results) -> list[dict[str, Any]]:
-    """N, D and the loss to expect for the compute of the dearest run, and for 10, 100 and 1000 times it."""
+    """N, D and the loss to expect for the compute of the dearest run, and for 10, 100 and 1000 times it.
+    `outside` names those of N and D that no finished trial reaches."""
     fit = fitted(results)
     if isinstance(fit, str):
         return []
     largest = float(results.finished["C"].max())
+    spans = {name: (results.finished[name].min(), results.finished[name].max()) for name in ("N", "D")}
     bytes_per_token = results.meta.get("bytes_per_token")
     rows = []
     for ratio in (1, 10, 100, FARTHEST):
         best = fit.optimal(largest * ratio)
         best |= price(results, best.pop("C")) | {
             "times_largest": ratio,
+            "outside": [name for name in ("N", "D") if not spans[name][0] <= best[name] <= spans[name][1]],
             "tokens_per_param": best["D"] / best["N"],
             "bits_per_byte": best["loss_nats"] / math.log(2) / bytes_per_token if bytes_per_token else None,
             "error_nats": _seen_error(results, ratio, best["loss_nats"]),
