@@ -113,9 +113,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     path = fit.write(result, home.folder, home.path("fit.json").name)
     print("\n".join([*summary(result.as_dict()), *answers(result.as_dict(), args), f"written to {path}"]))
-    if home.is_sweep:
+    if home.is_sweep and not args.out:
         print(f"its report: python -m sweep report {args.table}")
-    elif not args.no_report:
+    elif not home.is_sweep and not args.no_report:
         print(report_of(as_sweep(data, rows), result.as_dict(), Path(source).stem, home.path("report")))
     return 0
 
