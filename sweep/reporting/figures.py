@@ -226,7 +226,7 @@ def learning_curves(results: Results) -> Figure | LeftOut:
             continue
         losses = np.concatenate([line.y for line in lines])
         low, high = np.nanmin(losses), np.nanmax(losses)
-        spread = pieces.padded(low, max(high, results.reference_lines.get("uniform", high)))
+        spread = pieces.padded(low, results.reference_lines.get("uniform", high))  # one that blew up hides all others
         panels.append(
             Panel(
                 pieces.tokens_axis(),
