@@ -3,6 +3,7 @@ import pytest
 
 from benchmarks.fit_simulation import BESIROGLU
 from sweep.fitting.consistency import crossing, floors, kaplan_crossing
+from sweep.fitting.fitted import Fitted
 from sweep.fitting.frontier import FlopsModel, optimum
 from sweep.fitting.laws import law_named
 from sweep.fitting.objective import objective_named
@@ -46,9 +47,9 @@ def test_kaplans_contradiction_is_where_he_found_it():
 
 def test_crossing_is_refused_for_other_forms():
     C = np.geomspace(1e18, 1e21, 5)
-    found = crossing(LAW, BESIROGLU, SIX_ND, C, C / 1e10)
+    found = crossing(Fitted(LAW, BESIROGLU, SIX_ND), C, C / 1e10)
     assert found["C"] > 1e21
-    assert "refused" in crossing(law_named("power_C"), {}, SIX_ND, C, C)
+    assert "refused" in crossing(Fitted(law_named("power_C"), {}, SIX_ND), C, C)
 
 
 def test_laws_that_are_nearly_parallel_never_cross():

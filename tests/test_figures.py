@@ -75,6 +75,15 @@ def test_every_axis_has_a_label_and_every_loss_a_unit(described):
                         assert "nats per token" in axis.label
 
 
+def test_a_trial_that_blew_up_does_not_hide_the_other_learning_curves(sweeps):
+    normal = sweeps["normal"]
+    curves = normal.curves.copy()
+    curves.loc[curves.index[-1], ["val_loss_nats", "train_loss_nats"]] = 1.2e6
+    blown = {figure.key: figure for figure in describe(dataclasses.replace(normal, curves=curves))}
+    for panel in blown["learning_curves"].panels:
+        assert panel.y.range[1] < 1.1 * normal.reference_lines["uniform"]
+
+
 def test_no_panel_is_empty(described):
     for figures in described.values():
         for figure in figures.values():

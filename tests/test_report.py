@@ -18,8 +18,8 @@ from rich.console import Console
 from sweep.errors import UserError
 from sweep.fitting.fitted import Fitted
 from sweep.quantity import short
+from sweep.reporting import answers, results
 from sweep.reporting import report as reports
-from sweep.reporting import results
 from sweep.reporting.numbers import significant
 from sweep.reporting.summary import summary
 from sweep.sweepdir import SweepDir
@@ -155,8 +155,6 @@ def test_shared_trunk_counts_once_in_device_time(written):
     sweep = results.load(written["normal"][0])
     table = sweep.table.assign(wall_seconds=10.0, device_seconds=4.0)
     families = table[table["status"] == "finished"]["family_id"]
-    from sweep.reporting import answers
-
     shared = results.Results("shared", table)
     assert answers.training_seconds(shared) == pytest.approx(4.0 * len(families) + 6.0 * families.nunique())
 
@@ -231,12 +229,40 @@ def test_the_report_and_the_fits_own_summary_give_the_same_intervals(written):
             assert row[f"{name}_interval"] == best[f"{name}_interval"] is not None
 
 
+def test_a_best_buy_outside_of_what_was_trained_is_marked(tmp_path):
+    """Also at the compute of the dearest run, where the table stops short of the best size."""
+    folder = write(tmp_path / "sweep", "normal")
+    whole = results.load(folder)
+    first = answers.budgets(whole)[0]
+    assert first["outside"] == []
+    few = results.Results("few", whole.table[whole.table["params_non_embedding"] > 1.01 * first["N"]], fit=whole.fit)
+    assert "N" in answers.budgets(few)[0]["outside"]
+    report = reports.write(whole, folder / "report")
+    beyond = next(row for row in report["budgets"] if "N" in row["outside"])
+    assert f"{short(beyond['N'])}* [" in (folder / "report" / "report.html").read_text()
+
+
+def test_the_extrapolation_check_is_one_that_fitted_enough_runs():
+    """Six runs under five parameters reach farthest, and their errors cancel: they are no headline."""
+    params = dict.fromkeys(("E", "A", "B", "alpha", "beta"), 1.0)
+    found = {"mean_error": 0.04, "params": params, "n_predicted": 20, "cut_flops": 1e11}
+    lucky = found | {"n_fit": 6, "max_flops_ratio": 23.0, "mean_signed_error": 0.0, "coverage": 0.79}
+    posed = found | {"n_fit": 13, "max_flops_ratio": 12.0, "mean_signed_error": 0.039, "coverage": 0.52}
+    assert answers.farthest([lucky, posed]) is posed
+    assert answers.extrapolation([lucky]) == []
+    (warning,) = answers.false_confidence([lucky, posed])
+    assert "of 20 runs predicted from cheaper ones (up to 12×) 52% are inside their 90% interval" in warning
+    assert answers.false_confidence([posed | {"coverage": 0.85}]) == []
+    assert answers.false_confidence([posed | {"coverage": None}]) == []
+
+
 def test_the_extrapolation_check_says_its_bias(written, capsys):
     folder, report = written["normal"]
-    far = max(report["fit"]["holdout"], key=lambda cut: cut["max_flops_ratio"])
+    far = answers.farthest(report["fit"]["holdout"])
     (line,) = report["fit"]["extrapolation"]
     side = "high" if far["mean_signed_error"] > 0 else "low"
-    assert line.endswith(f"{significant(100 * abs(far['mean_signed_error']), 2)}% too {side} on average")
+    assert f"{significant(100 * abs(far['mean_signed_error']), 2)}% too {side} on average; " in line
+    assert line.endswith(f"{100 * far['coverage']:.0f}% are inside their 90% interval")
     caption = next(figure["caption"] for figure in report["figures"] if figure["key"] == "extrapolation")
     assert line in caption
     assert line in page_of(written, "normal").text

@@ -194,3 +194,11 @@ def test_weights_come_from_a_column():
     assert set(rows.weight) == {2.0}
     assert reasons(rows) == {(4, "not_positive")}
     assert set(prepare(table(HOFFMANN)).weight) == {1.0}
+
+
+def test_columns_in_different_units_are_warned_about():
+    frame = table(HOFFMANN)
+    (warning,) = prepare(frame.assign(N=frame["N"] / 1e6)).warnings
+    assert warning.startswith("C is 1e+06 times 6 N D: the columns N (N), D (D), C (C) are in different units")
+    for ratio in (0.1, 5.4, 20.0):  # a mixture of experts, our smallest model, a smaller one
+        assert prepare(frame.assign(C=ratio * frame["C"])).warnings == []

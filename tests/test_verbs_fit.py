@@ -92,6 +92,16 @@ def test_a_refused_fit_of_a_sweep_leaves_its_reason_and_no_older_fit(tmp_path, m
     }
 
 
+def test_a_fit_put_elsewhere_names_no_report_of_another_fit(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps" / "mine").mkdir(parents=True)
+    table(BESIROGLU, run_sd=0.002).to_parquet("sweeps/mine/table.parquet")
+    run("mine", "--bootstrap", "0", "--out", "elsewhere")
+    printed = capsys.readouterr().out
+    assert printed.endswith("written to elsewhere/fit.json\n")
+    assert "sweep report" not in printed
+
+
 def test_a_refused_fit_of_a_file_leaves_the_fit_there(csv, capsys):
     run(csv, COLUMNS, "--bootstrap", "0")
     before = (csv.parent / "runs.fit.json").read_bytes()

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from sweep.errors import UserError
-from sweep.fitting.frontier import FlopsModel, optimum
-from sweep.fitting.laws import Law, law_named
+from sweep.fitting.fitted import Fitted
+from sweep.fitting.frontier import OVERFLOWS
+from sweep.fitting.laws import law_named
 from sweep.fitting.objective import Objective, minimise
 from sweep.fitting.solve import solve
 from sweep.fitting.uncertainty import interval
@@ -72,16 +73,20 @@ def kaplan_crossing(
     }
 
 
-def crossing(
-    law: Law, params: Mapping[str, float], flops: FlopsModel, C_n: np.ndarray, D_n: np.ndarray
-) -> dict[str, Any]:
+@OVERFLOWS
+def crossing(fitted: Fitted, C_n: np.ndarray, D_n: np.ndarray) -> dict[str, Any]:
     """The crossing of the two budget laws read off this fit in the range of its data, both as power laws without
     a floor, as Kaplan et al. have them. A form with a floor never crosses itself: past its crossing these two
     readings contradict each other, so no straight line on either plot is to be trusted beyond it."""
-    if law.name != "additive":
+    if fitted.law.name != "additive":
         return {"refused": "read off the additive form only"}
-    C = np.geomspace(C_n.min(), C_n.max(), 20)
-    _, D, frontier_loss = optimum(law, params, flops, C)
+    params, C = fitted.params, np.geomspace(C_n.min(), C_n.max(), 20)
+    try:
+        _, D, frontier_loss = fitted.optimum(C)
+    except UserError as refusal:
+        return {"refused": str(refusal)}
+    if not (np.isfinite(frontier_loss) & np.isfinite(D) & (D > 0)).all():
+        return {"refused": "the best buys of this law are not finite"}
     minus_alpha_C, log_C = np.polyfit(np.log(C), np.log(frontier_loss), 1)
     D_range = np.geomspace(D_n.min(), D_n.max(), 20)
     unlimited = params["E"] + params["B"] * D_range ** -params["beta"]
@@ -94,6 +99,8 @@ def crossing(
         "alpha_D": float(alpha_D),
         "D0": float(np.exp(log_D / alpha_D)),
     }
+    if not np.isfinite(list(laws.values())).all():
+        return {"refused": "a straight line through these losses is flat"}
     met = kaplan_crossing(**laws, d0=float(np.exp(log_d0)), b=float(b))
     if met is None:
         return {"refused": "L(D) falls as fast as the frontier: the two never cross"} | laws

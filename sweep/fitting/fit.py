@@ -20,6 +20,7 @@ from sweep import files
 from sweep.errors import UserError
 from sweep.fitting import frontier, uncertainty
 from sweep.fitting.consistency import crossing, floors
+from sweep.fitting.dependence import described, without_effect
 from sweep.fitting.dimension import Sized, beside_exponent
 from sweep.fitting.fitted import Fitted
 from sweep.fitting.frontier import FlopsModel
@@ -148,7 +149,7 @@ def fit_rows(
         effect_of_drops=effect_of_drops(rows, law, goal, flops, exponents["a"]),
         conventions=conventions(alternatives, law, goal, exponents["a"]),
         floors=floors(solution.params, intervals, roads["isoflop_akima"], best_losses_Bg, fitted.widening, goal),
-        crossing=crossing(law, solution.params, flops, rows.C, rows.D),
+        crossing=crossing(fitted, rows.C, rows.D),
         dimension=_dimension(solution, intervals, dimensions),
         warnings=rows.warnings + warnings_about(rows, solution, flops, refused, intervals, noise),
         versions=versions(),
@@ -168,7 +169,9 @@ def _solved(law: Law, rows: Rows, goal: Objective) -> Solution:
         if not (np.isfinite(x[name]) & (x[name] > 0)).all():
             raise FitError(f"--form {law.name} needs {name}, and some rows have none: leave them out with --where")
     try:
-        return solve(law, x, rows.loss, goal, rows.weight)
+        solution = solve(law, x, rows.loss, goal, rows.weight)
+        asked = {"without_effect": without_effect(solution, x, rows.loss)}
+        return dataclasses.replace(solution, certificate=solution.certificate | asked)
     except FitError as refusal:
         left_out = ", ".join(f"{count} {reason}" for reason, count in rows.dropped_by_reason.items())
         raise FitError(f"{refusal}; dropped: {left_out}" if left_out else str(refusal)) from None
@@ -318,6 +321,8 @@ def warnings_about(
     noise: Mapping[str, Any] | None,
 ) -> list[str]:
     certificate, warnings = solution.certificate, []
+    if nothing := certificate.get("without_effect"):
+        warnings.append(f"{described(nothing)}: no best size, and no loss of a larger run, follows from it")
     if certificate["verdict"] == "uncertain optimum":
         warnings.append(f"uncertain optimum: {certificate['starts_agreeing']} of {certificate['starts']} starts agree")
     if certificate["bounds_hit"]:

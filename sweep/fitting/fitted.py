@@ -11,8 +11,10 @@ import numpy as np
 
 from sweep.errors import UserError
 from sweep.fitting import frontier
+from sweep.fitting.dependence import refuse_best_buy
 from sweep.fitting.frontier import MOST_FLOPS, FlopsModel
 from sweep.fitting.laws import Law, law_named
+from sweep.fitting.solve import pinned
 from sweep.fitting.uncertainty import interval, prediction_limits
 
 
@@ -28,13 +30,16 @@ class Fitted:
     replicates: Mapping[str, np.ndarray] = field(default_factory=dict)
     widening: float = 1.0
     deviation_n: np.ndarray = field(default_factory=lambda: np.empty(0))
+    without_effect: list[str] = field(default_factory=list)  # variables that the losses do not fall with
 
     @classmethod
     def of(cls, fit: Mapping[str, Any]) -> "Fitted":
         """From what `fit.json` holds."""
         flops = FlopsModel(fit["flops_model"]["k"], fit["flops_model"]["gamma"])
-        found = cls(law_named(fit["form"]), fit["params"], flops)
-        if not fit.get("replicates"):
+        certificate = fit.get("certificate", {})
+        without_effect = certificate.get("without_effect", [])  # an older fit was not asked
+        found = cls(law_named(fit["form"]), fit["params"], flops, without_effect=without_effect)
+        if not fit.get("replicates") or pinned(certificate):
             return found
         return replace(
             found,
@@ -72,13 +77,16 @@ class Fitted:
         return [float(low_m[0]), float(high_m[0])]
 
     def optimum(self, C: Any) -> tuple[Any, Any, Any]:
-        """(N, D, loss in nats) of the best buy for C FLOPs, an array or a number."""
+        """(N, D, loss in nats) of the best buy for C FLOPs, an array or a number. UserError where there is none."""
+        refuse_best_buy(self.without_effect)
         return frontier.optimum(self.law, self.params, self.flops, C)
 
     def optimal(self, C: float) -> dict[str, Any]:
         """The best buy for C FLOPs: {"C", "N", "D", "loss_nats"}, and "N_interval", "D_interval", "loss_nats_interval"
-        where there are replicates."""
+        where there are replicates. UserError where the law's best buy is no run at all."""
         best = dict(zip(("N", "D", "loss_nats"), map(float, self.optimum(C)), strict=True))
+        if not all(1 <= best[name] < np.inf for name in ("N", "D")):
+            raise UserError(f"{C:.3g} FLOPs: the best buy, N = {best['N']:.3g} and D = {best['D']:.3g}, is no run")
         found: dict[str, Any] = {"C": float(C)} | best
         if not self.replicates:
             return found
@@ -91,6 +99,7 @@ class Fitted:
 
     def compute_for_loss(self, loss_nats: float) -> float:
         """The least FLOPs for a loss. UserError at or below the fitted floor."""
+        refuse_best_buy(self.without_effect)
         C = float(frontier.cheapest(self.law, self.params, self.flops, loss_nats))
         if not 0 < C < np.inf:
             why = "no compute reaches it" if C else "the law is below it without any compute"

@@ -28,6 +28,7 @@ LEAST_BUDGETS = 3
 LEAST_PASSINGS = 3
 GRID = 600
 MOST_FLOPS = 1e40  # a loss that takes more is out of reach
+OVERFLOWS = np.errstate(over="ignore", divide="ignore", invalid="ignore")  # a replicate may lie anywhere: not finite
 
 
 # --- FLOPs as a function of N and D ------------------------------------------------------------------------
@@ -74,6 +75,7 @@ def exponents(law: Law, params: Mapping[str, Any], flops: FlopsModel) -> tuple[A
     return np.log(N2 / N1) / np.log(2.25), np.log(D2 / D1) / np.log(2.25)
 
 
+@OVERFLOWS
 def optimum(law: Law, params: Mapping[str, Any], flops: FlopsModel, C: Any) -> tuple[Any, Any, Any]:
     """(N_opt, D_opt, loss in nats) for C FLOPs on data that is not repeated. C and the parameters may be arrays.
     UserError where the form says nothing of N and D, or has no minimum along C."""

@@ -9,8 +9,9 @@ import pandas as pd
 
 from sweep.errors import UserError
 from sweep.fitting import frontier
+from sweep.fitting.dependence import refuse_best_buy
 from sweep.fitting.frontier import FlopsModel
-from sweep.fitting.solve import Solution
+from sweep.fitting.solve import Solution, pinned
 from sweep.fitting.table import Rows
 from sweep.fitting.uncertainty import Replicates, draw_deviations, interval
 
@@ -49,6 +50,7 @@ def _parametric(
 ) -> tuple[Road, Draws]:
     law, C_m = solution.law, np.array(centres)
     try:
+        refuse_best_buy(solution.certificate.get("without_effect", []))
         N_m, D_m, loss_m = frontier.optimum(law, solution.params, flops, C_m)
         a, b = frontier.exponents(law, solution.params, flops)
     except UserError as refusal:
@@ -61,6 +63,8 @@ def _parametric(
     road = {"a": float(a), "b": float(b), "intervals": None, "optima": optima, "refused": [], "note": note}
     if replicates is None:
         return road, {}
+    if at_bound := pinned(solution.certificate):
+        return road | {"note": f"{note}; no intervals: {', '.join(at_bound)} at a bound of what is searched"}, {}
     params = {name: values_B[:, None] for name, values_B in replicates.params.items()}
     try:
         drawn = dict(zip(("N", "D", "loss_nats"), frontier.optimum(law, params, flops, C_m), strict=True))

@@ -40,6 +40,12 @@ class Solution:
         return {name: float(v[0]) for name, v in self.bound.to_params(self.theta_P[None]).items()}
 
 
+def pinned(certificate: Mapping[str, Any]) -> list[str]:
+    """The parameters on a bound of the search, by published name, without the floor: one at its bound is as good as
+    zero, which it cannot be below. Replicates pile up at the others, and look sure of what the data leave open."""
+    return [name.removeprefix("log ") for name in certificate.get("bounds_hit", []) if name != "log E"]
+
+
 def solve(
     law: Law,
     x: Mapping[str, np.ndarray],

@@ -44,6 +44,9 @@ REQUIRED = ("N", "D", "C", "loss")
 NUMERIC_ROLES = (*REQUIRED, "unique_tokens", "steps", "lr", "weight")
 N_CONVENTIONS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 C_CONVENTIONS = ("exact", "6nd")
+# C / 6ND that an architecture can have: under 1 where N counts embeddings or experts that are not used, above it where
+# attention and logits outweigh a small model's layers (5 at 2k parameters).
+LEAST_PER_6ND, MOST_PER_6ND = 0.02, 50.0
 EXTRA = {"S": "steps", "U": "unique_tokens"}
 
 
@@ -243,6 +246,7 @@ def prepare(
     used = np.flatnonzero(check.used_n)
     family_n, warnings = _families(table, names)
     warnings += [f"no column for {role}: C = 6 N D was assumed" for role in "NDC" if role not in names]
+    warnings += _other_units(names, values, used)
     return Rows(
         row=used,
         **{role: values[role][used] for role in REQUIRED},
@@ -344,6 +348,18 @@ def _third(values: dict[str, np.ndarray], c_convention: str) -> None:
             values["N"] = values["C"] / (6 * values["D"])
         elif "D" not in values:
             values["D"] = values["C"] / (6 * values["N"])
+
+
+def _other_units(names: Mapping[str, str], values: Mapping[str, np.ndarray], used: np.ndarray) -> list[str]:
+    """A warning where C is nowhere near 6 N D: one of the three is counted in millions, or in PF-days."""
+    if not set("NDC") <= set(names) or not len(used):
+        return []
+    N, D, C = (values[role][used] for role in "NDC")
+    ratio = float(np.median(C / (6 * N * D)))
+    if LEAST_PER_6ND <= ratio <= MOST_PER_6ND:
+        return []
+    columns = ", ".join(f"{role} ({names[role]})" for role in "NDC")
+    return [f"C is {ratio:.2g} times 6 N D: the columns {columns} are in different units; give plain numbers"]
 
 
 def _with_roles(table: pd.DataFrame, values: Mapping[str, np.ndarray]) -> pd.DataFrame:

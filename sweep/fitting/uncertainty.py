@@ -28,6 +28,7 @@ from sweep.fitting.objective import minimise
 
 LEVEL = 0.90
 LEAST_FAMILIES = 5
+ROUNDING = 1e-4  # of an estimate (or its log) and its replicates, which fit.json holds in 6 digits
 TOLERANCE = 1e-6  # of a replicate's objective: far under the spread between replicates
 MOST_ROWS = 50_000  # a bootstrap of more would take minutes
 MOST_FOLDS = 50
@@ -113,15 +114,17 @@ def refit(solution: Any, log_loss_n: np.ndarray, weight_Bn: np.ndarray) -> np.nd
 
 def interval(estimate: Any, draws_B: np.ndarray, widen: float, positive: bool = False) -> list[float] | None:
     """[low, high]: percentiles of the replicates, stretched about the estimate (in the log where `positive`).
-    None where replicates are missing."""
+    None where replicates are missing, or lie on one side of the estimate: then they are not of what it is."""
     draws_B = np.asarray(draws_B, dtype=float)
-    if not np.isfinite(estimate) or np.mean(np.isfinite(draws_B)) < 0.9:
+    if not np.isfinite(estimate) or (positive and estimate <= 0) or np.mean(np.isfinite(draws_B)) < 0.9:
         return None
     draws_B = draws_B[np.isfinite(draws_B)]
     if positive:
         estimate, draws_B = np.log(estimate), np.log(np.maximum(draws_B, 1e-300))
     ends = np.quantile(draws_B, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     ends = estimate + widen * (ends - estimate)
+    if ends[0] > estimate + ROUNDING or ends[1] < estimate - ROUNDING:
+        return None
     ends = np.exp(ends) if positive else ends
     return [float(ends[0]), float(ends[1])]
 

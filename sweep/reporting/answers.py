@@ -14,6 +14,8 @@ from sweep.reporting.numbers import power, significant
 from sweep.reporting.results import Results
 
 NEXT_NATS = 0.1
+RUNS_PER_PARAMETER = 2
+FEW_INSIDE = 0.7  # of the runs that a check predicted, inside their 90% intervals
 FARTHEST = 1000  # answers reach this many times the dearest run's compute
 
 
@@ -26,7 +28,8 @@ def fitted(results: Results) -> Fitted | str:
     fit = Fitted.of(results.fit)
     try:
         fit.loss(1e6, 1e8)
-        fit.optimum(results.finished["C"].max())
+        for ratio in (1, FARTHEST):
+            fit.optimal(ratio * results.finished["C"].max())
     except UserError as refusal:
         return str(refusal)
     return fit
@@ -66,17 +69,20 @@ def price(results: Results, flops: float | None) -> dict[str, float | None]:
 
 
 def budgets(results: Results) -> list[dict[str, Any]]:
-    """N, D and the loss to expect for the compute of the dearest run, and for 10, 100 and 1000 times it."""
+    """N, D and the loss to expect for the compute of the dearest run, and for 10, 100 and 1000 times it.
+    `outside` names those of N and D that no finished trial reaches."""
     fit = fitted(results)
     if isinstance(fit, str):
         return []
     largest = float(results.finished["C"].max())
+    spans = {name: (results.finished[name].min(), results.finished[name].max()) for name in ("N", "D")}
     bytes_per_token = results.meta.get("bytes_per_token")
     rows = []
     for ratio in (1, 10, 100, FARTHEST):
         best = fit.optimal(largest * ratio)
         best |= price(results, best.pop("C")) | {
             "times_largest": ratio,
+            "outside": [name for name in ("N", "D") if not spans[name][0] <= best[name] <= spans[name][1]],
             "tokens_per_param": best["D"] / best["N"],
             "bits_per_byte": best["loss_nats"] / math.log(2) / bytes_per_token if bytes_per_token else None,
             "error_nats": _seen_error(results, ratio, best["loss_nats"]),
@@ -87,25 +93,53 @@ def budgets(results: Results) -> list[dict[str, Any]]:
 
 def _seen_error(results: Results, ratio: float, loss_nats: float) -> float | None:
     """The mean error in nats to expect of a loss predicted at `ratio` times the compute that was fitted: that of the
-    fit's own residuals at 1, beyond it of the nearest holdout that reached at least as far. None where none did."""
+    fit's own residuals at 1, beyond it of the nearest well-posed check that reached as far. None where none did."""
     if ratio <= 1:
         used = [row for row in results.fit["residuals"] if row["used"]]
         return float(np.mean([abs(row["loss_nats"] - row["predicted_nats"]) for row in used]))
-    cuts = [cut for cut in results.fit["holdout"] if cut["max_flops_ratio"] >= 0.99 * ratio]
+    cuts = [cut for cut in well_posed(results.fit["holdout"]) if cut["max_flops_ratio"] >= 0.99 * ratio]
     return loss_nats * min(cuts, key=lambda cut: cut["max_flops_ratio"])["mean_error"] if cuts else None
 
 
+def well_posed(holdout: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The checks that fitted RUNS_PER_PARAMETER runs for each parameter: with fewer, errors cancel by luck."""
+    return [cut for cut in holdout if cut["n_fit"] >= RUNS_PER_PARAMETER * len(cut["params"])]
+
+
+def farthest(holdout: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The well-posed check that reached farthest; None where there is none."""
+    return max(well_posed(holdout), key=lambda cut: cut["max_flops_ratio"], default=None)
+
+
 def extrapolation(holdout: list[dict[str, Any]]) -> list[str]:
-    """The check that reached farthest, in a sentence with its bias; nothing where no cut could be fitted."""
-    if not holdout:
+    """The farthest check in a sentence, with its bias and coverage; nothing where there is none."""
+    far = farthest(holdout)
+    if far is None:
         return []
-    far = max(holdout, key=lambda cut: cut["max_flops_ratio"])
     bias = 100 * far["mean_signed_error"]
     fitted = f"{far['n_fit']} runs up to {power(far['cut_flops'])} FLOPs"
     predicted = f"{far['n_predicted']} up to {significant(far['max_flops_ratio'], 2)}× dearer"
     side = f"{significant(abs(bias), 2)}% too {'high' if bias > 0 else 'low'} on average"
     error = f"a mean error of {significant(100 * far['mean_error'], 2)}%, {side}"
-    return [f"extrapolation: {fitted} predict {predicted} with {error}"]
+    inside = "" if far["coverage"] is None else f"; {_percent(far['coverage'])} are inside their 90% interval"
+    return [f"extrapolation: {fitted} predict {predicted} with {error}{inside}"]
+
+
+def false_confidence(holdout: list[dict[str, Any]]) -> list[str]:
+    """A warning where the farthest check found far fewer runs inside their 90% intervals than 90%."""
+    far = farthest(holdout)
+    if far is None or far["coverage"] is None or far["coverage"] >= FEW_INSIDE:
+        return []
+    where = (
+        f"of {far['n_predicted']} runs predicted from cheaper ones (up to {significant(far['max_flops_ratio'], 2)}×)"
+    )
+    return [
+        f"intervals beyond the runs are too narrow: {where} {_percent(far['coverage'])} are inside their 90% interval"
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%"
 
 
 def reachable(results: Results) -> tuple[float, float] | None:

@@ -226,7 +226,7 @@ def learning_curves(results: Results) -> Figure | LeftOut:
             continue
         losses = np.concatenate([line.y for line in lines])
         low, high = np.nanmin(losses), np.nanmax(losses)
-        spread = pieces.padded(low, max(high, results.reference_lines.get("uniform", high)))
+        spread = pieces.padded(low, results.reference_lines.get("uniform", high))  # one that blew up hides all others
         panels.append(
             Panel(
                 pieces.tokens_axis(),
@@ -302,7 +302,8 @@ def extrapolation(results: Results) -> Figure | LeftOut:
     ]
     farthest = max(cut["max_flops_ratio"] for cut in cuts)
     caption = f"Predictions reach up to {significant(farthest, 2)}× the compute that was fitted. "
-    caption += "".join(f"Farthest {line}." for line in answers.extrapolation(cuts))
+    rule = "The farthest check that fitted at least two runs for each parameter"
+    caption += "".join(f"{rule}, {line}." for line in answers.extrapolation(cuts))
     return Figure(key, title, panels, caption)
 
 

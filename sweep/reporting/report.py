@@ -129,7 +129,8 @@ def warnings(results: Results) -> list[str]:
     found = [f"There is no fit: {results.refused}."] if results.refused else []
     if results.outdated:
         found.append(f"The fit was made of another table than this one: run `python -m sweep fit {results.name}`.")
-    found += [*results.fit.get("disagreements", []), *results.fit.get("warnings", [])]
+    found += [*results.fit.get("disagreements", []), *answers.false_confidence(results.fit.get("holdout", []))]
+    found += results.fit.get("warnings", [])
     finished = results.table[results.table["status"] == "finished"]
     for column, what in (
         ("code_hash", "versions of the training code"),
@@ -182,7 +183,8 @@ def _best(results: Results) -> dict[str, Any] | None:
 
 def _calculator(results: Results) -> dict[str, Any] | None:
     """What the page's calculator needs: the fit's parameters and the measured rates."""
-    if isinstance(answers.fitted(results), str) or results.fit["form"] != "additive":
+    fit = answers.fitted(results)
+    if isinstance(fit, str) or results.fit["form"] != "additive":
         return None  # the page has the closed form of this one only
     return {
         "params": results.fit["params"],
@@ -191,7 +193,7 @@ def _calculator(results: Results) -> dict[str, Any] | None:
         "flops_per_device_hour": answers.flops_per_device_hour(results),
         "dollars_per_device_hour": results.meta.get("dollars_per_device_hour"),
         "bytes_per_token": _positive(results.meta.get("bytes_per_token")),
-        "replicates": results.fit["replicates"],
+        "replicates": fit.replicates or None,
         "widening": (results.fit["bootstrap"] or {}).get("widening"),
     }
 

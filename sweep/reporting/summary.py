@@ -82,5 +82,10 @@ def _budgets(report: dict[str, Any]) -> RenderableType:
         ends = row["loss_nats_interval"]
         loss = f"{row['loss_nats']:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
         cells = [power(row["flops"], 3), f"{row['times_largest']}×", hours, *([paid] if priced else [])]
-        table.add_row(*cells, short(row["N"]), short(row["D"]), loss)
-    return Padding(table, (1, 0, 1, 0), expand=False)
+        table.add_row(*cells, *(_starred(row, name) for name in ("N", "D")), loss)
+    note = [Text("*: outside of what was trained")] if any(row["outside"] for row in report["budgets"]) else []
+    return Padding(Group(table, *note), (1, 0, 1, 0), expand=False)
+
+
+def _starred(row: dict[str, Any], name: str) -> str:
+    return short(row[name]) + ("*" if name in row["outside"] else "")

@@ -29,7 +29,7 @@ from sweep.fitting.fitted import Fitted
 from sweep.fitting.foreign import as_sweep, from_wandb
 from sweep.names import add_sweeps
 from sweep.quantity import parse_quantity
-from sweep.reporting.answers import extrapolation
+from sweep.reporting.answers import extrapolation, false_confidence
 from sweep.sweepdir import SweepDir
 
 MOST_REPORTED = 5000
@@ -113,9 +113,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     path = fit.write(result, home.folder, home.path("fit.json").name)
     print("\n".join([*summary(result.as_dict()), *answers(result.as_dict(), args), f"written to {path}"]))
-    if home.is_sweep:
+    if home.is_sweep and not args.out:
         print(f"its report: python -m sweep report {args.table}")
-    elif not args.no_report:
+    elif not home.is_sweep and not args.no_report:
         print(report_of(as_sweep(data, rows), result.as_dict(), Path(source).stem, home.path("report")))
     return 0
 
@@ -171,7 +171,8 @@ def summary(fit: dict[str, Any]) -> list[str]:
     if found := fit["dimension"]:
         four = number(found["four_over_d"]) + ends(found["four_over_d_interval"])
         lines.append(f"alpha = {number(found['alpha'])} beside 4/d = {four}, d = {found['d']:.1f} (a rough estimate)")
-    lines += [f"warning: {text}" for text in fit["disagreements"] + fit["warnings"]]
+    told = fit["disagreements"] + false_confidence(fit["holdout"]) + fit["warnings"]
+    lines += [f"warning: {text}" for text in told]
     return lines
 
 
