@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
+from sweep.cli import main
 from sweep.errors import UserError
 from sweep.fitting.table import ROLE_COLUMNS
 from sweep.verbs import fit as verb
@@ -100,6 +101,18 @@ def test_a_fit_put_elsewhere_names_no_report_of_another_fit(tmp_path, monkeypatc
     printed = capsys.readouterr().out
     assert printed.endswith("written to elsewhere/fit.json\n")
     assert "sweep report" not in printed
+
+
+def test_the_page_of_somebodys_table_claims_only_what_the_table_says(csv):
+    pd.read_csv(csv).drop(columns="C").to_csv(csv, index=False)
+    assert main(["fit", str(csv), COLUMNS, "--bootstrap", "0"]) == 0
+    page = json.loads((csv.parent / "runs.report" / "report.json").read_text())
+    said = json.dumps(page, ensure_ascii=False)
+    assert "parameters N (size)" in said
+    assert "non-embedding" not in said
+    assert "which was assumed: the table has no column for it" in said
+    assert not page["timed"]
+    assert "device-hours</th>" not in (csv.parent / "runs.report" / "report.html").read_text()
 
 
 def test_a_refused_fit_of_a_file_leaves_the_fit_there(csv, capsys):

@@ -79,7 +79,7 @@ def solve(
     certificate = certify(bound, *problem, theta_P) | {
         "starts": len(found.value_B),
         "starts_agreeing": int(_agreeing(found.value_B, objective).sum()),
-        "starts_given_up": len(behind_BP),
+        "starts_stopped_early": len(behind_BP),
         "converged": bool(found.converged_B[best]),
     }
     certificate["verdict"] = _verdict(certificate)

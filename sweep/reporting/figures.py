@@ -150,7 +150,9 @@ def contour(results: Results) -> Figure | LeftOut:
     x_axis = Axis(pieces.size_axis(results).label, True, "size", (N[0], N[-1]))
     y_axis = Axis(pieces.tokens_axis().label, True, "size", (D[0], D[-1]))
     rule = f"C = {significant(fit.flops.k)} · N^{significant(fit.flops.gamma)} · D"
-    caption = f"Contours: fitted loss in nats per token. Compute is {rule}, as measured on the runs."
+    known = results.foreign is None or "C" in results.foreign
+    whence = "as measured on the runs" if known else "which was assumed: the table has no column for it"
+    caption = f"Contours: fitted loss in nats per token. Compute is {rule}, {whence}."
     return Figure(key, title, [Panel(x_axis, y_axis, series)], caption)
 
 

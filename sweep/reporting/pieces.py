@@ -26,8 +26,9 @@ def compute_axis() -> Axis:
 
 
 def size_axis(results: Results) -> Axis:
-    counted = {"params_non_embedding": " (non-embedding)", "params_total": " (with embeddings)"}
-    return Axis("parameters N" + counted.get(results.columns["N"], ""), log=True, ticks="size")
+    counted = {"params_non_embedding": "non-embedding", "params_total": "with embeddings"}
+    how = counted.get(results.columns["N"]) if results.foreign is None else results.foreign.get("N")
+    return Axis(f"parameters N ({how})" if how else "parameters N", log=True, ticks="size")
 
 
 def tokens_axis() -> Axis:

@@ -99,6 +99,7 @@ def numbers(results: Results, figures: list[Figure | LeftOut]) -> dict[str, Any]
         "best": _best(results),
         "no_answers": answers.fitted(results) if isinstance(answers.fitted(results), str) else "",
         "priced": "dollars_per_device_hour" in results.meta,
+        "timed": answers.flops_per_device_hour(results) is not None,
         "next_nats": answers.NEXT_NATS,
         "budgets": answers.budgets(results),
         "costs": answers.costs(results, answers.round_losses(results)),
@@ -300,6 +301,8 @@ def _trials(results: Results) -> dict[str, Any]:
         f"{d} × {w} × {h}" for d, w, h in zip(table["depth"], table["width"], table["heads"], strict=True)
     ]
     shown = [column for column in TRIAL_COLUMNS if column[0] in table and table[column[0]].notna().any()]
+    if results.foreign is not None:  # how it counts its parameters, nobody has said
+        shown = [(key, "N" if key == "params_non_embedding" else label, style) for key, label, style in shown]
     return {
         "trial_columns": [
             {"key": k, "label": label, "style": style, "text": style == "text"} for k, label, style in shown

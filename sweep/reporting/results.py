@@ -40,6 +40,7 @@ class Results:
     fit: dict[str, Any] = field(default_factory=dict)
     refused: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    foreign: dict[str, str] | None = None  # by letter, the columns of the table that it was made of, if no sweep's
 
     @property
     def columns(self) -> dict[str, str]:

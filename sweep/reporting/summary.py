@@ -73,15 +73,16 @@ def _roads(fit: dict[str, Any]) -> RenderableType:
 
 
 def _budgets(report: dict[str, Any]) -> RenderableType:
-    priced = report["priced"]
-    headings = ["C (FLOPs)", "× dearest", "device-hours", *(["dollars"] if priced else []), "N", "D", "loss (nats)"]
-    table = Table(*headings, box=None, padding=(0, 2, 0, 0))
+    costs = [*(["device-hours"] if report["timed"] else []), *(["dollars"] if report["priced"] else [])]
+    table = Table("C (FLOPs)", "× dearest", *costs, "N", "D", "loss (nats)", box=None, padding=(0, 2, 0, 0))
     for row in report["budgets"]:
-        hours = "–" if row["device_hours"] is None else significant(row["device_hours"], 2)
-        paid = "–" if row["dollars"] is None else dollars(row["dollars"])
+        paid = {
+            "device-hours": "–" if row["device_hours"] is None else significant(row["device_hours"], 2),
+            "dollars": "–" if row["dollars"] is None else dollars(row["dollars"]),
+        }
         ends = row["loss_nats_interval"]
         loss = f"{row['loss_nats']:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
-        cells = [power(row["flops"], 3), f"{row['times_largest']}×", hours, *([paid] if priced else [])]
+        cells = [power(row["flops"], 3), f"{row['times_largest']}×", *(paid[cost] for cost in costs)]
         table.add_row(*cells, *(_starred(row, name) for name in ("N", "D")), loss)
     note = [Text("*: outside of what was trained")] if any(row["outside"] for row in report["budgets"]) else []
     return Padding(Group(table, *note), (1, 0, 1, 0), expand=False)

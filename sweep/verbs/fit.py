@@ -145,7 +145,7 @@ def report_of(table: pd.DataFrame, fit: dict[str, Any], name: str, out: Path) ->
 
     if len(table) > MOST_REPORTED:
         return f"no report: {len(table)} rows are more than a figure can show ({MOST_REPORTED})"
-    report.write(Results(name=name, table=table, fit=fit | {"columns": {}}), out)
+    report.write(Results(name=name, table=table, fit=fit | {"columns": {}}, foreign=fit["columns"]), out)
     return f"its report: {out / 'report.html'}"
 
 
