@@ -130,6 +130,14 @@ def test_warnings_are_loud(written):
     assert all(warning in text for warning in report["warnings"])
 
 
+def test_trials_that_learnt_nothing_are_warned_of():
+    table = pd.DataFrame({"status": ["finished"] * 3, "loss_nats": [5.0, 5.4, 6.2]})
+    (said,) = reports.warnings(results.Results("mine", table, meta={"reference_lines": {"unigram": 5.3}}))
+    assert said.startswith("2 finished trials end above the unigram line")
+    assert "--where 'loss < 5.3'" in said
+    assert reports.warnings(results.Results("mine", table)) == []
+
+
 def test_refused_fit_still_shows_the_data(written):
     report = written["refused"][1]
     text = page_of(written, "refused").text

@@ -143,6 +143,12 @@ def warnings(results: Results) -> list[str]:
         if len(groups) > 1:
             listed = ", ".join(f"{name}: {count}" for name, count in groups.items())
             found.append(f"Records come from {len(groups)} {what} ({listed}); their losses may not compare.")
+    unigram = results.reference_lines.get("unigram", math.inf)
+    if above := int((finished["loss_nats"] > unigram).sum()):
+        found.append(
+            f"{above} finished trials end above the unigram line: they know less than how often each token occurs, and "
+            f"probably blew up; to fit without them: --where 'loss < {unigram:.4g}'."
+        )
     others = results.table["status"].value_counts().drop("finished", errors="ignore")
     if len(others):
         listed = ", ".join(f"{count} {status}" for status, count in others.items())
