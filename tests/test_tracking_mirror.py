@@ -367,7 +367,7 @@ def test_damaged_rows_are_told_and_keep_no_other_trial_back(trained, again):
     task = replace(again.task(), trials=[trial.to_json() for trial in plan.trials])
     said: list[str] = []
     Follower(task, say=said.append).look(last=True)
-    assert "metrics.jsonl: damaged line" in said[0]
+    assert "metrics.jsonl:4: damaged line" in said[0]
     assert_whole(other)
 
 

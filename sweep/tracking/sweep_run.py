@@ -164,7 +164,8 @@ def budgets(report: dict[str, Any]) -> pd.DataFrame:
     """What to buy for some multiples of the dearest run's compute, intervals as columns of their own."""
     rows = []
     for row in report["budgets"]:
-        flat = {name: value for name, value in row.items() if not name.endswith("_interval")}
+        flat = {name: value for name, value in row.items() if name != "outside" and not name.endswith("_interval")}
+        flat |= {f"{name}_extrapolated": float(name in row["outside"]) for name in ("N", "D")}
         for name in ("N", "D", "loss_nats"):
             flat |= _with_ends(name, row[name], row[f"{name}_interval"])
         rows.append(flat)
