@@ -20,7 +20,8 @@ def summary(report: dict[str, Any], out: Path) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{report['name']}: {report['counts_text']}", style="bold")]
     parts += [_compute(report["compute"]), *_best(report["best"]), *_warnings(report["warnings"])]
     if report["fit"]:
-        parts += [_params(report["fit"]), _roads(report["fit"]), _budgets(report)]
+        parts += [_params(report["fit"]), _roads(report["fit"])]
+        parts += [_budgets(report)] if report["budgets"] else []
         parts += [Text(line) for line in answers.extrapolation(report["fit"]["holdout"])]
     files = [f"{what:9}{out / name}" for what, name in (("page", "report.html"), ("numbers", "report.json"))]
     parts.append(Text("\n".join([*files, f"{'figures':9}{out / 'figures'}/*.png, *.svg"])))
