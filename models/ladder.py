@@ -5,7 +5,7 @@ even widths) do not follow one.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 Rung = tuple[int, int, int]  # depth, width, heads
 
@@ -22,7 +22,7 @@ def choose_shape(params: int, rungs: Sequence[Sequence[int]], count: Callable[[R
     sizes = {count(rung): rung for rung in map(_rung, rungs)}
     if not sizes:
         raise ValueError("model.ladder: has no rung to choose from; list [depth, width, heads]")
-    nearest = min(sizes, key=lambda size: abs(math.log(size / params)))
+    nearest = nearest_size(params, sizes)
     if abs(nearest / params - 1) > TOLERANCE:
         below = max((size for size in sizes if size <= params), default=None)
         above = min((size for size in sizes if size > params), default=None)
@@ -36,6 +36,11 @@ def choose_shape(params: int, rungs: Sequence[Sequence[int]], count: Callable[[R
             "ask for one, or give model.depth, model.width and model.heads, or add a rung to model.ladder"
         )
     return sizes[nearest]
+
+
+def nearest_size(params: float, sizes: Iterable[int]) -> int:
+    """The size that is nearest in logarithm."""
+    return min(sizes, key=lambda size: abs(math.log(size / params)))
 
 
 def _rung(rung: Sequence[int]) -> Rung:

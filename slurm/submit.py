@@ -29,7 +29,7 @@ ARRAY_SIZE = 1001  # Slurm's own default of MaxArraySize, for scripts shown wher
 def planned(overrides: list[str], only: Collection[str] = ()) -> tuple[Plan, SweepDir]:
     """The plan to submit, of these families if any are named, and its sweep. Data need not be there yet."""
     plan = absolute_paths(make_plan(overrides, tokens_or_stand_in, only))
-    return plan, SweepDir(Path(plan.config.paths.sweeps) / plan.name)
+    return plan, plan.sweep
 
 
 def hand_over(

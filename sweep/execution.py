@@ -20,7 +20,7 @@ from sweep.config import RunOptions
 from sweep.errors import UserError
 from sweep.estimate import ALONE, Speeds, Way
 from sweep.quantity import counted
-from sweep.trial import Trial
+from sweep.trial import Trial, TrialConfig
 
 CLEARLY = 1.05  # times as fast: below that a calibration of seconds cannot tell
 MOST_SLOTS = 64
@@ -106,7 +106,7 @@ def candidates(
 ) -> list[Way]:
     """What a calibration tries beside training alone: stacks, and on a GPU several processes too."""
     needed = training_bytes(trial, options, device, device_bytes)
-    fit = max(1, int((MEMORY_SHARE * device_bytes - resident_bytes(trial, device)) // needed))
+    fit = max(1, int((MEMORY_SHARE * device_bytes - resident_bytes(trial.config, device)) // needed))
     by_itself = _by_itself(options, device)
     ways = [by_itself] if by_itself != ALONE else []
     most = 2 ** int(math.log2(min(curves, fit, MOST_SLOTS)))
@@ -240,13 +240,12 @@ def micro_batch(trial: Trial, options: RunOptions, device: str, device_bytes: fl
         return config.batch_sequences
     available = MEMORY_SHARE * device_bytes
     if slots:
-        available = (available - resident_bytes(trial, device)) / slots
+        available = (available - resident_bytes(config, device)) / slots
     return largest_micro_batch(config.model, config.batch_sequences, config.precision, available)
 
 
-def resident_bytes(trial: Trial, device: str) -> int:
+def resident_bytes(config: TrialConfig, device: str) -> int:
     """Of the training tokens, which a stack keeps on a GPU (`sweep.training.graph.resident`)."""
-    config = trial.config
     bytes_per_token = 2 if config.model.vocab_size <= 2**16 else 4
     return config.data.unique_sequences * config.model.seq_len * bytes_per_token if device == "cuda" else 0
 

@@ -61,6 +61,11 @@ class Plan:
     def runs(self) -> Path:
         return Path(self.config.paths.runs)
 
+    @property
+    def sweep(self) -> SweepDir:
+        """The folder of its sweep, which need not be there yet."""
+        return SweepDir(Path(self.config.paths.sweeps) / self.name)
+
     def families(self) -> list[list[Trial]]:
         """Trials that share a trunk, the longest family first, so that workers end together."""
         return sorted(by_family(self.trials), key=self.family_seconds, reverse=True)

@@ -1,12 +1,12 @@
 """Trials that a sweep could be extended by: which there are, what each would cost, and the commands that run them."""
 
-import math
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from models.count import params_non_embedding
+from models.ladder import nearest_size
 from models.section import resolve as resolve_model
 from sweep.config import Config, compose
 from sweep.data.unprepared import Unprepared
@@ -110,7 +110,7 @@ def _nearest_rung(config: Config, params: float) -> int:
     rungs = _rung_sizes(config)
     if not rungs or not rungs[0] / 2 <= params <= 2 * rungs[-1]:
         return round(params)
-    return min(rungs, key=lambda size: abs(math.log(size / params)))
+    return nearest_size(params, rungs)
 
 
 def _axis(assignments: list[str]) -> str:

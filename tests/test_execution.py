@@ -185,7 +185,7 @@ def test_what_a_calibration_tries(plan):
     assert candidates(1, device="cuda") == [Way(processes=2), Way(processes=4)]
     captured = [Way(stack=1), Way(stack=1, processes=2), Way(stack=1, processes=4)]
     assert candidates(1, device="cuda", graph=True) == captured
-    tokens = execution.resident_bytes(trial, "cuda")
+    tokens = execution.resident_bytes(trial.config, "cuda")
     assert tokens == 2 * trial.config.data.unique_sequences * trial.config.model.seq_len
     assert candidates(1, (3 * needed + tokens) / execution.MEMORY_SHARE, "cuda") == [Way(processes=2)]
 

@@ -68,28 +68,18 @@ def imports(path: Path) -> list[tuple[str, int]]:
 
 def test_there_are_modules_to_look_at():
     assert {"kernels.attention", "models.gpt", "sweep.training.loop", "sweep.verbs.plan"} <= modules().keys()
+    assert {room_of(module) for module in modules()} == BELOW.keys()
 
 
-def test_rooms_import_only_what_is_below_them():
+@pytest.mark.parametrize(("place_of", "below"), [(room_of, BELOW), (package_of, INSIDE)])
+def test_rooms_and_packages_import_only_what_is_below_them(place_of, below):
     wrong = []
     for module, path in modules().items():
-        room = room_of(module)
+        mine = place_of(module)
         for name, line in imports(path):
-            other = room_of(name)
-            if other not in BELOW or other in {room, *BELOW[room]}:
-                continue
-            wrong.append(f"{path.relative_to(ROOT)}:{line}: {room} imports {name}")
-    assert not wrong, "\n".join(wrong)
-
-
-def test_packages_inside_sweep_import_only_what_is_below_them():
-    wrong = []
-    for module, path in modules().items():
-        mine = package_of(module)
-        for name, line in imports(path):
-            other = package_of(name)
-            if other in INSIDE and mine in INSIDE and other not in {mine, *INSIDE[mine]}:
-                wrong.append(f"{path.relative_to(ROOT)}:{line}: sweep.{mine} imports {name}")
+            other = place_of(name)
+            if mine in below and other in below and other not in {mine, *below[mine]}:
+                wrong.append(f"{path.relative_to(ROOT)}:{line}: {mine} imports {name}")
     assert not wrong, "\n".join(wrong)
 
 

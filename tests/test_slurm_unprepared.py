@@ -38,7 +38,7 @@ def submitted(overrides, workspace):
         (workspace / "tokens").mkdir(exist_ok=True)
         typed = [*overrides, *CLUSTER, "paths.tokens=tokens", "sweep.name=early", *more]
         plan = absolute_paths(make_plan(typed, tokens_or_stand_in))
-        sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
+        sweep = plan.sweep
         code = snapshot.Snapshot(workspace / "code", None, b"", False, [])
         made = draft(plan, sweep, plan.families(), ["launch"], typed, code, Limits(1001))
         save(plan, sweep, typed)

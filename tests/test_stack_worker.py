@@ -67,6 +67,18 @@ def before_update(monkeypatch, number, action):
     monkeypatch.setattr(Stack, "update", acting)
 
 
+def no_memory_for_two(monkeypatch):
+    """A device that is too small for a step of more than one slot."""
+    update = Stack.update
+
+    def full(self):
+        if self.slots > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return update(self)
+
+    monkeypatch.setattr(Stack, "update", full)
+
+
 def test_families_of_one_shape_share_a_stack_and_the_others_are_alone(plan, uninterrupted):
     *stacked, alone = plan.trials
     assert {stack_of(uninterrupted, trial) for trial in stacked} == {4}
@@ -189,14 +201,7 @@ def test_a_trial_that_fails_fails_alone(plan, uninterrupted, workspace):
 
 def test_a_device_too_small_for_the_stack_gets_half_of_it(plan, workspace, monkeypatch):
     """Down to trials alone; what was saved before is kept."""
-    update = Stack.update
-
-    def full(self):
-        if self.slots > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return update(self)
-
-    monkeypatch.setattr(Stack, "update", full)
+    no_memory_for_two(monkeypatch)
     said = []
     assert tiny.train(plan, log=said.append) == 0
     assert said == [
@@ -251,14 +256,7 @@ def test_a_step_of_all_that_breaks_off_leaves_each_family_to_itself(plan, worksp
 
 def test_a_job_whose_stack_is_halved_again_and_again_gives_no_family_up(overrides, tmp_path, monkeypatch):
     plan = plan_here([*overrides, tiny.steps(20), "seed=range(8)", "run.stack=8"])
-    update = Stack.update
-
-    def too_small(self):
-        if self.slots > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return update(self)
-
-    monkeypatch.setattr(Stack, "update", too_small)
+    no_memory_for_two(monkeypatch)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     assert tiny.train(plan, tmp_path, max_attempts=2) == 0
     assert plan_here([*overrides, tiny.steps(20), "seed=range(8)", f"paths.runs={tmp_path}"]).left() == []

@@ -47,12 +47,15 @@ def take_smaller_micro_batch(context: WorkerContext, family: Family, held: Claim
     environment.free_memory(setup.device)
 
 
-def compare_with_model(context: WorkerContext, setup: Setup, slots: int = 1) -> None:
-    """Say so where tensors took more of a GPU than the memory model, which chose the micro-batch, thinks."""
+def compare_with_model(context: WorkerContext, setup: Setup, slots: int = 0) -> None:
+    """Say so where tensors took more of a GPU than the memory model, which chose the micro-batch, thinks: of a trial
+    alone, or of a stack of so many slots."""
     if setup.device != "cuda":
         return
     config = setup.config
-    expected = slots * memory_bytes(config.model, setup.micro_batch, config.precision)["total"]
+    expected = max(1, slots) * memory_bytes(config.model, setup.micro_batch, config.precision)["total"]
+    if slots:
+        expected += execution.resident_bytes(config, setup.device)
     used = torch.cuda.max_memory_allocated()
     if used > expected:
         context.log(f"memory: {format_bytes(used)} used where {format_bytes(expected)} were expected")

@@ -16,7 +16,6 @@ launch again.
 import argparse
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         _preview_on_slurm(request)
     else:
         plan = plan_here(request.overrides, download=False)
-        additions(plan, _sweep_of(plan), request.extend)
+        additions(plan, plan.sweep, request.extend)
         show(plan)
     return 0
 
@@ -74,7 +73,7 @@ def launch(request: Request) -> int:
 def _here(request: Request) -> int:
     console = open_console(stderr=True)
     plan = plan_here(request.overrides, only=request.only)
-    sweep = _sweep_of(plan)
+    sweep = plan.sweep
     additions(plan, sweep, request.extend)
     local.check(plan)
     refuse_damaged(plan)
@@ -93,10 +92,6 @@ def _here(request: Request) -> int:
     _say_who_else_trains(plan, console)  # workers outlive a launch that was killed
     outcome = local.launch(plan, sweep, console)
     return _end(request, plan, sweep, outcome, console)
-
-
-def _sweep_of(plan: Plan) -> SweepDir:
-    return SweepDir(Path(plan.config.paths.sweeps) / plan.name)
 
 
 def _on_slurm(request: Request) -> int:
