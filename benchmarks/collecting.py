@@ -14,14 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.provenance import save
-from sweep.collect import collect
-from sweep.data.unprepared import Unprepared
-from sweep.plan import make_plan
-from sweep.plan import save as save_plan
-from sweep.record import Record
-from sweep.rundir import RunDir
-from sweep.sweepdir import SweepDir
-from sweep.trial import Trial
+from sweep.data.placeholder import Unprepared
+from sweep.plan.plan import make_plan
+from sweep.plan.plan import save as save_plan
+from sweep.plan.trial import Trial
+from sweep.runs.collect import collect
+from sweep.runs.record import Record
+from sweep.runs.rundir import RunDir
+from sweep.runs.sweepdir import SweepDir
 
 TRIALS = 10_000
 ROWS, SAMPLES = 40, 5

@@ -40,9 +40,9 @@ def main() -> None:
 def measure() -> list[dict]:
     """One row per vocabulary, with this process's threads: the best of several repeats."""
     from sweep.data import tokenizer as tokenizers
+    from sweep.data.deduplicate import Spool
     from sweep.data.prepare import ENCODE_BYTES, batches_of
     from sweep.data.sources import PythonSource, TokenizerConfig
-    from sweep.data.spool import Spool
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -16,12 +16,12 @@ import numpy as np
 
 from benchmarks.fit_simulation import BESIROGLU, SMALL, heavy_tailed, table
 from benchmarks.provenance import save
-from sweep.fitting import frontier, roads, uncertainty
-from sweep.fitting.frontier import FlopsModel
-from sweep.fitting.laws import law_named
-from sweep.fitting.objective import objective_named
-from sweep.fitting.solve import solve
-from sweep.fitting.table import prepare
+from sweep.fit import approaches, bootstrap, frontier
+from sweep.fit.frontier import FlopsModel
+from sweep.fit.laws import law_named
+from sweep.fit.minimise import objective_named
+from sweep.fit.solve import solve
+from sweep.fit.table import prepare
 
 LAW, HUBER = law_named("additive"), objective_named("huber")
 REPLICATES = 400
@@ -68,16 +68,16 @@ def one_sweep(design: dict, seed: int) -> dict[str, bool]:
     rows = prepare(table(**design, seed=seed))
     x = rows.variables()
     solution = solve(LAW, x, rows.loss, HUBER)
-    replicates = uncertainty.bootstrap(solution, rows.loss, rows.family, REPLICATES, seed)
+    replicates = bootstrap.resample(solution, rows.loss, rows.family, REPLICATES, seed)
     flops = FlopsModel(design.get("k", 6.0), design.get("gamma", 1.0))
     C = 10 * design["flops"][1]
     truth, seen, drawn = (quantities(p, flops, C) for p in (design["params"], solution.params, replicates.params))
     found = {
-        name: inside(truth[name], uncertainty.interval(seen[name], drawn[name], replicates.widening, name != "a"))
+        name: inside(truth[name], bootstrap.interval(seen[name], drawn[name], replicates.widening, name != "a"))
         for name in truth
     }
     found["new run"] = inside(*new_run(design, solution, replicates, truth, seed))
-    road = roads.all_roads(rows, None, solution, flops, replicates, seed)[0]["isoflop_akima"]
+    road = approaches.all_roads(rows, None, solution, flops, replicates, seed)[0]["isoflop_akima"]
     found["a by isoFLOP-Akima"] = inside(truth["a"], (road.get("intervals") or {}).get("a"))
     return found
 
@@ -97,7 +97,7 @@ def new_run(design: dict, solution, replicates, truth: dict, seed: int) -> tuple
     noise = heavy_tailed(rng, design["family_sd"], 1) + heavy_tailed(rng, design["run_sd"], 1)
     loss = float(LAW.loss(design["params"], {"N": N, "D": D}) * np.exp(noise[0]))
     x = {"N": np.array([N]), "D": np.array([D])}
-    return loss, uncertainty.prediction_interval(solution, replicates, x, seed)[:, 0]
+    return loss, bootstrap.prediction_interval(solution, replicates, x, seed)[:, 0]
 
 
 def inside(truth: float, ends) -> bool:

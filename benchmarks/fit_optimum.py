@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.fit_simulation import table
 from benchmarks.provenance import save
-from sweep.fitting.laws import law_named
-from sweep.fitting.objective import minimise, objective_named
-from sweep.fitting.solve import solve
+from sweep.fit.laws import law_named
+from sweep.fit.minimise import minimise, objective_named
+from sweep.fit.solve import solve
 
 LAW, HUBER = law_named("additive"), objective_named("huber")
 RANDOM_STARTS = 200

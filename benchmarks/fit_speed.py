@@ -22,11 +22,11 @@ from scipy.optimize import minimize
 
 from benchmarks.fit_simulation import BESIROGLU, table
 from benchmarks.provenance import save
-from sweep.fitting import uncertainty
-from sweep.fitting.laws import law_named
-from sweep.fitting.objective import objective_named
-from sweep.fitting.solve import solve
-from sweep.fitting.table import Rows, prepare
+from sweep.fit import bootstrap
+from sweep.fit.laws import law_named
+from sweep.fit.minimise import objective_named
+from sweep.fit.solve import solve
+from sweep.fit.table import Rows, prepare
 
 LAW, HUBER = law_named("additive"), objective_named("huber")
 NOISE = {"family_sd": 0.005, "run_sd": 0.005}
@@ -67,7 +67,7 @@ def measure_ours(rows: Rows) -> dict:
         fits.append(time.process_time() - started)
     for seed in range(5):
         started = time.process_time()
-        uncertainty.bootstrap(solution, rows.loss, rows.family, REFITS, seed)
+        bootstrap.resample(solution, rows.loss, rows.family, REFITS, seed)
         refits.append(time.process_time() - started)
     return {
         "fit_seconds": round(statistics.median(fits), 4),
@@ -131,7 +131,7 @@ def measure_growth(n: int) -> dict:
     solution = solve(LAW, rows.variables(), rows.loss, HUBER)
     fitted = time.process_time()
     weight_Bn = np.random.default_rng(0).exponential(size=(100, n // 5)).repeat(5, axis=1)
-    uncertainty.refit(solution, np.log(rows.loss), weight_Bn)
+    bootstrap.refit(solution, np.log(rows.loss), weight_Bn)
     refitted = time.process_time()
     return {
         "rows": n,

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.provenance import save
+from sweep.common.checkout import ROOT
 from sweep.data.markov import MarkovSource
 from sweep.data.tokens import Tokens, windows
-from sweep.environment import ROOT
-from sweep.plan import planned_trials
-from sweep.reporting import answers, results
-from sweep.sweepdir import SweepDir
-from sweep.trial import TrialConfig
+from sweep.plan.plan import planned_trials
+from sweep.plan.trial import TrialConfig
+from sweep.report import answers, results
+from sweep.runs.sweepdir import SweepDir
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from benchmarks.provenance import save
-from sweep.data.unprepared import Unprepared
-from sweep.plan import make_plan
+from sweep.data.placeholder import Unprepared
+from sweep.plan.plan import make_plan
 
 REPEATS = 5
 OVERRIDES = [

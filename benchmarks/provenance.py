@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sweep.environment import code_hash, device_model
+from sweep.common.devices import device_model
+from sweep.runs.environment import code_hash
 
 RESULTS = Path(__file__).parent / "results"
 

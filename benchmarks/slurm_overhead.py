@@ -2,7 +2,7 @@
 
   python -m benchmarks.slurm_overhead [--trials 16]
 
-A real Slurm on this machine (slurm.devcluster) runs one element of one worker that trains families one after the
+A real Slurm on this machine (tools.devcluster) runs one element of one worker that trains families one after the
 other, W&B off. From the element's time by accounting is taken what the trials' records say that training took. The same
 trials launched here without Slurm, one worker, stand beside it: what is left of the difference is Slurm's.
 """
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import save
-from slurm.devcluster.cluster import Cluster, Settings
 from slurm.submission import submissions
-from sweep.environment import ROOT
-from sweep.sweepdir import SweepDir
+from sweep.common.checkout import ROOT
+from sweep.runs.sweepdir import SweepDir
+from tools.devcluster.cluster import Cluster, Settings
 
 GRID = ["data=markov", "model.params=3k", "budget.tokens=300k", "seq_len=128", "batch.sequences=8", "wandb.mode=off"]
 GRID += ["schedule.warmup_tokens=16k", "eval.sample_tokens=0", "sweep.name=packed"]

@@ -2,7 +2,7 @@
 
   pip install submitit && python -m benchmarks.slurm_submission
 
-A real Slurm on this machine (slurm.devcluster), its jobs held so that none takes the processor from what is measured.
+A real Slurm on this machine (tools.devcluster), its jobs held so that none takes the processor from what is measured.
 Each trial is a family and an array element of its own: the most elements that so many trials can be. A launch is timed
 in parts: planning, the copy of the code, and the rest, which is what Slurm costs; of the rest also this process's own
 processor time, which does not depend on what else the machine does. submitit is needed here only.
@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import save
-from slurm import queue, snapshot, submit
-from slurm.devcluster.cluster import Cluster, Settings
-from sweep.data.unprepared import Unprepared
-from sweep.plan import Plan, absolute_paths, make_plan
-from sweep.sweepdir import SweepDir
+from slurm import code_snapshot, commands, submit
+from sweep.data.placeholder import Unprepared
+from sweep.plan.plan import Plan, absolute_paths, make_plan
+from sweep.runs.sweepdir import SweepDir
+from tools.devcluster.cluster import Cluster, Settings
 
 TRIALS = 1000
 REPEATS = 5
@@ -85,14 +85,14 @@ def one_launch(folder: Path) -> dict[str, float]:
     planning = time.perf_counter() - began
     sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
     began = time.perf_counter()
-    snapshot.take(sweep.path / "code")
+    code_snapshot.take(sweep.path / "code")
     copying = time.perf_counter() - began
     began, began_processor = time.perf_counter(), time.process_time()
     made, _, _ = submit.launch(plan, sweep, OVERRIDES, extend=False, report=True, say=print)
     rest = time.perf_counter() - began  # with the code's hash once more
     processor = time.process_time() - began_processor
     assert made is not None
-    assert len(made.elements) == TRIALS == len(queue.queued(chunk.name for chunk in made.submission.chunks))
+    assert len(made.elements) == TRIALS == len(commands.queued(chunk.name for chunk in made.submission.chunks))
     return {
         "planning": planning,
         "code_copy": copying,

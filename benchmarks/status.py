@@ -19,15 +19,15 @@ from pathlib import Path
 
 from benchmarks.collecting import OVERRIDES, make_run
 from benchmarks.provenance import save
-from slurm import queue
+from slurm import commands
 from slurm.submission import Chunk, Submission
-from sweep import files
-from sweep.claim import Holder
-from sweep.data.unprepared import Unprepared
-from sweep.plan import Plan, make_plan
-from sweep.plan import save as save_plan
-from sweep.rundir import RunDir
-from sweep.sweepdir import SweepDir
+from sweep.common import files
+from sweep.data.placeholder import Unprepared
+from sweep.plan.plan import Plan, make_plan
+from sweep.plan.plan import save as save_plan
+from sweep.runs.claim import Holder
+from sweep.runs.rundir import RunDir
+from sweep.runs.sweepdir import SweepDir
 
 ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 5
@@ -48,7 +48,7 @@ def main() -> None:
         "trials": len(plan.trials),
         "families": len(plan.families()),
         "elements": ELEMENTS,
-        "slurm_answers": queue.available(),
+        "slurm_answers": commands.available(),
         "counts": counts[-1],
         "cpu_seconds": {"min": min(cpu), "median": statistics.median(cpu), "max": max(cpu)},
         "load_average": os.getloadavg()[0],  # of other programs: with more than cores, seconds are theirs too

@@ -36,18 +36,20 @@ import torch
 
 from benchmarks.provenance import save
 from models.gpt import GPT, parameter_groups
-from sweep.config import compose
+from sweep.common.checkout import ROOT
+from sweep.common.devices import device_model, resolve_device
+from sweep.common.files import append_json, read_json, read_json_lines, write_json_lines
+from sweep.config.compose import compose
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
-from sweep.environment import ROOT, code_hash, device_model, resolve_device
-from sweep.files import append_json, read_json, read_json_lines, write_json_lines
-from sweep.training import loop
-from sweep.training.ceiling import flops_ceiling
-from sweep.training.curve import Curve, State
-from sweep.training.setup import Setup
-from sweep.training.stack import Stack
-from sweep.training.worker import prepare_torch
-from sweep.trial import Trial, resolve
+from sweep.plan.trial import Trial, resolve
+from sweep.runs.environment import code_hash
+from sweep.train import loop
+from sweep.train.curve import Curve, State
+from sweep.train.setup import Setup
+from sweep.train.stack import Stack
+from sweep.workers.ceiling import flops_ceiling
+from sweep.workers.worker import prepare_torch
 
 ROUNDS, SECONDS_PER_ROUND, WARM_UP_STEPS = 5, 1.0, 3
 LR_MULTIPLIERS, SEEDS = (0.5, 1.0, 2.0, 4.0), (0, 1, 2, 3)

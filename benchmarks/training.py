@@ -20,15 +20,15 @@ import torch
 
 from benchmarks.provenance import save
 from models.gpt import GPT
-from sweep.config import compose
+from sweep.common.devices import resolve_device
+from sweep.config.compose import compose
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
-from sweep.environment import resolve_device
-from sweep.training import loop
-from sweep.training.curve import Curve, State
-from sweep.training.setup import Setup
-from sweep.training.worker import prepare_torch
-from sweep.trial import Trial, resolve
+from sweep.plan.trial import Trial, resolve
+from sweep.train import loop
+from sweep.train.curve import Curve, State
+from sweep.train.setup import Setup
+from sweep.workers.worker import prepare_torch
 
 SIZES = ("3k", "12k", "28k", "55k", "98k", "187k", "442k")
 ROUNDS = 9

@@ -29,8 +29,8 @@ import numpy as np
 import psutil
 
 from benchmarks.provenance import save
-from sweep.environment import ROOT
-from sweep.files import Tail
+from sweep.common.checkout import ROOT
+from sweep.common.files import Tail
 
 FLOPS_PER_MINUTE = 1.6e12  # of each trial, roughly, on two shared cores
 TURN_SECONDS = 20.0

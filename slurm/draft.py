@@ -9,16 +9,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from slurm import groups, script
-from slurm.groups import Element
+from slurm import elements, script
+from slurm.code_snapshot import Snapshot
+from slurm.elements import Element
+from slurm.provisional import is_provisional
 from slurm.script import ArrayJob, Place
-from slurm.snapshot import Snapshot
 from slurm.submission import Chunk, JobRef, Submission, folder_of, submissions
-from slurm.unprepared import is_provisional
-from sweep.cluster import SlurmSection
-from sweep.plan import Plan
-from sweep.sweepdir import SweepDir
-from sweep.trial import Trial
+from sweep.config.cluster import SlurmSection
+from sweep.plan.plan import Plan
+from sweep.plan.trial import Trial
+from sweep.runs.sweepdir import SweepDir
 
 
 @dataclass
@@ -54,9 +54,9 @@ def draft(
     slurm = plan.config.cluster.slurm
     unprepared = any(is_provisional(trial) for family in families for trial in family)
     room = max(1, limits.room - unprepared - report)
-    asked = groups.needs(plan, families)
-    elements = groups.elements(asked, slurm, plan.config.run.threads, plan.device_bytes, most=room)
-    taken = elements if len(elements) <= room else elements[: int(room)]
+    asked = elements.needs(plan, families)
+    packed = elements.elements(asked, slurm, plan.config.run.threads, plan.device_bytes, most=room)
+    taken = packed if len(packed) <= room else packed[: int(room)]
     number = max((submission.number for submission in submissions(sweep)), default=0) + 1
     stem, tag = f"{sweep.name}.{number:03d}", uuid.uuid4().hex[:8]
     submission = Submission(
@@ -80,7 +80,7 @@ def draft(
         collector=JobRef(f"{stem}.collector-{tag}", "collector.sbatch") if report else None,
     )
     tasks = [_task(number, element, plan, unprepared) for number, element in enumerate(taken)]
-    left_out = sum(len(element.families) for element in elements[len(taken) :])
+    left_out = sum(len(element.families) for element in packed[len(taken) :])
     return Draft(submission, taken, tasks, _scripts(submission, taken, plan.runs, slurm), left_out)
 
 

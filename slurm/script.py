@@ -4,9 +4,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.cluster import SlurmJobSection, SlurmSection
-from sweep.exits import EXIT_AGAIN
-from sweep.quantity import parse_duration
+from sweep.common.exits import EXIT_AGAIN
+from sweep.common.units import parse_duration
+from sweep.config.cluster import SlurmJobSection, SlurmSection
 
 HEAD = """\
 #!/bin/bash -l

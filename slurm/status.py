@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm import queue
-from slurm.asked import Asked, ask
+from slurm import commands
+from slurm.queue_state import Asked, ask
 from slurm.submission import PREPARED
-from sweep import attempts, claim
-from sweep.attempts import GIVEN_UP, Attempt
-from sweep.claim import Holder
-from sweep.errors import UserError
-from sweep.quantity import duration
-from sweep.rundir import Failure, RunDir
-from sweep.sweepdir import SweepDir
+from sweep.common.errors import UserError
+from sweep.common.units import duration
+from sweep.runs import attempt_log, claim
+from sweep.runs.attempt_log import GIVEN_UP, Attempt
+from sweep.runs.claim import Holder
+from sweep.runs.rundir import Failure, RunDir
+from sweep.runs.sweepdir import SweepDir
 
 STATES = ("finished", "diverged", "running", "queued", "failed", "lost", "missing")
 FAILED_JOB = ("FAILED", "OUT_OF_MEMORY")  # Slurm's words for what starting it again would not mend
@@ -113,7 +113,7 @@ def _family(runs: str, family_id: str, asked: Asked) -> Family:
     try:
         heartbeat = claim.living(trunk.path, asked.job_is_gone)
         holder = claim.current_holder(trunk.path) if heartbeat is not None else None
-        tries = attempts.read(trunk)
+        tries = attempt_log.read(trunk)
     except UserError as error:
         return Family(family_id, damage=str(error))
     return Family(family_id, heartbeat, holder, tries[-1] if tries else None)
@@ -157,7 +157,7 @@ def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, failure: Fa
 
 
 def _in_queue(
-    trial: TrialStatus, entry: queue.Job, last: Attempt | None, failure: Failure | None, at_work: set[str]
+    trial: TrialStatus, entry: commands.Job, last: Attempt | None, failure: Failure | None, at_work: set[str]
 ) -> None:
     """The family is part of an element that waits, or that runs and trains another family now, or none yet."""
     element = entry.element
@@ -179,12 +179,12 @@ def _at_work(runs: Path, asked: Asked) -> set[str]:
     return {one.element for one in running if _has_begun(one, runs, asked)}
 
 
-def _has_begun(entry: queue.Job, runs: Path, asked: Asked) -> bool:
+def _has_begun(entry: commands.Job, runs: Path, asked: Asked) -> bool:
     """Whether any family of an element has an attempt of its present run."""
     since = time.time() - entry.run_seconds - START_SECONDS
     for family_id in asked.families_of[entry.element]:
         try:
-            tries = attempts.read(RunDir.of_trunk(runs, family_id))
+            tries = attempt_log.read(RunDir.of_trunk(runs, family_id))
         except UserError:  # damaged: said of its own trials
             continue
         if any(one.job and one.job["id"] == entry.element and one.started >= since for one in tries):

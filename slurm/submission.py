@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sweep import claim
-from sweep.errors import UserError
-from sweep.files import read_json, read_json_lines, write_json
-from sweep.sweepdir import SweepDir
+from sweep.common.errors import UserError
+from sweep.common.files import read_json, read_json_lines, write_json
+from sweep.runs import claim
+from sweep.runs.sweepdir import SweepDir
 
 PREPARED = "prepared.json"
 

@@ -8,20 +8,20 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from slurm import describe, queue, snapshot
+from slurm import code_snapshot, commands, messages
 from slurm.draft import Draft, Limits, draft
-from slurm.folders import check_folders
-from slurm.missing import Missing, adopt, missing
+from slurm.pending import Missing, adopt, missing
+from slurm.provisional import is_provisional, tokens_or_stand_in, up_to_date
+from slurm.shared_folders import check_folders
 from slurm.submission import JobRef, Submission, exclusive, submissions
-from slurm.unprepared import is_provisional, tokens_or_stand_in, up_to_date
-from sweep import files
-from sweep.claim import Claim
-from sweep.errors import UserError
-from sweep.exits import say
-from sweep.plan import Plan, absolute_paths, additions, make_plan, refuse_damaged, save
-from sweep.price import price
-from sweep.sweepdir import SweepDir, launch_command
-from sweep.trial import Trial
+from sweep.common import files
+from sweep.common.errors import UserError
+from sweep.common.exits import say
+from sweep.plan.plan import Plan, absolute_paths, additions, make_plan, refuse_damaged, save
+from sweep.plan.price import price
+from sweep.plan.trial import Trial
+from sweep.runs.claim import Claim
+from sweep.runs.sweepdir import SweepDir, launch_command
 
 ARRAY_SIZE = 1001  # Slurm's own default of MaxArraySize, for scripts shown where there is no Slurm to ask
 
@@ -44,17 +44,17 @@ def hand_over(
     others = {trial.trial_id for trial in plan.trials if trial.family_id not in to_train}
     nothing = f"{len(done)} of {len(plan.trials)} trials have a record; nothing more to submit"
     print(f"sweep {plan.name}: {price(plan, done | others) if left.families else nothing}")
-    for line in describe.left_alone(left, plan):
+    for line in messages.left_alone(left, plan):
         print(line)
     if made is not None:
-        print(describe.submission(made))
-        print(describe.how_it_goes(sweep.name))
+        print(messages.submission(made))
+        print(messages.how_it_goes(sweep.name))
     return made, left, sweep
 
 
 def preview(plan: Plan, sweep: SweepDir, overrides: list[str], report: bool) -> Draft:
     """What a launch would submit now, without asking Slurm about anything that it holds already."""
-    code = snapshot.take(sweep.path / "code", copy=False)
+    code = code_snapshot.take(sweep.path / "code", copy=False)
     slurm = plan.config.cluster.slurm
     limits = Limits(slurm.max_array_size or ARRAY_SIZE, slurm.max_submitted or float("inf"))
     return draft(plan, sweep, plan.left(), launch_command(overrides), overrides, code, limits, report)
@@ -73,7 +73,7 @@ def launch(
     Then nothing is in the queue; but if Slurm took some arrays and refused another, those taken stay, and it is said
     how to go on.
     """
-    if not queue.available():
+    if not commands.available():
         raise UserError(
             "sbatch is not on PATH: this is no machine to submit jobs from; log in to one of the cluster, or take "
             "cluster=local (--dry-run shows the scripts anywhere)"
@@ -95,7 +95,7 @@ def launch(
         if not left.families and not (report and left.queued and not _collector_waits(earlier)):
             save(plan, sweep, overrides, extend)
             return None, left, plan
-        code = snapshot.take(sweep.path / "code")
+        code = code_snapshot.take(sweep.path / "code")
         command = launch_command(overrides, extend)
         made = draft(plan, sweep, left.families, command, overrides, code, _limits(plan), report)
         first = not sweep.plan.exists()
@@ -126,10 +126,10 @@ def check_budget(plan: Plan, families: list[list[Trial]]) -> None:
 
 def _limits(plan: Plan) -> Limits:
     slurm = plan.config.cluster.slurm
-    array_size = slurm.max_array_size or int(queue.limits()["MaxArraySize"])
+    array_size = slurm.max_array_size or int(commands.limits()["MaxArraySize"])
     if slurm.max_submitted is None:
         return Limits(array_size)
-    room = slurm.max_submitted - queue.count_of_user()
+    room = slurm.max_submitted - commands.count_of_user()
     if room < 3:  # data, an element, the report
         raise UserError(
             f"cluster.slurm.max_submitted={slurm.max_submitted}: {slurm.max_submitted - room} jobs of yours are in the "
@@ -138,7 +138,7 @@ def _limits(plan: Plan) -> Limits:
     return Limits(array_size, room)
 
 
-def _write(made: Draft, code: snapshot.Snapshot) -> None:
+def _write(made: Draft, code: code_snapshot.Snapshot) -> None:
     """The submission's folder, complete before the first job exists."""
     folder = made.submission.folder
     if folder.exists():  # of a launch that was killed before it had anything to submit
@@ -160,14 +160,14 @@ def _submit(submission: Submission, plan: Plan, earlier: list[Submission], lock:
     def hand_in(job: JobRef, *arguments: str) -> None:
         if lock.lost:
             raise UserError(f"{submission.folder}: another launch took over; nothing more was submitted")
-        job.job_id = queue.submit(submission.folder / job.script, job.name, arguments, passed_on)
+        job.job_id = commands.submit(submission.folder / job.script, job.name, arguments, passed_on)
         submission.write()
 
     before = [older.prepare.name for older in earlier if older.prepare is not None]
     try:
         waits: list[str] = []
         if submission.prepare is not None:
-            others = [str(job.job_id) for job in queue.queued(before)]  # they may be making the same data
+            others = [str(job.job_id) for job in commands.queued(before)]  # they may be making the same data
             hand_in(submission.prepare, *([f"--dependency=afterany:{':'.join(others)}"] if others else []))
             waits = [f"--dependency=afterok:{submission.prepare.job_id}", "--kill-on-invalid-dep=yes"]
         for chunk in submission.chunks:
@@ -177,11 +177,11 @@ def _submit(submission: Submission, plan: Plan, earlier: list[Submission], lock:
     if submission.collector is not None:
         # Earlier arrays, for all of the sweep; earlier collectors, or one could end after us with an older report.
         names = [job.name for older in earlier for job in (*older.chunks, older.collector) if job is not None]
-        still = {str(job.job_id) for job in queue.queued(names)}
+        still = {str(job.job_id) for job in commands.queued(names)}
         before_it = sorted(still | {str(chunk.job_id) for chunk in submission.chunks})
         try:
             hand_in(submission.collector, *([f"--dependency=afterany:{':'.join(before_it)}"] if before_it else []))
-        except queue.Refused as error:
+        except commands.Refused as error:
             raise UserError(
                 f"{error}; the arrays are in the queue and go on, only the job that collects, fits and reports is not: "
                 "launch again for it"
@@ -190,14 +190,14 @@ def _submit(submission: Submission, plan: Plan, earlier: list[Submission], lock:
 
 def _collector_waits(earlier: list[Submission]) -> bool:
     """Whether the queue holds a job that will report; a launch that was killed may have left arrays without one."""
-    return bool(queue.queued(older.collector.name for older in earlier if older.collector is not None))
+    return bool(commands.queued(older.collector.name for older in earlier if older.collector is not None))
 
 
 def _half_way(submission: Submission, error: UserError) -> UserError:
     """Undo a submission that has no array yet; else say what of it stays, and how to end or complete it."""
     sweep = Path(submission.sweep).name
     taken = [chunk for chunk in submission.chunks if chunk.job_id is not None]
-    if isinstance(error, queue.NotAnswering):
+    if isinstance(error, commands.NotAnswering):
         return UserError(
             f"{error}; when Slurm answers, launch again: what has arrived is found and not submitted twice"
         )
@@ -208,6 +208,6 @@ def _half_way(submission: Submission, error: UserError) -> UserError:
             f"again to submit the rest, or end them: python -m sweep cancel {sweep}"
         )
     if submission.prepare is not None and submission.prepare.job_id is not None:
-        queue.cancel([str(submission.prepare.job_id)])
+        commands.cancel([str(submission.prepare.job_id)])
     shutil.rmtree(submission.folder)
     return UserError(f"{error}; nothing was submitted")

@@ -5,8 +5,8 @@ import importlib
 import sys
 from types import ModuleType
 
-from sweep.errors import UserError
-from sweep.files import FULL
+from sweep.common.errors import UserError
+from sweep.common.files import FULL
 
 PROGRAM = "python -m sweep"
 # What each does, in the order of a sweep's life. Here and not in their files, so that listing them imports none.

@@ -3,9 +3,11 @@ import os
 import signal
 
 import pytest
-import tiny
-from slurm_cluster import cluster, cluster_without_accounting  # noqa: F401, fixtures for all test files
 
+from tests.helpers import tiny
+
+pytest_plugins = ["tests.helpers.slurm_cluster", "tests.helpers.held_submissions"]
+os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are decorated, so before they are imported
 os.environ["WANDB_MODE"] = "disabled"  # what a test sends to W&B, it says
 
 

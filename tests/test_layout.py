@@ -11,43 +11,43 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("kernels", "models", "sweep", "slurm", "hydra_plugins")
-# What each room may import of the others.
-BELOW = {
-    "kernels": set(),
-    "models": {"kernels"},
-    "sweep": {"kernels", "models"},
-    "slurm": {"kernels", "models", "sweep"},
-    "sweep.verbs": {"kernels", "models", "sweep", "slurm"},
-    "hydra_plugins": {"kernels", "models", "sweep", "slurm"},
-}
-# And the packages inside sweep/ of each other; its own modules are below them all.
-INSIDE = {
-    "data": set(),
-    "fitting": set(),
-    "reporting": {"fitting"},
-    "tracking": {"fitting", "reporting"},
-    "training": {"data", "fitting", "tracking"},
-}
-FROM_RESULTS = ("collect", "where", "fitting.fit", "fitting.frontier", "fitting.predict", "reporting.report")
-SLOW = ("torch", "models", "kernels", "wandb", "datasets")
+# The stages of the data flow, in order (docs/architecture.md). A room imports only rooms above it.
+ROOMS = (
+    "kernels",
+    "models",
+    "sweep.common",
+    "sweep.data",
+    "sweep.config",
+    "sweep.runs",
+    "sweep.plan",
+    "sweep.train",
+    "sweep.workers",
+    "sweep.fit",
+    "sweep.report",
+    "sweep.tracking",
+    "slurm",
+    "sweep.verbs",
+    "sweep.cli",
+    "hydra_plugins",
+    "tools",
+)
+FOLDERS = ("kernels", "models", "sweep", "slurm", "hydra_plugins", "tools")
+AT_THE_TOP = {"__init__.py", "__main__.py", "cli.py"}  # of sweep/
+FROM_RESULTS = ("runs.collect", "common.expressions", "fit.fit", "fit.frontier", "fit.predictions", "report.report")
+SLOW = ("torch", "models", "wandb", "datasets")
 
 
-def room_of(module: str) -> str:
-    return "sweep.verbs" if module.startswith("sweep.verbs") else module.partition(".")[0]
-
-
-def package_of(module: str) -> str:
-    """The package inside sweep/ that a module or a name belongs to."""
-    return module.removeprefix("sweep.").partition(".")[0] if module.startswith("sweep.") else ""
+def room_of(module: str) -> str | None:
+    """The room that a module lies in; None for what is outside of all, such as the package `sweep` itself."""
+    return next((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), None)
 
 
 @cache
 def modules() -> dict[str, Path]:
     """Every module of the product by its dotted name."""
     found = {}
-    for room in ROOMS:
-        for path in sorted((ROOT / room).rglob("*.py")):
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
@@ -67,26 +67,43 @@ def imports(path: Path) -> list[tuple[str, int]]:
 
 
 def test_there_are_modules_to_look_at():
-    assert {"kernels.attention", "models.gpt", "sweep.training.loop", "sweep.verbs.plan"} <= modules().keys()
-    assert {room_of(module) for module in modules()} == BELOW.keys()
+    assert {"kernels.attention", "models.gpt", "sweep.train.loop", "sweep.verbs.plan"} <= modules().keys()
+    assert {room_of(module) for module in modules()} - {None} == set(ROOMS)
+    outside = {module for module in modules() if room_of(module) is None}
+    assert outside == {"sweep", "sweep.__main__"}
 
 
-@pytest.mark.parametrize(("place_of", "below"), [(room_of, BELOW), (package_of, INSIDE)])
-def test_rooms_and_packages_import_only_what_is_below_them(place_of, below):
+def test_little_lies_at_the_top_of_sweep():
+    assert {path.name for path in (ROOT / "sweep").glob("*.py")} == AT_THE_TOP
+
+
+def test_a_room_imports_only_rooms_above_it():
     wrong = []
     for module, path in modules().items():
-        mine = place_of(module)
         for name, line in imports(path):
-            other = place_of(name)
-            if mine in below and other in below and other not in {mine, *below[mine]}:
+            mine, other = room_of(module), room_of(name)
+            if mine and other and ROOMS.index(other) > ROOMS.index(mine):
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {mine} imports {name}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_tests_mirror_the_rooms():
+    """A test file lies in the folder of its room, or in tests/system where it starts processes."""
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders <= {room.removeprefix("sweep.") for room in ROOMS} | {"system", "benchmarks"}
+    assert {path.name for path in (ROOT / "tests").glob("test_*.py")} == {Path(__file__).name}
+
+
+def test_no_test_file_imports_another():
+    for path in (ROOT / "tests").rglob("*.py"):
+        for name, line in imports(path):
+            assert ".test_" not in f".{name}", f"{path.relative_to(ROOT)}:{line} imports {name}"
 
 
 def test_no_module_imports_itself_by_way_of_others():
     """Imports for types and inside functions included: they only hide a cycle from Python."""
     graph = {module: ours(path) - {module} for module, path in modules().items()}
-    assert "sweep.training.stack" in graph["sweep.training.attempt"]
+    assert "sweep.train.stack" in graph["sweep.workers.attempt"]
     list(TopologicalSorter(graph).static_order())  # raises CycleError, which names them
 
 
@@ -139,7 +156,7 @@ def loaded():
 
 
 def test_what_reads_results_imports_nothing_that_trains(loaded):
-    assert "sweep.collect" in loaded
+    assert "sweep.runs.collect" in loaded
     assert not [name for name in loaded if name.partition(".")[0] in SLOW]
 
 
@@ -181,7 +198,7 @@ def test_the_names_are_ours():
 
 
 def test_the_code_that_trains_is_where_its_hash_looks_for_it():
-    from sweep.environment import TRAINING_CODE
+    from sweep.runs.environment import TRAINING_CODE
 
     assert all(any(ROOT.glob(pattern)) for pattern in TRAINING_CODE), TRAINING_CODE
 

@@ -39,8 +39,8 @@ class SweepSlurmLauncher(Launcher):
 
     def _submit(self) -> dict[str, Any]:
         from slurm import submit  # Hydra imports this file whenever it composes
-        from sweep.errors import UserError
-        from sweep.plan import scheduler
+        from sweep.common.errors import UserError
+        from sweep.plan.plan import scheduler
 
         sweeper = self.config.hydra.sweeper["_target_"]
         if not sweeper.endswith("BasicSweeper"):

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from sweep.common.errors import UserError
+from sweep.common.units import parse_count
 from sweep.data.sources import TextConfig, no_text_field
-from sweep.errors import UserError
-from sweep.quantity import parse_count
 
 PROBE_SECONDS = 20.0
 

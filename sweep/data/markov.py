@@ -22,8 +22,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.common.errors import UserError
 from sweep.data.sources import DataConfig
-from sweep.errors import UserError
 
 TOKENS_AT_A_TIME = 1 << 18
 _CHAIN, _STREAMS = 0, {"train": 1, "validation": 2}  # what each random stream is for

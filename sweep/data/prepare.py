@@ -24,15 +24,15 @@ from typing import Any, cast
 
 import numpy as np
 
+from sweep.common.errors import UserError
+from sweep.common.files import write_json
+from sweep.data.deduplicate import Spool
 from sweep.data.hub import HubDataset
 from sweep.data.markov import MarkovSource
 from sweep.data.ngrams import COUNTED_TOKENS, reference_lines
 from sweep.data.progress import Phases
 from sweep.data.sources import DataConfig, PythonSource, TextConfig, TextFiles
-from sweep.data.spool import Spool
 from sweep.data.tokens import SPLITS, Tokens, file_sha256
-from sweep.errors import UserError
-from sweep.files import write_json
 
 SCHEMAS: dict[str, type[DataConfig]] = {
     "pysource": PythonSource,

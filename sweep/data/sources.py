@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweep.errors import UserError
+from sweep.common.errors import UserError
 
 BYTES_VOCABULARY = 256 + 1  # every byte, and the end-of-text token
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from sweep.common.errors import UserError
 from sweep.data.sources import BYTES_VOCABULARY, TokenizerConfig
-from sweep.errors import UserError
 
 KINDS = ("bpe", "bytes", "file", "hub")
 EOT = "<|endoftext|>"

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweep.data.unprepared import Unprepared
-from sweep.errors import UserError
+from sweep.common.errors import UserError
+from sweep.data.placeholder import Unprepared
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")

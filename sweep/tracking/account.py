@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sweep.errors import UserError
-from sweep.tracking import settings
-from sweep.tracking.section import WandbSection
+from sweep.common.errors import UserError
+from sweep.config.wandb import WandbSection
+from sweep.tracking import client
 
 # The client would go on for hours where a server does not answer; whoever waits here wants to know within a minute.
 PATIENCE = {
@@ -45,10 +45,10 @@ def sign_in(section: WandbSection) -> Account:
     for name, value in (PATIENCE | {"WANDB_SILENT": "true"}).items():
         os.environ.setdefault(name, value)
     os.environ["WANDB_MODE"] = "online"  # what holds for training (offline, on many clusters) does not hold here
-    wandb = settings.wandb_module()
+    wandb = client.wandb_module()
     named = os.environ.get("WANDB_BASE_URL")  # wandb's own default says nothing to anybody
     server = f"W&B at {named}" if named else "W&B"
-    if not settings.has_key():
+    if not client.has_key():
         raise UserError(f"{server}: no key; run `wandb login`, or set WANDB_API_KEY, then the same again")
     try:
         api = wandb.Api(timeout=TIMEOUT_SECONDS)

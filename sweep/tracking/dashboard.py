@@ -1,6 +1,6 @@
 """A sweep's dashboards as code: a W&B workspace and a report.
 
-Panels name what `sweep.tracking.content` and `sweep.tracking.sweep_run` put into the runs; the report's numbers are
+Panels name what `sweep.tracking.run_content` and `sweep.tracking.sweep_run` put into the runs; the report's numbers are
 those of report.json. Building them needs no login (`export`); `save` changes those that were saved before.
 """
 
@@ -13,15 +13,15 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from sweep import files
-from sweep.errors import UserError
-from sweep.quantity import short
-from sweep.reporting.numbers import power, with_interval
-from sweep.sweepdir import SweepDir
+from sweep.common import files
+from sweep.common.errors import UserError
+from sweep.common.units import short
+from sweep.config.wandb import WandbSection
+from sweep.report.format import power, with_interval
+from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import account as accounts
-from sweep.tracking import settings, sweep_run
+from sweep.tracking import client, sweep_run
 from sweep.tracking.account import Account
-from sweep.tracking.section import WandbSection
 
 CHART = "scaling-frontier"  # the custom chart's name in W&B
 CHART_SPEC = Path(__file__).with_name("frontier_chart.json")  # Vega-Lite
@@ -184,7 +184,7 @@ def report(name: str, entity: str, project: str, numbers: dict[str, Any] | None,
 
 
 def _tagged(name: str) -> str:
-    return f"Tags() in {json.dumps([settings.tag(name)])}"
+    return f"Tags() in {json.dumps([client.tag(name)])}"
 
 
 def _about(numbers: dict[str, Any] | None) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from sweep import files
-from sweep.errors import UserError
-from sweep.rundir import RunDir
+from sweep.common import files
+from sweep.common.errors import UserError
+from sweep.config.wandb import WandbSection
+from sweep.runs.rundir import RunDir
 from sweep.tracking import account as accounts
 from sweep.tracking.account import sign_in
-from sweep.tracking.section import WandbSection
 from sweep.tracking.sweep_run import JOB_TYPE
 
 PREFIX = "wandb:"

@@ -22,14 +22,14 @@ from typing import Any
 
 import psutil
 
-from sweep import claim
-from sweep.claim import Holder
-from sweep.errors import UserError
-from sweep.rundir import Failure, RunDir
-from sweep.sweepdir import SweepDir
-from sweep.tracking import account, content, fragments, settings
+from sweep.common.errors import UserError
+from sweep.config.wandb import WandbSection
+from sweep.runs import claim
+from sweep.runs.claim import Holder
+from sweep.runs.rundir import Failure, RunDir
+from sweep.runs.sweepdir import SweepDir
+from sweep.tracking import account, client, run_content, wandb_files
 from sweep.tracking.mirror import Mirror, NotKept
-from sweep.tracking.section import WandbSection
 
 NEWS = "W&B: "
 NICENESS = 10  # a tenth of a core where training wants them all; with less, runs would begin minutes late
@@ -77,7 +77,7 @@ class Task:
         if self.sweep is not None:
             return f"python -m sweep sync {self.sweep}"
         files = (f"offline-run-*-{trial['trial_id']}/*.wandb" for trial in self.planned())  # by time, as they go up
-        return " ".join(["wandb sync", *(f"{fragments.folder(Path(self.runs))}/{name}" for name in files)])
+        return " ".join(["wandb sync", *(f"{wandb_files.folder(Path(self.runs))}/{name}" for name in files)])
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Follower:
         self.section = WandbSection(**task.wandb)
         self.runs = Path(task.runs)
         trials = task.planned()
-        tags = content.tags(Path(task.sweeps), {trial["trial_id"] for trial in trials})
+        tags = run_content.tags(Path(task.sweeps), {trial["trial_id"] for trial in trials})
         self.families = defaultdict(list)
         for trial in trials:
             mirror = Mirror(trial, self.runs, Path(task.tokens), self.section, tags=tags[trial["trial_id"]])
@@ -109,12 +109,12 @@ class Follower:
 
     def choose_mode(self) -> str:
         """Online where asked for or possible; the reason where it is not. UserError where wandb is not there."""
-        settings.wandb_module()
+        client.wandb_module()
         self.mode = "offline"
-        if settings.asked_mode(self.section) == "offline":
+        if client.asked_mode(self.section) == "offline":
             return "as asked"
         try:
-            has_key = settings.has_key()
+            has_key = client.has_key()
         except UserError as wrong:
             return str(wrong)
         if not has_key:
@@ -215,7 +215,7 @@ class Follower:
             for mirror in mirrors:
                 mirror.run, mirror.step = None, None
                 mirror.release()
-        wandb = settings.wandb_module()
+        wandb = client.wandb_module()
         with contextlib.suppress(wandb.Error, OSError, RuntimeError):  # of a service that is gone already
             wandb.teardown()
 
@@ -286,7 +286,7 @@ def follow(task: Task, over: threading.Event) -> int:
     if follower.offline:
         runs = f"{follower.offline} run{'s' if follower.offline > 1 else ''}"
         because = f" ({why})" if why else ""
-        follower.say(f"{runs}, offline in {fragments.folder(follower.runs)}{because}; upload: {task.how_to_sync()}")
+        follower.say(f"{runs}, offline in {wandb_files.folder(follower.runs)}{because}; upload: {task.how_to_sync()}")
     return 1 if trouble else 0
 
 
@@ -317,7 +317,7 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, NotKept):
         return f"{error}: is the disk full?"
-    return f"wandb broke down ({type(error).__name__}: {settings.first_line(error)})"
+    return f"wandb broke down ({type(error).__name__}: {client.first_line(error)})"
 
 
 def main(task: Task) -> int:

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweep import claim
-from sweep.claim import Claim
-from sweep.exits import EXIT_AGAIN
-from sweep.files import read_json, read_json_lines, read_json_lines_back, write_json
-from sweep.rundir import Failure, RunDir
-from sweep.schedule import Schedule
-from sweep.tracking import content, fragments, settings
-from sweep.tracking.section import WandbSection
+from sweep.common.exits import EXIT_AGAIN
+from sweep.common.files import read_json, read_json_lines, read_json_lines_back, write_json
+from sweep.config.wandb import WandbSection
+from sweep.plan.schedule import Schedule
+from sweep.runs import claim
+from sweep.runs.claim import Claim
+from sweep.runs.rundir import Failure, RunDir
+from sweep.tracking import client, run_content, wandb_files
 
 KEPT_SECONDS = 15.0  # until a file that has not ended is incomplete
 
@@ -44,7 +44,7 @@ class Mirror:
     seen: tuple[Any, ...] = ()  # what the source of rows looked like when it was read
     samples_seen: int = 0
     failed_at: float = 0.0  # when the failure happened that was told last
-    scale: content.Scale = field(default_factory=content.Scale)
+    scale: run_content.Scale = field(default_factory=run_content.Scale)
 
     @property
     def trial_id(self) -> str:
@@ -94,7 +94,7 @@ class Mirror:
 
     def held(self) -> int:
         """The last step in the files of earlier attempts, -1 for none."""
-        return fragments.last_step(self.runs, self.trial_id, self.section.project, self.section.entity)
+        return wandb_files.last_step(self.runs, self.trial_id, self.section.project, self.section.entity)
 
     def _source(self) -> tuple[Path, int]:
         """Where the rows are, and the last step that is this trial's."""
@@ -115,10 +115,10 @@ class Mirror:
     def open(self, mode: str, more_settings: dict[str, Any]) -> None:
         """Begin the next attempt at the run, after the last step that W&B has of it."""
         env = read_json(self.folder.env) if self.folder.env.exists() else {}
-        self.scale = content.scale_of(self.trial, self.tokens)
-        earlier = fragments.of_run(self.runs, self.trial_id)
+        self.scale = run_content.scale_of(self.trial, self.tokens)
+        earlier = wandb_files.of_run(self.runs, self.trial_id)
         held = self.held()
-        run = settings.start_run(
+        run = client.start_run(
             self.section,
             self.runs,
             mode,
@@ -127,25 +127,25 @@ class Mirror:
             group=self.trial["family_id"],
             job_type="trial",
             tags=self.tags,
-            config=content.config(self.trial, self.scale, env),
+            config=run_content.config(self.trial, self.scale, env),
             more_settings=more_settings,
         )
         if mode == "online":
             held = run.starting_step - 1  # of the server
             for file in earlier:  # only online ones, see `has_offline_pieces`; what they did not send, this one does
-                fragments.mark_up(file)
+                wandb_files.mark_up(file)
         run.define_metric("*", step_metric="tokens")
         self.run, self.step, self.seen, self.samples_seen = run, held, (), 0
 
     def has_offline_pieces(self) -> bool:
         """Whether offline attempts wait for a sync: then the next one is offline too, or steps come out of order."""
-        files = fragments.of_run(self.runs, self.trial_id)
-        return any(fragments.is_offline(file) and not fragments.is_up(file) for file in files)
+        files = wandb_files.of_run(self.runs, self.trial_id)
+        return any(wandb_files.is_offline(file) and not wandb_files.is_up(file) for file in files)
 
     def advance(self) -> None:
         """Log what is new."""
         for row in self.new_rows():
-            self.run.log(content.history(row, self.trial, self.scale), step=row["step"], commit=True)
+            self.run.log(run_content.history(row, self.trial, self.scale), step=row["step"], commit=True)
             self.step = row["step"]
         samples = read_json_lines(self.folder.samples)
         if len(samples) > self.samples_seen:
@@ -154,10 +154,10 @@ class Mirror:
 
     def _log_samples(self, samples: list[dict[str, Any]]) -> None:
         """As a table. Online wandb asks the server about it at once; without an answer the table waits for the next."""
-        wandb = settings.wandb_module()
-        rows = [[sample[column] for column in content.SAMPLE_COLUMNS] for sample in samples]
+        wandb = client.wandb_module()
+        rows = [[sample[column] for column in run_content.SAMPLE_COLUMNS] for sample in samples]
         with contextlib.suppress(wandb.Error, ValueError):
-            self.run.summary["samples"] = wandb.Table(columns=list(content.SAMPLE_COLUMNS), data=rows)
+            self.run.summary["samples"] = wandb.Table(columns=list(run_content.SAMPLE_COLUMNS), data=rows)
 
     def failure(self, since: float) -> Failure | None:
         """What the trial failed with after a time (seconds since the epoch), unless it was told."""
@@ -171,7 +171,7 @@ class Mirror:
         record = self.record()
         self.advance()
         if record is not None:
-            self.run.summary.update(content.summary(record))
+            self.run.summary.update(run_content.summary(record))
         elif failure is not None:
             self.run.summary.update({"status": "failed", "error": failure.line})
             self.failed_at = failure.time
@@ -179,11 +179,11 @@ class Mirror:
             self.run.summary.update({"status": "stopped"})
             self.run.mark_preempting()
         run, self.run = self.run, None
-        file, online = settings.file_of(run), not run.offline
+        file, online = client.file_of(run), not run.offline
         run.finish(exit_code=0 if record is not None else 1 if failure is not None else EXIT_AGAIN)
         await_end(file)
         if online:
-            fragments.mark_up(file)
+            wandb_files.mark_up(file)
         if record is not None:
             where = {"project": self.section.project, "entity": self.section.entity, "tags": self.tags}
             write_json(self.mark, {**where, "record": record["finished_at"], "last_step": self.step})
@@ -201,7 +201,7 @@ class Mirror:
 def await_end(file: Path) -> None:
     """wandb says that a run has ended a moment before its file does."""
     give_up = time.monotonic() + KEPT_SECONDS
-    while not fragments.content(file).ended:
+    while not wandb_files.content(file).ended:
         if time.monotonic() > give_up:
             raise NotKept(f"{file} lacks the end of the run")
         time.sleep(0.1)

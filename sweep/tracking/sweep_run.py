@@ -16,15 +16,15 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from sweep import files
-from sweep.errors import UserError
-from sweep.fitting.table import read_collected
-from sweep.reporting import render
-from sweep.reporting.picture import Axis, Figure, Panel, Series
-from sweep.sweepdir import SweepDir
-from sweep.tracking import settings
+from sweep.common import files
+from sweep.common.errors import UserError
+from sweep.config.wandb import WandbSection
+from sweep.fit.table import read_collected
+from sweep.report import render
+from sweep.report.figure_spec import Axis, Figure, Panel, Series
+from sweep.runs.sweepdir import SweepDir
+from sweep.tracking import client
 from sweep.tracking.mirror import NotKept, await_end
-from sweep.tracking.section import WandbSection
 
 JOB_TYPE = "frontier"
 POINTS = "frontier_points"  # the table behind the custom chart
@@ -98,9 +98,9 @@ def write(made: Made, section: WandbSection, step: int) -> None:
     """The run as an offline file. `step` counts how often it was refreshed."""
     sweep, report = made.sweep, made.report
     runs = Path(sweep.settings()["paths"]["runs"])
-    wandb = settings.wandb_module()
+    wandb = client.wandb_module()
     answers, drawn, bought = summary(report), points(report), budgets(report)
-    run = settings.start_run(
+    run = client.start_run(
         section,
         runs,
         "offline",
@@ -108,7 +108,7 @@ def write(made: Made, section: WandbSection, step: int) -> None:
         name=f"{sweep.name}: frontier",
         group=sweep.name,
         job_type=JOB_TYPE,
-        tags=[settings.tag(sweep.name)],
+        tags=[client.tag(sweep.name)],
         config=config(report),
         more_settings={"x_disable_stats": True},
     )
@@ -131,7 +131,7 @@ def finish(run: Any, exit_code: int = 0) -> None:
     """End an offline run. wandb says nothing of a full disk: UserError where its file lacks the end."""
     run.finish(exit_code=exit_code)
     try:
-        await_end(settings.file_of(run))
+        await_end(client.file_of(run))
     except NotKept as error:
         raise UserError(f"{error}; free some space, and run the same again") from error
 
@@ -223,7 +223,7 @@ def _rows(series: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def figure_of(described: dict[str, Any]) -> Figure:
-    """A figure of report.json as the object that `sweep.reporting.render` draws."""
+    """A figure of report.json as the object that `sweep.report.render` draws."""
     panels = [
         Panel(Axis(**panel["x"]), Axis(**panel["y"]), [_series(each) for each in panel["series"]], panel["title"])
         for panel in described["panels"]

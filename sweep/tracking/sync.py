@@ -17,17 +17,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweep import claim, files
-from sweep.claim import Holder
-from sweep.errors import UserError
-from sweep.rundir import RunDir
-from sweep.sweepdir import SweepDir
+from sweep.common import files
+from sweep.common.errors import UserError
+from sweep.config.wandb import WandbSection
+from sweep.runs import claim
+from sweep.runs.claim import Holder
+from sweep.runs.rundir import RunDir
+from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import account as accounts
-from sweep.tracking import fragments, settings, sweep_run
+from sweep.tracking import client, sweep_run, wandb_files
 from sweep.tracking.account import Account
 from sweep.tracking.follow import Follower, Task
 from sweep.tracking.mirror import NotKept
-from sweep.tracking.section import WandbSection
 
 WAITS_SECONDS = (10.0, 30.0, 60.0, 120.0, 300.0)  # before each new round, while the server is too busy
 LONGEST_UPLOAD_SECONDS = 1800
@@ -60,10 +61,10 @@ def sync(
     names = [line["trial_id"] for line in sweep.planned()]
     tally, waiting = Tally(), []
     for name in (*names, sweep_run.run_id(sweep.name)):
-        found = fragments.of_run(runs, name)
+        found = wandb_files.of_run(runs, name)
         if not found:
             tally.without.append(name)
-        elif all(map(fragments.is_up, found)):
+        elif all(map(wandb_files.is_up, found)):
             tally.up.append(name)
         else:
             waiting.append(name)
@@ -126,15 +127,15 @@ class Upload:
         """Upload a run's files in order, up to the first that fails: no later row may come before its rows."""
         if claim.living(RunDir.of_trial(self.runs, run_id).path / "wandb") is not None:
             return Outcome(run_id, "is being trained; sync again when it has ended")
-        for file in fragments.of_run(self.runs, run_id):
-            outcome = Outcome(run_id) if fragments.is_up(file) else self._file(run_id, file)
+        for file in wandb_files.of_run(self.runs, run_id):
+            outcome = Outcome(run_id) if wandb_files.is_up(file) else self._file(run_id, file)
             if outcome.why:
                 return outcome
         return Outcome(run_id)
 
     def _file(self, run_id: str, file: Path) -> Outcome:
         note = Note(file)
-        begun = note.path.exists() or not fragments.is_offline(file)
+        begun = note.path.exists() or not wandb_files.is_offline(file)
         if holder := note.take():
             return Outcome(run_id, f"is being uploaded by {holder}")
         rest = None
@@ -142,7 +143,7 @@ class Upload:
             there = self._rows_there(run_id, file) if begun else -1
             if there >= 0:
                 rest = supplement(self.section, self.runs, run_id, file, there)
-                fragments.mark_up(file)
+                wandb_files.mark_up(file)
                 outcome = Outcome(run_id)
             else:
                 outcome = self._send(run_id, file)
@@ -173,7 +174,7 @@ class Upload:
         why = failure(said)
         if why:
             file.with_name(f"{file.name}.synced").unlink(missing_ok=True)  # wandb's own mark, which says otherwise
-        elif not fragments.is_up(file):
+        elif not wandb_files.is_up(file):
             why = f"wandb sync did not upload it, and did not say why; see {self.log}"
         return Outcome(run_id, why, again=bool(why) and is_passing(why))
 
@@ -210,23 +211,23 @@ def supplement(section: WandbSection, runs: Path, run_id: str, file: Path, last:
 
     Rows that are sent twice are there twice, so the file itself cannot be sent again. Tables and pictures stay behind.
     """
-    run = settings.start_run(section, runs, "offline", run_id=run_id)
+    run = client.start_run(section, runs, "offline", run_id=run_id)
     for row in _rows(file):
         if row["_step"] > last:
             run.log(_plain(row), step=row["_step"])
     code = 1
-    for record in fragments.read(file):
+    for record in wandb_files.read(file):
         if record["type"] == "summary":
             run.summary.update(_plain(record["summary"].get("update", {})))
         elif record["type"] == "exit":
             code = record["exit"].get("exit_code", 0)
-    path = settings.file_of(run)
+    path = client.file_of(run)
     sweep_run.finish(run, code)
     return path
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    return [record["history"]["item"] for record in fragments.read(file) if record["type"] == "history"]
+    return [record["history"]["item"] for record in wandb_files.read(file) if record["type"] == "history"]
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -236,7 +237,7 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def written_to(file: Path) -> tuple[str | None, str]:
     """(entity, or None for the key's own; project) that a file was written for."""
-    content = fragments.content(file)
+    content = wandb_files.content(file)
     if content.project is None:
         raise UserError(f"{file}: holds no run; remove its folder")
     return content.entity, content.project

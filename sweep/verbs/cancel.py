@@ -15,13 +15,13 @@ from typing import Any
 
 import psutil
 
-from slurm import queue
-from slurm.asked import Asked, ask
-from sweep import attempts, claim
-from sweep.errors import UserError
-from sweep.names import add_sweep
-from sweep.rundir import RunDir
-from sweep.sweepdir import SweepDir
+from slurm import commands
+from slurm.queue_state import Asked, ask
+from sweep.common.errors import UserError
+from sweep.runs import attempt_log, claim
+from sweep.runs.lookup import add_sweep
+from sweep.runs.rundir import RunDir
+from sweep.runs.sweepdir import SweepDir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def _without_record(sweep: SweepDir) -> list[dict[str, Any]]:
 def _cancel_jobs(asked: Asked) -> bool:
     """All jobs of all submissions that are in the queue: arrays, the one before and the one after."""
     jobs = {str(entry.job_id): entry.name for entry in asked.in_queue.values()}
-    queue.cancel(jobs)
+    commands.cancel(jobs)
     for job_id, name in jobs.items():
         print(f"cancelled job {job_id} ({name})")
     return bool(jobs)
@@ -76,7 +76,7 @@ def _cancel_elements(asked: Asked, chosen: list[dict[str, Any]], missing: list[d
         held = [line["trial_id"] for line in missing if line["family_id"] in asked.families_of[element]]
         if others := [trial_id for trial_id in held if trial_id not in trials]:
             print(f"element {element} holds these unfinished runs too: {', '.join(others)}", flush=True)
-    queue.cancel(elements)
+    commands.cancel(elements)
     for element in elements:
         print(f"cancelled element {element}")
     return bool(elements)
@@ -132,7 +132,7 @@ def _trained_here(sweep: SweepDir, families: list[str], workers: set[int]) -> di
             continue
         if gone is False and holder.pid in workers:
             found[holder.pid] = family_id
-        log = next((one.log for one in reversed(attempts.read(trunk)) if one.log), None)
+        log = next((one.log for one in reversed(attempt_log.read(trunk)) if one.log), None)
         if gone is None and log and Path(log).parent == sweep.logs.resolve():
             print(f"{family_id}: trained on host {holder.host}; there: kill -TERM {holder.pid}", file=sys.stderr)
     return found

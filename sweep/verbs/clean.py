@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 from slurm.alive import job_is_gone
-from sweep import claim
-from sweep.claim import Holder
-from sweep.clean import removable, stuck_claims
-from sweep.errors import UserError
-from sweep.quantity import format_bytes
+from sweep.common.errors import UserError
+from sweep.common.units import format_bytes
+from sweep.runs import claim
+from sweep.runs.claim import Holder
+from sweep.runs.cleanup import removable, stuck_claims
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ Every planned trial is a row: finished, diverged, failed, running or missing, wi
 
 import argparse
 
-from sweep.collect import collect
-from sweep.names import add_sweep
-from sweep.sweepdir import SweepDir
+from sweep.runs.collect import collect
+from sweep.runs.lookup import add_sweep
+from sweep.runs.sweepdir import SweepDir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,12 +13,12 @@ import argparse
 from pathlib import Path
 from types import ModuleType
 
-from sweep.errors import UserError
-from sweep.names import add_sweep
-from sweep.sweepdir import SweepDir
-from sweep.tracking import settings
+from sweep.common.errors import UserError
+from sweep.config.wandb import WandbSection
+from sweep.runs.lookup import add_sweep
+from sweep.runs.sweepdir import SweepDir
+from sweep.tracking import client
 from sweep.tracking.account import sign_in
-from sweep.tracking.section import WandbSection
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     sweep = SweepDir.find(args.sweep, args.sweeps)
     section = WandbSection(**sweep.settings().get("wandb", {}))
-    settings.wandb_module()
+    client.wandb_module()
     dashboard = _dashboard()
     if args.export is not None:
         out = sweep.path / "dashboard" if args.export == Path() else args.export

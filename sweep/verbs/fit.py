@@ -21,16 +21,17 @@ from typing import Any
 
 import pandas as pd
 
-from sweep import files
-from sweep.errors import UserError
-from sweep.fitting import dimension, fit, table
-from sweep.fitting.fit import rows_and_families
-from sweep.fitting.fitted import Fitted
-from sweep.fitting.foreign import as_sweep, from_wandb
-from sweep.names import add_sweeps
-from sweep.quantity import parse_quantity
-from sweep.reporting.answers import extrapolation, false_confidence
-from sweep.sweepdir import SweepDir
+from sweep.common import files
+from sweep.common.errors import UserError
+from sweep.common.units import parse_quantity
+from sweep.fit import fit, table
+from sweep.fit.fit import rows_and_families
+from sweep.fit.fitted_law import Fitted
+from sweep.fit.foreign import as_sweep, from_wandb
+from sweep.report.answers import extrapolation, false_confidence
+from sweep.runs.lookup import add_sweeps
+from sweep.runs.sweepdir import SweepDir
+from sweep.train import intrinsic_dimension
 
 MOST_REPORTED = 5000
 
@@ -87,9 +88,9 @@ def run(args: argparse.Namespace) -> int:
     }
     try:
         rows = table.prepare(data, n_convention=args.n, c_convention=args.c, **options)
-        dimensions = dimension.by_size(data, rows.row, rows.N, rows.D)
+        dimensions = intrinsic_dimension.by_size(data, rows.row, rows.N, rows.D)
         if args.activations:
-            dimensions = [(None, dimension.intrinsic_dimension(table.read_activations(args.activations)))]
+            dimensions = [(None, intrinsic_dimension.intrinsic_dimension(table.read_activations(args.activations)))]
         result = fit.fit_rows(
             rows,
             curves,
@@ -140,8 +141,8 @@ def fetched(address: str) -> str:
 
 def report_of(table: pd.DataFrame, fit: dict[str, Any], name: str, out: Path) -> str:
     """Write the report of a table that is no sweep's, and say where it is."""
-    from sweep.reporting import report  # plotting
-    from sweep.reporting.results import Results
+    from sweep.report import report  # plotting
+    from sweep.report.results import Results
 
     if len(table) > MOST_REPORTED:
         return f"no report: {len(table)} rows are more than a figure can show ({MOST_REPORTED})"

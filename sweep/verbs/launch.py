@@ -19,20 +19,22 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from slurm import describe, submit
-from slurm.folders import check_seen
-from sweep.console import open_console
-from sweep.errors import UserError
-from sweep.exits import EXIT_AGAIN, say
-from sweep.plan import Plan, additions, refuse_damaged, save, scheduler
-from sweep.price import price
-from sweep.quantity import duration
-from sweep.sweepdir import SweepDir, launch_command
-from sweep.training import local
-from sweep.training.local import Launched
+from slurm import messages, submit
+from slurm.shared_folders import check_seen
+from sweep.common.console import open_console
+from sweep.common.errors import UserError
+from sweep.common.exits import EXIT_AGAIN, say
+from sweep.common.units import duration
+from sweep.plan.plan import Plan, additions, refuse_damaged, save, scheduler
+from sweep.plan.price import price
+from sweep.runs.sweepdir import SweepDir, launch_command
+from sweep.tracking.follow import Task
+from sweep.tracking.mirror_process import Sidecar
 from sweep.verbs.collect import collect_sweep
 from sweep.verbs.plan import plan_here, show
 from sweep.verbs.report import report_sweep
+from sweep.workers import local
+from sweep.workers.local import Launched
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _here(request: Request) -> int:
     on = f"{plan.device}, {workers} worker{'s' if workers > 1 else ''}" if workers else plan.device
     console.print(f"sweep {plan.name} on {on}: {price(plan, plan.done())}", highlight=False)
     _say_who_else_trains(plan, console)  # workers outlive a launch that was killed
-    outcome = local.launch(plan, sweep, console)
+    outcome = local.launch(plan, sweep, console, lambda: Sidecar(Task.of_sweep(sweep), sweep.logs / "wandb.log"))
     return _end(request, plan, sweep, outcome, console)
 
 
@@ -111,7 +113,7 @@ def _preview_on_slurm(request: Request) -> None:
     show(plan)
     for name, text in preview.scripts.items():
         print(f"\n# ---- {name}\n{text}")
-    print(describe.submission(preview))
+    print(messages.submission(preview))
     _warn_of_folders(plan)
     submit.check_budget(plan, plan.left())
 

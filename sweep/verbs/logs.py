@@ -14,15 +14,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.asked import ask
-from sweep import attempts
-from sweep.attempts import Attempt
-from sweep.errors import UserError
-from sweep.files import read_json
-from sweep.names import add_sweeps, one_run
-from sweep.quantity import duration
-from sweep.rundir import RunDir
-from sweep.sweepdir import SweepDir
+from slurm.queue_state import ask
+from sweep.common.errors import UserError
+from sweep.common.files import read_json
+from sweep.common.units import duration
+from sweep.runs import attempt_log
+from sweep.runs.attempt_log import Attempt
+from sweep.runs.lookup import add_sweeps, one_run
+from sweep.runs.rundir import RunDir
+from sweep.runs.sweepdir import SweepDir
 
 FOLLOW_SECONDS = 0.5
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     sweeps = sorted(Path(args.sweeps).glob("*/plan.jsonl"))
     trial_id, family_id = find(args.name, runs, sweeps)
     trunk = RunDir.of_trunk(runs, family_id)
-    for number, attempt in enumerate(attempts.read(trunk), start=1):
+    for number, attempt in enumerate(attempt_log.read(trunk), start=1):
         print(_told(number, attempt))
     record = RunDir.of_trial(runs, trial_id).record if trial_id else None
     finished = record.stat().st_mtime if record and record.exists() else None
@@ -99,7 +99,7 @@ def logs_of(
 
     Of a trial that was `finished` (seconds since the epoch), only those from before, and of sweeps that plan it.
     """
-    tried = attempts.read(trunk)
+    tried = attempt_log.read(trunk)
     found = {path: Log(path, one.started) for one in tried if one.log and (path := Path(one.log).resolve()).exists()}
     for plan in plans:
         if not (plan.parent / "slurm").is_dir() or (trial_id or family_id) not in plan.read_text():

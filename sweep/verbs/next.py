@@ -13,12 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from sweep import proposals
-from sweep.errors import UserError
-from sweep.names import add_sweep
-from sweep.plan import Plan, planned_trials
-from sweep.quantity import parse_quantity, scientific, short
-from sweep.sweepdir import SweepDir
+from sweep.common.errors import UserError
+from sweep.common.units import parse_quantity, scientific, short
+from sweep.plan import candidates
+from sweep.plan.plan import Plan, planned_trials
+from sweep.runs.lookup import add_sweep
+from sweep.runs.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here
 
 
@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep.fitting import design, fit  # scipy
-    from sweep.fitting.fitted import Fitted
+    from sweep.fit import fit, next_trials  # scipy
+    from sweep.fit.fitted_law import Fitted
 
     sweep = SweepDir.find(args.sweep, args.sweeps)
     budget = parse_quantity("--budget", args.budget)
@@ -41,11 +41,11 @@ def run(args: argparse.Namespace) -> int:
     N_M = np.array([float(trial.facts()[fitted["columns"]["N"]]) for trial in plan.trials])
     D_M = np.array([float(trial.tokens) for trial in plan.trials])
     law = Fitted.of(fitted)
-    choices = design.propose(
-        design.questions(law, target),
-        design.outcomes(law, N_M, D_M),
+    choices = next_trials.propose(
+        next_trials.questions(law, target),
+        next_trials.outcomes(law, N_M, D_M),
         noise_variance=float(np.var(fitted["deviations"])),
-        cost=proposals.trunk_cost(plan.trials, sweep),
+        cost=candidates.trunk_cost(plan.trials, sweep),
         budget_flops=budget,
     )
     if not choices:
@@ -60,14 +60,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {what}  intervals left: N_opt {left_N:.0f}%, loss {left_loss:.0f}%")
     spent = sum(choice.flops for choice in choices)
     print(f"{scientific(spent)} of {scientific(budget)} FLOPs; to run them, in {sweep.name}:")
-    for command in proposals.commands(sweep, plan, [plan.trials[choice.index] for choice in choices]):
+    for command in candidates.commands(sweep, plan, [plan.trials[choice.index] for choice in choices]):
         print(f"  {command}")
     return 0
 
 
 def _candidates(sweep: SweepDir, budget: float) -> Plan:
     """A plan of everything that could be run next."""
-    plan = plan_here(proposals.candidates(sweep, budget))
+    plan = plan_here(candidates.candidates(sweep, budget))
     there = planned_trials(sweep)
     known, epochs = {trial.trial_id for trial in there}, max(1.0, *(trial.epochs for trial in there))
     trials = [trial for trial in plan.trials if trial.trial_id not in known and trial.epochs <= epochs]

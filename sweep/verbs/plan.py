@@ -14,13 +14,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sweep.common.units import duration, format_bytes, scientific, short
 from sweep.data.hub import HubDataset
+from sweep.data.placeholder import Unprepared, stand_in
 from sweep.data.prepare import DataConfig, find, prepare
 from sweep.data.tokens import Tokens
-from sweep.data.unprepared import Unprepared, stand_in
-from sweep.plan import Plan, damaged, make_plan
-from sweep.price import price
-from sweep.quantity import duration, format_bytes, scientific, short
+from sweep.plan.plan import Plan, damaged, make_plan
+from sweep.plan.price import price
 
 EXPENDABLE = ("epochs", "memory", "D/N", "C (FLOPs)")  # columns that a narrow terminal has no room for, in this order
 GAP = 2  # spaces between columns
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     plan = plan_here(args.overrides, download=args.calibrate)
     if args.calibrate:
-        from sweep.training.calibrate import calibrate  # torch
+        from sweep.workers.calibrate import calibrate  # torch
 
         calibrate(plan, plan.executions, say=lambda line: print(line, file=sys.stderr))
         plan = plan_here(args.overrides)

@@ -19,13 +19,13 @@ from typing import Any
 
 import pandas as pd
 
-from sweep import proposals
-from sweep.errors import UserError
-from sweep.fitting import fit, predict, table
-from sweep.fitting.table import Home, Rows
-from sweep.names import add_sweeps
-from sweep.quantity import parse_quantity, scientific, short
-from sweep.sweepdir import SweepDir
+from sweep.common.errors import UserError
+from sweep.common.units import parse_quantity, scientific, short
+from sweep.fit import fit, predictions, table
+from sweep.fit.table import Home, Rows
+from sweep.plan import candidates
+from sweep.runs.lookup import add_sweeps
+from sweep.runs.sweepdir import SweepDir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,27 +42,27 @@ def run(args: argparse.Namespace) -> int:
     data, _, home = table.read(args.table, Path(args.sweeps))
     home = replace(home, folder=Path(args.out)) if args.out else home
     if args.score:
-        for path, prediction in predict.load(home.path("predictions")):
+        for path, prediction in predictions.load(home.path("predictions")):
             rows = _same_rows(data, prediction)
             print(f"{path.name}: {describe(prediction)}")
-            scores = [outcome(entry) for entry in predict.score(prediction, rows)]
+            scores = [outcome(entry) for entry in predictions.score(prediction, rows)]
             print("\n".join(f"  {line}" for line in scores or ["not trained yet"]))
         return 0
     fitted = fit.read(home)
     asked = {name: getattr(args, name) for name in ("params", "tokens", "flops")}
     N, D, C = (None if v is None else parse_quantity(f"--{name}", v) for name, v in asked.items())
-    wanted = predict.allocation(fitted, N, D, C)
+    wanted = predictions.allocation(fitted, N, D, C)
     launch = None
     if _counts_as_launches_do(home, fitted):
         budget = f"tokens={args.tokens}" if C is None else f"flops={args.flops}"
         try:
-            trial, launch = proposals.one_more(SweepDir(home.folder), args.params or wanted["N"], budget)
+            trial, launch = candidates.one_more(SweepDir(home.folder), args.params or wanted["N"], budget)
             wanted = {"N": float(trial.params_non_embedding), "D": float(trial.tokens), "C": trial.flops}
         except UserError as error:  # a law answers for more than a launch can train
             print(f"no launch in {args.table} trains just this: {error}", file=sys.stderr)
     command = shlex.join(["python", "-m", "sweep", *sys.argv[1:]])
-    prediction = predict.make(fitted, _same_rows(data, fitted), wanted, command)
-    path = predict.save(prediction | {"asked": asked}, home.path("predictions"))
+    prediction = predictions.make(fitted, _same_rows(data, fitted), wanted, command)
+    path = predictions.save(prediction | {"asked": asked}, home.path("predictions"))
     print(f"{describe(prediction)}, {prediction['times_dearest_run']:.3g}x the dearest run\nwritten to {path}")
     if launch is not None:
         print(f"to train it:\n  {shlex.join(launch)}")

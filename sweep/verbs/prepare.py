@@ -13,13 +13,13 @@ from pathlib import Path
 
 from rich.table import Table
 
+from slurm.provisional import finish
 from slurm.submission import Submission
-from slurm.unprepared import finish
-from sweep.config import compose
-from sweep.console import open_console
+from sweep.common.console import open_console
+from sweep.common.units import format_bytes, short
+from sweep.config.compose import compose
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
-from sweep.quantity import format_bytes, short
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,9 @@ fit it shows the data, and why there is no fit.
 import argparse
 from pathlib import Path
 
-from sweep.console import open_console
-from sweep.names import add_sweep
-from sweep.sweepdir import SweepDir
+from sweep.common.console import open_console
+from sweep.runs.lookup import add_sweep
+from sweep.runs.sweepdir import SweepDir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
 def report_sweep(sweep: SweepDir, out: Path | None = None) -> None:
     """Write a sweep's report, and print its summary."""
-    from sweep.reporting import report, results  # plotting
-    from sweep.reporting.summary import summary
+    from sweep.report import report, results  # plotting
+    from sweep.report.summary import summary
 
     out = out or sweep.path / "report"
     numbers = report.write(results.load(sweep.path), out)

@@ -14,13 +14,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from sweep.config import RunOptions
+from sweep.common.devices import resolve_device
+from sweep.common.errors import UserError
+from sweep.config.compose import RunOptions
 from sweep.data.prepare import prepare
-from sweep.environment import resolve_device
-from sweep.errors import UserError
-from sweep.record import Record
-from sweep.trial import Trial, check, describe, resolve
-from sweep.variant import variant
+from sweep.plan.trial import Trial, check, describe, resolve
+from sweep.plan.variant import variant
+from sweep.runs.record import Record
 from sweep.verbs.train import show_record
 
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep import rerun  # torch
+    from sweep.workers import rerun  # torch
 
     if args.run_name.startswith(("wandb:", "https://", "http://")):
         from sweep.tracking import download  # plotting
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _new_trial(args: argparse.Namespace, trial: Trial, overrides: list[str], options: RunOptions, device: str) -> int:
-    from sweep.training.worker import EXIT_DONE, Worker  # torch
+    from sweep.workers.worker import EXIT_DONE, Worker  # torch
 
     config = variant(trial, overrides)
     tokens = prepare(config.data, Path(args.tokens))

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from slurm.alive import job_is_gone
-from sweep import attempts, claim
-from sweep.names import add_sweep
-from sweep.rundir import RunDir
-from sweep.sweepdir import SweepDir, launch_command
+from sweep.runs import attempt_log, claim
+from sweep.runs.lookup import add_sweep
+from sweep.runs.rundir import RunDir
+from sweep.runs.sweepdir import SweepDir, launch_command
 from sweep.verbs import launch
 
 
@@ -53,7 +53,7 @@ def forget(sweep: SweepDir, names: list[str]) -> list[str]:
             print(f"{family_id}: is being trained, left alone: {claim.holder_of(trunk.path)}", file=sys.stderr)
             del missing[family_id]
         elif trunk.attempts.exists():
-            attempts.retry(trunk)
+            attempt_log.retry(trunk)
             for trial in trials:
                 trial.error.unlink(missing_ok=True)
     return list(missing)

@@ -26,11 +26,11 @@ from rich.table import Table
 from rich.text import Text
 
 from slurm.status import STATES, Status, TrialStatus, look
-from sweep.console import open_console
-from sweep.errors import UserError
-from sweep.names import add_sweep
-from sweep.quantity import duration
-from sweep.sweepdir import SweepDir
+from sweep.common.console import open_console
+from sweep.common.errors import UserError
+from sweep.common.units import duration
+from sweep.runs.lookup import add_sweep
+from sweep.runs.sweepdir import SweepDir
 
 SHOWN = 12  # trials of a state, without --all
 WATCH_SECONDS = 5.0

@@ -16,11 +16,11 @@ Exit status: 0 all is up, 1 something is not.
 import argparse
 import shlex
 
-from sweep.errors import UserError
-from sweep.names import add_sweep
-from sweep.sweepdir import SweepDir
+from sweep.common.errors import UserError
+from sweep.config.wandb import WandbSection
+from sweep.runs.lookup import add_sweep
+from sweep.runs.sweepdir import SweepDir
 from sweep.tracking.account import sign_in
-from sweep.tracking.section import WandbSection
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,15 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweep import claim
-from sweep.environment import attention_backend, resolve_device
-from sweep.errors import UserError
-from sweep.multirun import multirun
-from sweep.quantity import duration
-from sweep.record import Record
-from sweep.rundir import RunDir
-from sweep.tracking.sidecar import Sidecar, of_one
-from sweep.trial import describe
+from sweep.common.devices import attention_backend, resolve_device
+from sweep.common.errors import UserError
+from sweep.common.units import duration
+from sweep.plan.multirun import multirun
+from sweep.plan.trial import describe
+from sweep.runs import claim
+from sweep.runs.record import Record
+from sweep.runs.rundir import RunDir
+from sweep.tracking.mirror_process import Sidecar, of_one
 from sweep.verbs.plan import plan_here
 
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train_one(overrides: list[str]) -> int:
-    from sweep.training.worker import EXIT_DONE, Worker  # torch
+    from sweep.workers.worker import EXIT_DONE, Worker  # torch
 
     plan = plan_here(overrides)
     if len(plan.trials) != 1:

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from slurm.alive import job_is_gone
+from slurm.element import Supervisor
 from slurm.submission import submissions
-from sweep import attempts, claim
-from sweep.claim import Job
-from sweep.cluster import SlurmSection
-from sweep.errors import UserError
-from sweep.exits import EXIT_AGAIN, say
-from sweep.rundir import RunDir
-from sweep.sweepdir import SweepDir
-from sweep.training.supervisor import Supervisor
-from sweep.training.workers import LOG
+from sweep.common.errors import UserError
+from sweep.common.exits import EXIT_AGAIN, say
+from sweep.config.cluster import SlurmSection
+from sweep.runs import attempt_log, claim
+from sweep.runs.claim import Job
+from sweep.runs.rundir import RunDir
+from sweep.runs.sweepdir import SweepDir
+from sweep.workers.process import LOG
 
 SECONDS_TO_STOP = 10.0  # for what comes after training, when Slurm wants the element to end
 
@@ -54,9 +54,9 @@ def attempts_in_vain(slurm: dict[str, Any] | None) -> int:
 
 def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int) -> int:
     """Train in this process: all families of the sweep, or those named."""
-    from sweep.config import RunOptions  # takes long, as torch does, and a supervisor does without
-    from sweep.plan import by_family, planned_trials
-    from sweep.training.worker import Worker
+    from sweep.config.compose import RunOptions  # takes long, as torch does, and a supervisor does without
+    from sweep.plan.plan import by_family, planned_trials
+    from sweep.workers.worker import Worker
 
     settings = sweep.settings()
     paths, options = settings["paths"], RunOptions(**settings["run"])
@@ -83,7 +83,7 @@ def _supervise(args: argparse.Namespace) -> int:
     supervisor.listen()
 
     from sweep.tracking.follow import Task  # takes long; it listens first
-    from sweep.tracking.sidecar import Sidecar
+    from sweep.tracking.mirror_process import Sidecar
 
     sweep = SweepDir(Path(args.sweep))
     task, _ = _task(sweep, args.submission, args.task)
@@ -108,7 +108,7 @@ def _supervise(args: argparse.Namespace) -> int:
 def _after_others(sweep: SweepDir, families: list[str], status: int) -> int:
     """What becomes of families that somebody else is training now: they are left to them, or, where those train other
     budgets than this sweep misses, waited for in the queue. The exit status, EXIT_AGAIN for the latter."""
-    from sweep.plan import by_family, planned_trials  # takes long; the supervisor listens first
+    from sweep.plan.plan import by_family, planned_trials  # takes long; the supervisor listens first
 
     runs = Path(sweep.settings()["paths"]["runs"])
     for trials in by_family([trial for trial in planned_trials(sweep) if trial.family_id in families]):
@@ -117,7 +117,7 @@ def _after_others(sweep: SweepDir, families: list[str], status: int) -> int:
         if not missing or claim.living(trunk.path) is None:
             continue
         who = f"{trials[0].family_id}: {claim.holder_of(trunk.path)}"
-        if missing <= attempts.trials_in_training(trunk) or claim.is_silent(trunk.path):
+        if missing <= attempt_log.trials_in_training(trunk) or claim.is_silent(trunk.path):
             say(f"{who}: left to who is training it")
         else:
             say(f"{who}: trains other budgets of it; this element comes back later")

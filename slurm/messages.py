@@ -1,0 +1,63 @@
+"""What a launch on Slurm says to the person who typed it."""
+
+from slurm.draft import Draft
+from slurm.elements import Element
+from slurm.pending import Missing
+from slurm.submission import JobRef
+from sweep.common.units import counted
+from sweep.plan.plan import Plan
+
+SHOWN = 5  # families of a kind, before it is only how many
+
+
+def submission(made: Draft) -> str:
+    """Arrays and the jobs beside them, with their ids once they have some."""
+    this = made.submission
+    families = sum(len(element.families) for element in made.elements)
+    lines = [
+        f"submission {this.folder.name}: {counted(families, 'family', 'families')} in "
+        + counted(len(made.elements), "array element", "array elements")
+    ]
+    if this.prepare is not None:
+        lines.append(f"  {_job(this.prepare)}: prepares the data, the arrays wait for it")
+    for chunk in this.chunks:
+        lines.append(f"  {_job(chunk)}: {_array(made.elements[chunk.tasks[0] : chunk.tasks[1] + 1])}")
+    if this.collector is not None:
+        lines.append(f"  {_job(this.collector)}: collects, fits and reports when they have ended")
+    if made.left_out:
+        lines.append(
+            f"  {made.left_out} families do not fit cluster.slurm.max_submitted; launch again when these are done"
+        )
+    return "\n".join(lines)
+
+
+def how_it_goes(sweep_name: str) -> str:
+    return f"how it goes: python -m sweep status {sweep_name}   end it: python -m sweep cancel {sweep_name}"
+
+
+def left_alone(left: Missing, plan: Plan) -> list[str]:
+    """Lines on families that lack records and were not submitted."""
+    lines = []
+    for what, families in (("in the queue already", left.queued), ("being trained", left.held)):
+        lines += [f"{what}, left alone: {name}, {where}" for name, where in list(families.items())[:SHOWN]]
+        if len(families) > SHOWN:
+            lines.append(f"{what}, left alone: {len(families) - SHOWN} more families")
+    if left.given_up:
+        some = ", ".join(left.given_up[:3]) + (", …" if left.given_up[3:] else "")
+        lines.append(
+            f"{len(left.given_up)} families were given up after attempts without progress ({some}); when the reason is "
+            f"corrected: python -m sweep retry {plan.name}"
+        )
+    return lines
+
+
+def _array(elements: list[Element]) -> str:
+    """What the elements of an array are given."""
+    fewest, most = (pick(element.workers for element in elements) for pick in (min, max))
+    memory = f", {elements[0].memory_gib:g} GiB" if elements[0].memory_gib else ""
+    workers = f"{fewest} to {most} workers" if fewest < most else counted(most, "worker", "workers")
+    return f"{counted(len(elements), 'element', 'elements')} of {elements[0].bucket.name}{memory}, {workers} each"
+
+
+def _job(job: JobRef) -> str:
+    return f"job {job.job_id}" if job.job_id is not None else job.script

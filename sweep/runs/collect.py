@@ -1,0 +1,244 @@
+"""From run directories to a sweep's table: every planned trial one row, whatever became of it.
+
+Reads `plan.jsonl`, records, metrics and samples; needs neither torch nor the models. Records never change, so rows
+whose record was read before are taken from the last `table.parquet`.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweep.common import files
+from sweep.common.errors import UserError
+from sweep.runs import attempt_log, claim
+from sweep.runs.efficiency import efficiency, worker_seconds
+from sweep.runs.record import Record
+from sweep.runs.rundir import RunDir
+from sweep.runs.sweepdir import SweepDir
+
+RESULTS = (  # fields of the record that are columns of the table under the same name
+    "loss_nats",
+    "best_loss_nats",
+    "best_tokens",
+    "train_loss_nats",
+    "bits_per_byte",
+    "intrinsic_dimension",
+    "dimension_points",
+    "tokens_per_second",
+    "mfu",
+    "flops_ceiling",
+    "wall_seconds",
+    "shared_steps",
+    "device",
+    "execution_class",
+    "code_hash",
+)
+OWN_SECONDS = "device_seconds"  # what the record's `own_seconds` is called in the table
+
+
+@dataclass(frozen=True)
+class History:
+    """One table of what was written along the way: a row for each line of each run's file."""
+
+    table: str
+    lines: str
+    of_trial: tuple[str, ...]  # columns from the trial's own row
+    of_line: tuple[str, ...]  # columns from its lines
+
+
+CURVES = History(
+    "curves",
+    "metrics.jsonl",
+    ("trial_id", "family_id", "params_non_embedding"),
+    (
+        "phase",
+        "step",
+        "tokens",
+        "flops",
+        "lr",
+        "train_loss_nats",
+        "val_loss_nats",
+        "grad_norm",
+        "tokens_per_second",
+        "mfu",
+    ),
+)
+SAMPLES = History("samples", "samples.jsonl", ("trial_id",), ("step", "tokens", "prompt", "text"))
+
+
+@dataclass
+class Collected:
+    """The three tables of a sweep, and how many runs had to be read for them."""
+
+    table: pd.DataFrame
+    curves: pd.DataFrame
+    samples: pd.DataFrame
+    read: int
+
+
+def collect(sweep: SweepDir) -> Collected:
+    """Collect a sweep and write its parquet files and `meta.json`."""
+    folder, settings = sweep.path, sweep.settings()
+    runs = Path(settings["paths"]["runs"])
+    before = _before(folder)
+    rows, fresh = [], []
+    for planned in _facts(sweep):
+        row = before.get(planned["trial_id"])
+        stamp = _stamp(RunDir.of_trial(runs, planned["trial_id"]).record)
+        if row is None or stamp is None or row["record_stamp"] != stamp:
+            row = _row(planned, runs, stamp)
+            fresh.append(row)
+        rows.append(row)
+    kept = {row["trial_id"] for row in rows} - {row["trial_id"] for row in fresh}
+    curves = _history(CURVES, folder, kept, fresh, runs)
+    samples = _history(SAMPLES, folder, kept, fresh, runs)
+    table = pd.DataFrame(rows)
+    if fresh or not before:
+        for name, frame in (("table", table), ("curves", curves), ("samples", samples)):
+            _write(folder / f"{name}.parquet", frame)
+    seconds = _worker_seconds(folder / "meta.json", runs, table, changed=bool(fresh))
+    files.write_json(folder / "meta.json", _meta(folder.name, settings, table, seconds))
+    return Collected(table, curves, samples, read=len(fresh))
+
+
+def _facts(sweep: SweepDir) -> list[dict[str, Any]]:
+    """What was known of each trial before it was trained."""
+    try:
+        return [line["facts"] for line in sweep.planned()]
+    except KeyError as error:
+        raise UserError(f"{sweep.plan}: written by another version (no {error}); launch the sweep again") from error
+
+
+def _before(folder: Path) -> dict[str, dict[str, Any]]:
+    """Rows of the last table that came from a record."""
+    path = folder / "table.parquet"
+    if not all((folder / f"{name}.parquet").exists() for name in ("table", "curves", "samples")):
+        return {}
+    table = _read(path)
+    if "record_stamp" not in table:
+        return {}
+    return {row["trial_id"]: row for row in table[table["record_stamp"] != ""].to_dict("records")}
+
+
+def _stamp(record: Path) -> str | None:
+    """Changes whenever the record file is another one."""
+    try:
+        stat = record.stat()
+    except FileNotFoundError:
+        return None
+    return f"{stat.st_mtime_ns}-{stat.st_ino}"
+
+
+def _row(planned: dict[str, Any], runs: Path, stamp: str | None) -> dict[str, Any]:
+    run = RunDir.of_trial(runs, planned["trial_id"])
+    empty = dict.fromkeys((*RESULTS, OWN_SECONDS))
+    row = {**planned, "status": "missing", "reason": None, "record_stamp": stamp or "", **empty}
+    if stamp is None:
+        row["status"], row["reason"] = _unfinished(planned, run, RunDir.of_trunk(runs, planned["family_id"]))
+        return row
+    try:
+        record = Record.read(run.record)
+        if record.trial_id != planned["trial_id"]:
+            raise UserError(f"{run.record}: is the record of {record.trial_id}; delete it to train the trial again")
+    except UserError as error:
+        return {**row, "status": "failed", "reason": str(error), "record_stamp": ""}
+    row |= {name: getattr(record, name) for name in RESULTS} | {OWN_SECONDS: record.own_seconds}
+    reason = f"loss not finite at step {record.steps_done}" if record.status == "diverged" else None
+    return {**row, "status": record.status, "reason": reason}
+
+
+def _unfinished(planned: dict[str, Any], run: RunDir, trunk: RunDir) -> tuple[str, str]:
+    """Status and reason of a trial without a record."""
+    beat = claim.living(trunk.path)
+    if beat is not None and beat.get("trial_id") == planned["trial_id"]:
+        return "running", f"step {beat.get('step', 0)} of {planned['steps']}"
+    tried = attempt_log.read(trunk)
+    now = tried[-1].started if tried and beat is not None else 0.0  # older failures may be mended by this attempt
+    if (failure := run.failure(since=now)) is not None:
+        return "failed", failure.line
+    if beat is not None:
+        return "missing", "its family is being trained"
+    if not tried:
+        return "missing", "never started"
+    last = tried[-1]
+    reasons = {
+        None: "its worker ended without a word; launch again to go on",
+        "stopped": "stopped; launch again to go on",
+        "failed": f"its family failed: {last.error}",
+        attempt_log.GIVEN_UP: f"its family was {last.error}",
+    }
+    return "missing", reasons.get(last.outcome, "not reached; launch again to go on")
+
+
+def _history(history: History, folder: Path, kept: set[str], fresh: list[dict[str, Any]], runs: Path) -> pd.DataFrame:
+    """Rows of all trials: those of unchanged trials from the last table, the others read."""
+    data: dict[str, list[Any]] = {key: [] for key in (*history.of_trial, *history.of_line)}
+    for row in fresh:
+        try:
+            lines = files.read_json_lines(RunDir.of_trial(runs, row["trial_id"]).path / history.lines)
+        except UserError as error:  # the result stands; its curve is read again next time
+            row |= {"reason": str(error), "record_stamp": ""}
+            continue
+        for line in lines:
+            for key in history.of_trial:
+                data[key].append(row[key])
+            for key in history.of_line:
+                data[key].append(line.get(key))
+    frame = pd.DataFrame(data)
+    if not kept:
+        return frame
+    old = _read(folder / f"{history.table}.parquet")
+    return old if not fresh else pd.concat([old[old["trial_id"].isin(kept)], frame], ignore_index=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        raise UserError(f"{path}: damaged ({error}); delete it and collect again") from error
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    files.write(path, lambda file: frame.to_parquet(file, index=False))
+
+
+def _worker_seconds(meta: Path, runs: Path, table: pd.DataFrame, changed: bool) -> float:
+    """The time of the sweep's workers, asked of every family's attempts only when a run has changed."""
+    known = files.read_json(meta).get("worker_seconds") if meta.exists() and not changed else None
+    return worker_seconds(runs, table["family_id"].unique()) if known is None else known
+
+
+def _meta(name: str, settings: dict[str, Any], table: pd.DataFrame, seconds: float) -> dict[str, Any]:
+    """What the report says about the sweep beside its table."""
+    finished = table[table["status"] == "finished"]
+    shared_flops = finished["shared_steps"].fillna(0) * finished["batch_tokens"] * finished["flops_per_token"]
+    trunks = shared_flops.groupby(finished["family_id"]).max()
+    useful = float(finished["flops"].sum() - shared_flops.sum() + trunks.sum())
+    lines, bytes_per_token = _reference(Path(settings["paths"]["tokens"]), table)
+    return {
+        "name": name,
+        "command": settings["command"],
+        "collected_at": time.time(),
+        "device": sorted(finished["device"].dropna().unique()),
+        "dollars_per_device_hour": settings["cluster"]["dollars_per_device_hour"],
+        "flops_total": float(finished["flops"].sum()),
+        "flops_saved": float(shared_flops.sum() - trunks.sum()),
+        "worker_seconds": seconds,
+        "efficiency": efficiency(useful, seconds, finished),
+        "excluded": settings["excluded"],
+        "reference_lines": lines,
+        "bytes_per_token": bytes_per_token,
+    }
+
+
+def _reference(tokens: Path, table: pd.DataFrame) -> tuple[dict[str, float], float | None]:
+    """The lines that losses are read against; none where the trials are of several data sets."""
+    fingerprints = table["data_fingerprint"].unique()
+    path = tokens / fingerprints[0] / "meta.json"
+    if len(fingerprints) != 1 or not path.exists():
+        return {}, None
+    meta = files.read_json(path)
+    return meta["reference_lines"], meta["bytes_per_token"]

@@ -1,0 +1,46 @@
+"""What share of the devices' time a sweep turned into useful FLOPs: what it trained, over what its devices could do.
+
+The time of a device is that of the worker processes on it, from when they began to use it to the end of their last
+family, so that compiling, waiting, validation, failures and what was trained twice all count against it.
+"""
+
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+import pandas as pd
+
+from sweep.runs import attempt_log, claim
+from sweep.runs.attempt_log import Attempt
+from sweep.runs.rundir import RunDir
+
+Process = tuple[str, int, float | None]  # host, pid, and when it started
+
+
+def worker_seconds(runs: Path, family_ids: Iterable[str]) -> float:
+    """Of all processes that trained these families, each times its share of a device. An attempt that was killed counts
+    up to its last heartbeat."""
+    spans: dict[Process, tuple[float, float]] = {}
+    shares: dict[Process, float] = {}
+    for attempt in chain.from_iterable(_attempts(RunDir.of_trunk(runs, name)) for name in family_ids):
+        process = attempt.host, attempt.pid, attempt.process_started
+        began = attempt.worker_since or attempt.started
+        known = attempt.ended or attempt.last_beat or attempt.started
+        first, last = spans.get(process, (began, known))
+        spans[process], shares[process] = (first, max(last, known)), attempt.device_share
+    return sum(shares[process] * (last - first) for process, (first, last) in spans.items())
+
+
+def _attempts(trunk: RunDir) -> list[Attempt]:
+    found = attempt_log.read(trunk)
+    if found and found[-1].ended is None:
+        found[-1].last_beat = claim.last_beat(trunk.path)
+    return found
+
+
+def efficiency(useful_flops: float, seconds: float, table: pd.DataFrame) -> float | None:
+    """None where no ceiling was measured. Where devices differ, the median of the trials' counts."""
+    if "flops_ceiling" not in table:
+        return None
+    ceiling = pd.to_numeric(table["flops_ceiling"]).median()
+    return float(useful_flops / (seconds * ceiling)) if seconds > 0 and ceiling > 0 else None

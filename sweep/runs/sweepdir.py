@@ -1,0 +1,95 @@
+"""The folder of a sweep: it names trials and holds what is made of them, and never owns a run.
+
+sweeps/<name>/
+  plan.jsonl        the trials of the grid, one JSON line each
+  sweep.json        the overrides, options and paths it was launched with, what was excluded and why
+  logs/             what the workers said
+  table.parquet, curves.parquet, samples.parquet, meta.json    from `collect`
+  fit.json          from `fit`
+  report/           from `report`
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweep.common.errors import UserError
+from sweep.common.files import read_json
+from sweep.runs.lookup import one_run
+
+
+@dataclass(frozen=True)
+class SweepDir:
+    path: Path
+
+    @classmethod
+    def find(cls, name_or_path: str, sweeps: str | Path = "sweeps", collected: bool = False) -> "SweepDir":
+        """A sweep by its name or its folder; UserError with the names there are. Of a `collected` one the table is
+        enough, which may have come from another machine without the plan."""
+        file = "table.parquet" if collected else "plan.jsonl"
+        for path in (Path(sweeps) / name_or_path, Path(name_or_path)):
+            if (path / file).exists():
+                return cls(path)
+        known = sorted(path.parent.name for path in Path(sweeps).glob(f"*/{file}"))
+        if collected:
+            have = f"collected sweeps: {', '.join(known)}" if known else "no sweep is collected yet"
+            again = f"run `python -m sweep collect {name_or_path}` first"
+            raise UserError(f"{name_or_path}: no {Path(sweeps) / name_or_path / file} ({have}); {again}")
+        have = (
+            f"there are: {', '.join(known)}"
+            if known
+            else f"{Path(sweeps).absolute()} has none; launch one, or be where one was launched"
+        )
+        raise UserError(f"{name_or_path}: no such sweep; {have}")
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def settings(self) -> dict[str, Any]:
+        """What `sweep.json` holds."""
+        return read_json(self.path / "sweep.json")
+
+    def overrides(self) -> list[str]:
+        """What it was launched with last."""
+        settings = self.settings()
+        if "overrides" in settings:
+            return settings["overrides"]
+        return [word for word in settings["command"][4:] if word != "--extend"]  # of an older version
+
+    def planned(self) -> list[dict[str, Any]]:
+        """The plan's lines: `Trial.to_json` of each trial, the longest family first."""
+        lines = []
+        for number, line in enumerate(self.plan.read_text().splitlines(), start=1):
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{self.plan}:{number}: damaged line; launch again to write it anew") from error
+        return lines
+
+    def chosen(self, names: list[str]) -> list[dict[str, Any]]:
+        """The plan's lines of these runs, named by id, by a unique prefix of it, or by family; of all without names."""
+        lines = self.planned()
+        if not names:
+            return lines
+        by_id = {line["trial_id"]: line for line in lines}
+        found: dict[str, dict[str, Any]] = {}
+        for name in names:
+            of_family = [line for line in lines if line["family_id"] == name]
+            trial_ids = [line["trial_id"] for line in of_family] or [one_run(name, by_id, f"sweep {self.name}")]
+            found.update((trial_id, by_id[trial_id]) for trial_id in trial_ids)
+        return list(found.values())
+
+
+def launch_command(overrides: list[str], extend: bool = False) -> list[str]:
+    """What a person types to launch these overrides."""
+    return ["python", "-m", "sweep", "launch", *overrides, *(["--extend"] if extend else [])]

@@ -1,0 +1,168 @@
+"""Measuring how fast each shape of a plan trains here, for a plan whose time is not a guess; and each way of sharing a
+device, so that only what is faster is chosen (`sweep.plan.packing`)."""
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweep.common.devices import attention_backend, device_memory_bytes, device_model, free_memory, resolve_device
+from sweep.common.errors import UserError
+from sweep.config.compose import RunOptions
+from sweep.data.tokens import Tokens
+from sweep.plan.packing import Execution, candidates, micro_batch
+from sweep.plan.plan import Plan
+from sweep.plan.speeds import ALONE, Way, record_speed, speed_key
+from sweep.plan.trial import Trial
+from sweep.train import loop
+from sweep.train.curve import Curve, State
+from sweep.train.evaluation import evaluate
+from sweep.train.setup import Setup
+from sweep.train.stack import Stack
+from sweep.workers.worker import prepare_torch
+
+WARM_UP_STEPS = 3
+SECONDS = 1.5
+STEPS_AT_ONCE = 8
+EXIT_OUT_OF_MEMORY = 3
+Step = Callable[[], Any]
+
+
+def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = lambda line: None) -> None:
+    """Time distinct shapes of the plan for a second or two each, alone and in each way that may be faster.
+
+    A way that the device has no memory for is as slow as can be. UserError where the plan's device is another.
+    """
+    options, device = plan.config.run, plan.device
+    resolve_device(device)
+    name, tokens = device_model(device), Path(plan.config.paths.tokens)
+    if (planned := plan.config.cluster.device_name) not in (None, name):
+        raise UserError(
+            f"cluster.device_name={planned}: the device here is {name}; correct it, or measure on such a one"
+        )
+    prepare_torch(options, device)
+    ordered = sorted(chosen, key=lambda one: one.curves)  # of several with one key, that with the most ways
+    shapes = {speed_key(one.families[0][0], options, name): one for one in ordered}
+    for one in shapes.values():
+        trial = one.families[0][0]
+        validation_seconds = _validation_seconds(_setup(trial, options, tokens, device, ALONE))
+        for way in (ALONE, *candidates(trial, one.curves, one.company, options, device, device_memory_bytes(device))):
+            free_memory(device)  # of the way before it
+            try:
+                tokens_per_second = _time(trial, options, tokens, device, way)
+            except torch.OutOfMemoryError:
+                tokens_per_second = 0.0
+            except RuntimeError as error:
+                say(f"{trial.trial_id}: {way} cannot be measured: {str(error).splitlines()[0]}")
+                continue
+            say(f"{trial.trial_id}: {way} {tokens_per_second:,.0f} tokens/s")
+            record_speed(plan.runs, trial, options, name, tokens_per_second, validation_seconds, "calibration", way)
+
+
+def _time(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way) -> float:
+    """Tokens per second of training, all that share the device together."""
+    if way.processes > 1:
+        return _processes(trial, options, tokens, device, way)
+    return _ready(trial, options, tokens, device, way)()
+
+
+def _ready(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way) -> Callable[[], float]:
+    """What measures this process's tokens per second, its step compiled and, where asked, captured."""
+    setup = _setup(trial, options, tokens, device, way)
+    if way.stack:
+        step, wait = _stacks_step(trial, setup, options, tokens, way)
+    else:
+        step, wait = _plain_step(setup)
+    step()
+    wait()
+    tokens_of_step = max(1, way.stack) * trial.config.batch_tokens
+    return lambda: _steps_per_second(step, wait, device) * tokens_of_step
+
+
+def _plain_step(setup: Setup) -> tuple[Step, Step]:
+    state = State.fresh(setup)
+
+    def step() -> None:
+        loop.update(setup, state, setup.config.optim.lr)
+        state.step += 1
+
+    return step, lambda: state.loss_sum.item()
+
+
+def _stacks_step(trial: Trial, setup: Setup, options: RunOptions, tokens: Path, way: Way) -> tuple[Step, Step]:
+    stack = Stack(setup, way.stack, graph=options.graph and setup.device == "cuda")
+    for _ in range(way.stack):
+        one = _setup(trial, options, tokens, setup.device, way, stack)
+        stack.seat(Curve.unsaved(one, State.fresh(one)))
+    return stack.update, lambda: stack.loss_sum_K.sum().item()
+
+
+def _steps_per_second(step: Step, wait: Step, device: str) -> float:
+    """`wait` is for the device; as in training, not after every step."""
+    for _ in range(WARM_UP_STEPS):
+        step()
+    wait()
+    at_once = STEPS_AT_ONCE if device == "cuda" else 1
+    start, steps = time.monotonic(), 0
+    while time.monotonic() - start < SECONDS:
+        for _ in range(at_once):
+            step()
+        wait()
+        steps += at_once
+    return steps / (time.monotonic() - start)
+
+
+def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way) -> float:
+    """As many processes on one device at the same time."""
+    context = multiprocessing.get_context("spawn")
+    ready, speeds = context.Barrier(way.processes), context.SimpleQueue()
+    arguments = (trial, options, tokens, device, way, ready, speeds)
+    workers = [context.Process(target=_one_of_several, args=arguments) for _ in range(way.processes)]
+    for worker in workers:
+        worker.start()
+    while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
+        connection.wait(alive)
+        if any(worker.exitcode for worker in workers):
+            ready.abort()  # the others need not wait for it
+    exits = [worker.exitcode for worker in workers]
+    if EXIT_OUT_OF_MEMORY in exits:
+        raise torch.OutOfMemoryError
+    if any(exits):
+        raise RuntimeError(f"of {way.processes} processes, some ended with {exits}")
+    return sum(speeds.get() for _ in workers)
+
+
+def _one_of_several(
+    trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way, ready: Any, speeds: Any
+) -> None:
+    """A process's share. It trains a little first, so that all are measured while all train."""
+    prepare_torch(options, device)
+    try:
+        measure = _ready(trial, options, tokens, device, way)
+        ready.wait()
+        speeds.put(measure())
+    except torch.OutOfMemoryError:
+        sys.exit(EXIT_OUT_OF_MEMORY)
+
+
+def _validation_seconds(setup: Setup) -> float:
+    start = time.monotonic()
+    evaluate(setup, setup.validation_NT)
+    return time.monotonic() - start
+
+
+def _setup(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way, stack: Stack | None = None) -> Setup:
+    """As a worker's, its micro-batch what the memory model fits."""
+    if device == "cuda":
+        size = micro_batch(trial, options, device, device_memory_bytes(device) / way.processes, way.stack)
+        options = replace(options, micro_batch_sequences=size)
+    backend = attention_backend(options.backend, device, trial.config.model.head_dim)
+    found = Tokens.open(tokens, trial.config.data.fingerprint)
+    scratch = None if stack is None else stack.scratch_model
+    return Setup.of(trial, found, options, device, backend, execution_class="calibration", shared_model=scratch)

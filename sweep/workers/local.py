@@ -1,0 +1,312 @@
+"""Launching on this machine: worker processes over CPU cores or GPUs, and a live table of what they do.
+
+Workers pull families by claiming them, so nothing is handed out here: they are started, watched, and told to stop.
+"""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from sweep.common.checkout import ROOT
+from sweep.common.devices import attention_backend, resolve_device
+from sweep.common.errors import UserError
+from sweep.common.exits import EXIT_FAILED, FAILED, say
+from sweep.common.files import Tail
+from sweep.common.units import counted, duration, short
+from sweep.plan.packing import Execution, gpus, peers, processes_per_device
+from sweep.plan.plan import Plan
+from sweep.runs import claim
+from sweep.runs.record import Record
+from sweep.runs.rundir import RunDir
+from sweep.runs.sweepdir import SweepDir
+from sweep.workers.process import LOG, exit_status, kills, worker_environment
+
+REFRESH_SECONDS = 1.0
+
+
+class Mirror(Protocol):
+    """What shows the training elsewhere while it runs, as `tracking/mirror_process.py` does for W&B."""
+
+    def news(self) -> list[str]: ...
+
+    def close(self) -> list[str]: ...
+
+
+@dataclass
+class Launched:
+    """How a launch ended: its exit status, and how long it took."""
+
+    status: int
+    seconds: float
+
+
+def launch(plan: Plan, sweep: SweepDir, console: Console, start_mirror: Callable[[], Mirror]) -> Launched:
+    """Train what is missing; returns when all workers ended, or were stopped by Ctrl-C with everything saved."""
+    count = worker_count(plan)
+    sweep.logs.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    workers: list[subprocess.Popen[bytes]] = []
+    mirror = start_mirror()
+    listen()
+    try:
+        logs = [Tail(_log(sweep, number)) for number in range(count)]  # from where they end now
+        workers += (_start(plan, sweep, number, count) for number in range(count))
+        _watch(plan, workers, logs, mirror, console)
+    except BaseException as error:
+        for worker in workers:  # first of all: with the terminal gone, saying so fails
+            worker.send_signal(signal.SIGTERM)
+        if isinstance(error, KeyboardInterrupt):
+            console.print("stopping: each worker finishes its step and saves; Ctrl-C again to kill them")
+        _await(workers)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+    for worker in workers:
+        worker.wait()
+    for line in kills(workers):
+        console.print(line, style="red")
+    launched = Launched(exit_status(workers, if_both=EXIT_FAILED), time.monotonic() - started)
+    for line in mirror.close():
+        console.print(line, highlight=False, soft_wrap=True)
+    return launched
+
+
+def listen() -> None:
+    """Take being told to end as Ctrl-C: without us what we started would go on unseen."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+def calibrate_where_it_pays(plan: Plan, console: Console) -> bool:
+    """Measure shapes that have much to train, in a process of its own: what that takes of a device is free afterwards.
+
+    Whether anything was measured; training can do without.
+    """
+    shapes = plan.worth_calibrating()
+    if not shapes:
+        return False
+    trials = sum(len(family) for one in shapes for family in one.families)
+    console.print(f"measuring what is faster for {trials} trials of {counted(len(shapes), 'shape', 'shapes')} …")
+    process = multiprocessing.get_context("spawn").Process(target=_calibrate, args=(plan, shapes))
+    try:
+        process.start()
+        process.join()
+    except BaseException:
+        if process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has no session yet
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.join()
+        raise
+    if process.exitcode:
+        console.print("that broke off (see above); training goes on without what is missing", style="red")
+    return True
+
+
+def _calibrate(plan: Plan, shapes: list[Execution]) -> None:
+    from sweep.workers.calibrate import calibrate
+
+    os.setsid()  # Ctrl-C reaches our parent alone, which ends us and what we start
+    try:
+        calibrate(plan, shapes, say=say)
+    except UserError as error:
+        say(str(error))
+        sys.exit(1)
+
+
+def worker_count(plan: Plan) -> int:
+    """Processes to start: as asked, else cores over threads, or for each GPU one or as many as a calibration found
+    faster; never more than families to train."""
+    options, families = plan.config.run, len(plan.left())
+    if options.workers != "auto":
+        return min(options.workers, families)
+    if plan.device == "cuda":
+        return min(peers(options, plan.device) * processes_per_device(plan.executions), families)
+    return min(peers(options, plan.device), families)
+
+
+def _start(plan: Plan, sweep: SweepDir, number: int, workers: int) -> subprocess.Popen[bytes]:
+    """One of several. It runs from the checkout's root, wherever the launch was typed, and logs to its own file."""
+    environment = worker_environment(number, workers, plan.config.run.threads, _devices(plan))
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    only = ["--families", ",".join(sorted(plan.only))] if plan.only else []
+    path = _log(sweep, number)
+    with open(path, "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sweep", "work", str(sweep.path), *only],
+            env={**environment, LOG: str(path.resolve())},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches us alone; we tell the workers
+        )
+
+
+def _devices(plan: Plan) -> list[str]:
+    """The GPUs that the plan's workers share, as CUDA's programs are to name them."""
+    if plan.device != "cuda":
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(gpus())]
+
+
+def _log(sweep: SweepDir, number: int) -> Path:
+    return sweep.logs / f"worker-{number}.log"
+
+
+def _await(workers: list[subprocess.Popen[bytes]]) -> None:
+    """The end of workers that were told to stop."""
+    try:
+        for worker in workers:
+            worker.wait()
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.kill()
+
+
+def _watch(
+    plan: Plan, workers: list[subprocess.Popen[bytes]], logs: list[Tail], mirror: Mirror, console: Console
+) -> None:
+    """Show progress until every worker has ended. Not on a terminal: one line whenever a trial is done."""
+    board = _Board(plan)
+    said = set(board.done)
+
+    def update() -> None:
+        time.sleep(REFRESH_SECONDS)
+        board.update()
+        for line in itertools.chain.from_iterable(log.lines() for log in logs):
+            if line.startswith(FAILED):
+                console.print(line, style="red", highlight=False, soft_wrap=True)
+        for line in mirror.news():
+            console.print(line, highlight=False, soft_wrap=True)
+        for trial_id in sorted(board.done - said):
+            said.add(trial_id)
+            if not console.is_terminal:
+                console.print(
+                    f"{len(said)}/{len(plan.trials)}  {board.outcome(trial_id)}", highlight=False, soft_wrap=True
+                )
+
+    if not console.is_terminal:
+        while _running(workers):
+            update()
+        update()
+        return
+    with Live(board, console=console, refresh_per_second=2, transient=True):
+        while _running(workers):
+            update()
+        update()
+
+
+def _running(workers: list[subprocess.Popen[bytes]]) -> bool:
+    return any(worker.poll() is None for worker in workers)
+
+
+class _Board:
+    """What the live table shows; reads the run directories only."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.trials = {trial.trial_id: trial for trial in plan.trials}
+        self.families = plan.families()
+        self.started = time.monotonic()
+        self.done: set[str] = set()
+        self.beats: list[dict[str, Any]] = []
+        self.work_before = 0.0
+        self.update()
+        self.work_before = self._work()
+
+    def update(self) -> None:
+        self.done = self.plan.done()
+        self.beats = []
+        for family in self.families:
+            if all(trial.trial_id in self.done for trial in family):
+                continue
+            beat = claim.living(RunDir.of_trunk(self.plan.runs, family[0].family_id).path)
+            if beat and beat.get("trial_id") in self.trials:
+                self.beats.append(beat)
+
+    def outcome(self, trial_id: str) -> str:
+        """One line on a trial that has just ended."""
+        try:
+            record = Record.read(RunDir.of_trial(self.plan.runs, trial_id).record)
+        except UserError as error:
+            return str(error)
+        loss = f"{record.loss_nats:.4f} nats" if record.loss_nats is not None else record.status
+        times = f"{duration(time.monotonic() - self.started)}, {duration(self.time_left())} left"
+        return f"{trial_id:<36} {loss}  ({times})"
+
+    def _work(self) -> float:
+        """Estimated device seconds that are behind us."""
+        seconds = sum(self.plan.family_seconds([t for t in f if t.trial_id in self.done]) for f in self.families)
+        return seconds + sum(self._share(beat) * self._seconds(beat) for beat in self.beats)
+
+    def _seconds(self, beat: dict[str, Any]) -> float:
+        return self.plan.estimates[beat["trial_id"]].seconds
+
+    def _share(self, beat: dict[str, Any]) -> float:
+        return beat.get("step", 0) / max(1, beat.get("steps", 1))
+
+    def time_left(self) -> float:
+        """From how fast the estimated work has been done since the start."""
+        total = sum(self.plan.family_seconds(family) for family in self.families)
+        work = self._work()
+        elapsed = time.monotonic() - self.started
+        gained = work - self.work_before
+        return max(0.0, total - work) * elapsed / gained if gained > 0 else float("nan")
+
+    def __rich__(self) -> Group:
+        bar = Progress(
+            TextColumn(f"sweep {self.plan.name}"), BarColumn(40), TextColumn("{task.completed}/{task.total} trials"),
+            TextColumn(f"{duration(time.monotonic() - self.started)}, {duration(self.time_left())} left"),
+        )  # fmt: skip
+        bar.add_task("", total=len(self.trials), completed=len(self.done))
+        table = Table(box=None, pad_edge=False)
+        for heading in ("training", "N", "D", "step", "loss", "tokens/s", "left"):
+            table.add_column(heading, justify="left" if heading == "training" else "right", no_wrap=True)
+        for beat in self.beats:
+            trial = self.trials[beat["trial_id"]]
+            speed, loss = beat.get("tokens_per_second"), beat.get("loss_nats")
+            left = (trial.config.steps - beat.get("step", 0)) * trial.config.batch_tokens
+            table.add_row(
+                trial.trial_id,
+                short(trial.params_non_embedding),
+                short(trial.tokens),
+                f"{beat.get('step', 0)}/{trial.config.steps}",
+                f"{loss:.4f}" if loss else "",
+                f"{speed:,.0f}" if speed else "",
+                duration(left / speed) if speed else "",
+            )
+        return Group(bar, table)
+
+
+def check(plan: Plan) -> None:
+    """The device and the backend are here, and the folders that a launch writes to can be written to."""
+    resolve_device(plan.device)
+    if plan.config.run.backend != "auto":  # asking imports torch
+        attention_backend(plan.config.run.backend, plan.device)
+    for key, folder in (("paths.runs", plan.config.paths.runs), ("paths.sweeps", plan.config.paths.sweeps)):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{key}={folder}: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"{key}={folder}: not writable; choose another folder")
+
+
+def held_elsewhere(plan: Plan) -> list[str]:
+    """Families with missing trials that somebody else is training, and who."""
+    trunks = {family[0].family_id: RunDir.of_trunk(plan.runs, family[0].family_id).path for family in plan.left()}
+    return [f"{name}: {claim.holder_of(path)}" for name, path in trunks.items() if claim.living(path) is not None]

@@ -1,0 +1,76 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.fit_simulation import BESIROGLU, table
+from sweep.fit import bootstrap, frontier
+from sweep.fit.approaches import all_roads, disagreements
+from sweep.fit.frontier import FlopsModel
+from sweep.fit.laws import law_named
+from sweep.fit.minimise import objective_named
+from sweep.fit.solve import solve
+from sweep.fit.table import prepare
+
+LAW, SIX_ND = law_named("additive"), FlopsModel(6.0, 1.0)
+TRUE_A = frontier.exponents(LAW, BESIROGLU, SIX_ND)[0]
+
+
+def curves_of(frame):
+    """Undecayed curves, 3% above the law, each shifted as its family's runs are."""
+    parts = []
+    for family, runs in frame.groupby("family"):
+        N, D = runs["N"].iloc[0], np.geomspace(1e7, 1e12, 60)
+        shift = np.mean(np.log(runs["loss"] / LAW.loss(BESIROGLU, {"N": runs["N"], "D": runs["D"]})))
+        loss = LAW.loss(BESIROGLU, {"N": N, "D": D}) * 1.03 * np.exp(shift)
+        part = pd.DataFrame({"tokens": D, "flops": 6 * N * D, "val_loss_nats": loss, "lr": 1e-3, "phase": "stable"})
+        parts.append(part.assign(trial_id=f"run {family}", family_id=str(family)))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def roads():
+    frame = table(BESIROGLU, family_sd=0.003, run_sd=0.003, seed=3)
+    rows = prepare(frame)
+    solution = solve(LAW, rows.variables(), rows.loss, objective_named("huber"))
+    replicates = bootstrap.resample(solution, rows.loss, rows.family, 200, 0)
+    return all_roads(rows, curves_of(frame), solution, SIX_ND, replicates)
+
+
+def test_every_road_covers_the_truth_and_says_how_sure_it_is(roads):
+    found, _ = roads
+    for name in ("envelope", "isoflop_akima", "parametric"):
+        low, high = found[name]["intervals"]["a"]
+        assert low < found[name]["a"] < high, name
+        assert low < TRUE_A < high, name
+    widths = {name: np.ptp(road["intervals"]["a"]) for name, road in found.items()}
+    assert widths["parametric"] < widths["isoflop_akima"]
+
+
+def test_optima_carry_intervals(roads):
+    found, drawn = roads
+    for name in ("isoflop_parabola", "isoflop_akima", "parametric"):
+        for optimum in found[name]["optima"]:
+            low, high = optimum["N_interval"]
+            assert low < optimum["N"] < high
+    assert drawn["isoflop_akima"]["loss_nats"].shape[1] == len(found["isoflop_akima"]["optima"])
+
+
+def test_without_replicates_there_are_no_intervals():
+    rows = prepare(table(BESIROGLU))
+    solution = solve(LAW, rows.variables(), rows.loss, objective_named("huber"))
+    found, drawn = all_roads(rows, None, solution, SIX_ND, None)
+    assert all(road.get("intervals") is None for road in found.values())
+    assert not any(drawn.values())
+
+
+def test_disagreement_alarm():
+    found = {"one": {"a": 0.5}, "other": {"a": 0.7}, "third": {"refused": "no"}}
+    assert len(disagreements(found)) == 1
+    found = {"one": {"a": 0.5, "intervals": {"a": [0.3, 0.65]}}, "other": {"a": 0.7, "intervals": {"a": [0.6, 0.8]}}}
+    assert disagreements(found) == []
+    assert disagreements({"one": {"a": 0.5, "intervals": {"a": [0.3, 0.65]}}, "other": {"a": 0.64}}) == []
+    assert len(disagreements({"one": {"a": 0.5, "intervals": {"a": [0.3, 0.65]}}, "other": {"a": 0.66}})) == 1
+    found["other"]["intervals"]["a"] = [0.66, 0.8]
+    assert disagreements(found) == [
+        "N_opt ~ C^a: one gives a = 0.500 [0.300, 0.650], other gives a = 0.700 [0.660, 0.800]"
+    ]
