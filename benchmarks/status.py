@@ -20,8 +20,9 @@ from pathlib import Path
 from benchmarks.collecting import OVERRIDES, make_run
 from benchmarks.provenance import save
 from slurm import commands
-from slurm.submission import Chunk, Submission
+from slurm.submission import ArrayTask, Chunk, Submission
 from sweep.common import files
+from sweep.config.cluster import SlurmSection
 from sweep.data.placeholder import Unprepared
 from sweep.plan.plan import Plan, make_plan
 from sweep.plan.plan import save as save_plan
@@ -113,27 +114,26 @@ def submit(plan: Plan, sweep: SweepDir) -> None:
     folder = sweep.path / "slurm" / "001"
     chunk = Chunk("big.001.0-benchmark", "array-0.sbatch", 1, "30m", (0, ELEMENTS - 1))
     made = Submission(
-        folder,
-        1,
-        "benchmark",
-        time.time() - 60,
-        str(sweep.path),
-        [],
-        [],
-        "",
-        None,
-        False,
-        False,
-        {},
-        [chunk],
-        None,
-        None,
+        number=1,
+        tag="benchmark",
+        time=time.time() - 60,
+        sweep=str(sweep.path),
+        command=[],
+        overrides=[],
+        code="",
+        commit=None,
+        dirty=False,
+        unprepared=False,
+        slurm=SlurmSection(),
+        chunks=[chunk],
+        prepare=None,
+        collector=None,
+        folder=folder,
     )
     (folder / "logs").mkdir(parents=True)
     made.write()
     ids = [family[0].family_id for family in plan.families()]
-    lines = [{"task": task, "families": ids[task::ELEMENTS], "workers": 4} for task in range(ELEMENTS)]
-    (folder / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made.write_tasks(ArrayTask(task, "30m", ids[task::ELEMENTS], 4, 60.0) for task in range(ELEMENTS))
 
 
 if __name__ == "__main__":

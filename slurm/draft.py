@@ -4,17 +4,16 @@ import math
 import sys
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from slurm import elements, script
 from slurm.code_snapshot import Snapshot
 from slurm.elements import Element
 from slurm.provisional import is_provisional
 from slurm.script import ArrayJob, Place
-from slurm.submission import Chunk, JobRef, Submission, folder_of, submissions
+from slurm.submission import ArrayTask, Chunk, JobRef, Submission, folder_of, submissions
 from sweep.config.cluster import SlurmSection
 from sweep.plan.plan import Plan
 from sweep.plan.trial import Trial
@@ -27,7 +26,7 @@ class Draft:
 
     submission: Submission
     elements: list[Element]
-    tasks: list[dict[str, Any]]
+    tasks: list[ArrayTask]
     scripts: dict[str, str]
     left_out: int  # families for which the queue has no room
 
@@ -71,7 +70,7 @@ def draft(
         commit=code.commit,
         dirty=code.dirty,
         unprepared=unprepared,
-        slurm=asdict(slurm),
+        slurm=slurm,
         chunks=[
             Chunk(f"{stem}.{k}-{tag}", f"array-{k}.sbatch", None, group, (first, last))
             for k, (group, first, last) in enumerate(chunked(taken, limits.array_size))
@@ -132,16 +131,15 @@ def _array_job(chunk: Chunk, elements: list[Element], slurm: SlurmSection) -> Ar
     )
 
 
-def _task(number: int, element: Element, plan: Plan, unprepared: bool) -> dict[str, Any]:
-    """A line of tasks.jsonl; with the points of the grid that it stands for where ids are not known yet."""
-    task = {
-        "task": number,
-        "group": element.group,
-        "families": element.families,
-        "workers": element.workers,
-        "seconds": round(element.seconds, 1),
-    }
-    if unprepared:
-        inside = set(element.families)
-        task["points"] = [" ".join(plan.points[t.trial_id]) for t in plan.trials if t.family_id in inside]
-    return task
+def _task(number: int, element: Element, plan: Plan, unprepared: bool) -> ArrayTask:
+    """A line of tasks.jsonl. It names the points of the grid that it stands for where their ids are not known yet."""
+    inside = set(element.families)
+    points = [" ".join(plan.points[trial.trial_id]) for trial in plan.trials if trial.family_id in inside]
+    return ArrayTask(
+        task=number,
+        group=element.group,
+        families=element.families,
+        workers=element.workers,
+        seconds=round(element.seconds, 1),
+        points=points if unprepared else [],
+    )

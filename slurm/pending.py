@@ -3,12 +3,11 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from slurm import commands
 from slurm.alive import job_is_gone
 from slurm.commands import Job
-from slurm.submission import Submission
+from slurm.submission import ArrayTask, Submission
 from sweep.plan.plan import Plan
 from sweep.plan.trial import Trial
 from sweep.runs import attempt_log, claim
@@ -51,13 +50,13 @@ def missing(plan: Plan, earlier: list[Submission]) -> Missing:
 def families_in_queue(earlier: list[Submission]) -> dict[str, str]:
     """The families of elements that are pending or running, each with its element."""
     chunks = {chunk.name: (submission, chunk) for submission in earlier for chunk in submission.chunks}
-    tasks: dict[str, list[dict[str, Any]]] = {}
+    tasks: dict[str, list[ArrayTask]] = {}
     found = {}
     for job in _settled(chunks):
         submission, chunk = chunks[job.name]
         if submission.tag not in tasks:
             tasks[submission.tag] = submission.tasks()
-        for family in tasks[submission.tag][chunk.task(job.index or 0)]["families"]:
+        for family in tasks[submission.tag][chunk.task(job.index or 0)].families:
             found[family] = f"{job.element} ({job.state})"
     return found
 

@@ -8,11 +8,10 @@ at once, nothing is submitted from inside a job (which many sites forbid), and e
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from slurm.submission import PREPARED, Submission, exclusive
+from slurm.submission import PREPARED, ArrayTask, Submission, exclusive
 from sweep.common import files
 from sweep.data.placeholder import Unprepared, is_stand_in, stand_in
 from sweep.data.prepare import DataConfig, find, prepare
@@ -74,12 +73,12 @@ def up_to_date(plan: Plan, overrides: list[str], earlier: list[Submission]) -> P
 
 def _write_ids(submission: Submission, plan: Plan) -> None:
     _write_plan(submission, plan)
-    files.write_json_lines(submission.folder / "tasks.jsonl", real_tasks(submission.tasks(), plan))
+    submission.write_tasks(real_tasks(submission.tasks(), plan))
     if not any(map(is_provisional, plan.trials)):
         files.write_json(submission.folder / PREPARED, {"time": time.time()})
 
 
-def real_tasks(tasks: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
+def real_tasks(tasks: list[ArrayTask], plan: Plan) -> list[ArrayTask]:
     """The elements with the families that their points of the grid really are, each family in one element.
 
     A point that a condition excludes, now that the data is known, is in none.
@@ -88,10 +87,10 @@ def real_tasks(tasks: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
     taken: set[str] = set()
     made = []
     for task in tasks:
-        asked = dict.fromkeys(family_at[point] for point in task["points"] if point in family_at)
+        asked = dict.fromkeys(family_at[point] for point in task.points if point in family_at)
         families = [family for family in asked if family not in taken]
         taken.update(families)
-        made.append({**task, "families": families})
+        made.append(replace(task, families=families))
     return made
 
 

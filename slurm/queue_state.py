@@ -98,11 +98,11 @@ def _map_families(asked: Asked, submission: Submission) -> None:
     """Which families each element holds. A job whose id was never written down is known by its name in the queue."""
     ids = {entry.name: entry.job_id for entry in asked.in_queue.values()}
     for task in submission.tasks():
-        chunk = submission.chunk_of(task["task"])
+        chunk = submission.chunk_of(task.task)
         job_id = chunk.job_id if chunk.job_id is not None else ids.get(chunk.name)
         if job_id is None:
             continue
-        element = f"{job_id}_{chunk.index(task['task'])}"
-        asked.families_of[element], asked.submission_of[element] = task["families"], submission
-        for family_id in task["families"]:
+        element = f"{job_id}_{chunk.index(task.task)}"
+        asked.families_of[element], asked.submission_of[element] = task.families, submission
+        for family_id in task.families:
             asked.elements_of[family_id].append(element)

@@ -12,18 +12,21 @@ A job's name is unique (it carries the submission's tag), so that one whose id w
 """
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from sweep.common import artefacts
 from sweep.common.errors import UserError
-from sweep.common.files import read_json, read_json_lines, write_json
+from sweep.common.files import write_json, write_json_lines
+from sweep.config.cluster import SlurmSection
 from sweep.runs import claim
 from sweep.runs.sweepdir import SweepDir
 
 PREPARED = "prepared.json"
+MEND = "restore it, or move its folder away: the jobs that it names are then not found any more"
 
 
 @dataclass
@@ -37,15 +40,10 @@ class JobRef:
 
 @dataclass
 class Chunk(JobRef):
-    """One array: the elements `tasks[0]` to `tasks[1]` of tasks.jsonl, whose array indices start at 0."""
+    """One Slurm array. It holds the elements `tasks[0]` to `tasks[1]` of tasks.jsonl; its array indices start at 0."""
 
     group: str = ""
     tasks: tuple[int, int] = (0, 0)
-
-    @classmethod
-    def of(cls, value: dict[str, Any]) -> "Chunk":
-        """From submission.json, which has an `offset` too where an earlier version wrote it: `tasks[0]` again."""
-        return cls(value["name"], value["script"], value["job_id"], value["group"], tuple(value["tasks"]))
 
     def index(self, task: int) -> int:
         """The array index of an element."""
@@ -56,9 +54,23 @@ class Chunk(JobRef):
         return self.tasks[0] + index
 
 
+@dataclass(frozen=True)
+class ArrayTask:
+    """An array element: one line of tasks.jsonl."""
+
+    task: int  # the number of the line, from 0
+    group: str  # elements of one group ask Slurm for the same resources
+    families: list[str]  # family ids, the longest first
+    workers: int
+    seconds: float  # the estimate of its wall time
+    points: list[str] = field(default_factory=list)  # of the grid, while the ids of its families are provisional
+
+
 @dataclass
 class Submission:
-    folder: Path
+    """What `submission.json` holds; `folder` is where it lies."""
+
+    folder: Path = field(kw_only=True, default=Path())  # not in the file, so that a sweep's folder can be moved
     number: int
     tag: str
     time: float  # seconds since the epoch
@@ -68,43 +80,40 @@ class Submission:
     code: str
     commit: str | None
     dirty: bool
-    unprepared: bool  # ids are provisional until the job that prepares the data has written the real ones
-    slurm: dict[str, Any]
+    unprepared: bool  # the ids are provisional until the job that prepares the data has written the real ones
+    slurm: SlurmSection
     chunks: list[Chunk]
     prepare: JobRef | None
     collector: JobRef | None
 
     @classmethod
     def read(cls, folder: Path) -> "Submission":
-        path = folder / "submission.json"
-        value = read_json(path)
-        try:
-            chunks = [Chunk.of(chunk) for chunk in value.pop("chunks")]
-            beside = {key: JobRef(**value[key]) if value[key] else None for key in ("prepare", "collector")}
-            return cls(folder=folder, **{**value, **beside}, chunks=chunks)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}: damaged, or of another version ({type(error).__name__}: {error}); restore it, or move its "
-                "folder away: what it submitted is then not found again"
-            ) from error
+        """UserError where the file is missing or damaged."""
+        return dataclasses.replace(artefacts.read(cls, folder / "submission.json", MEND), folder=folder)
 
     def write(self) -> None:
+        """Replace the file, for instance when Slurm has given one more job its id."""
         value = asdict(self)
         del value["folder"]
         write_json(self.folder / "submission.json", value)
 
-    def tasks(self) -> list[dict[str, Any]]:
-        """The array elements: task, group, families, workers, seconds."""
-        return read_json_lines(self.folder / "tasks.jsonl")
+    def tasks(self) -> list[ArrayTask]:
+        """The array elements, in the order of their numbers."""
+        return artefacts.read_lines(ArrayTask, self.folder / "tasks.jsonl")
+
+    def write_tasks(self, tasks: Iterable[ArrayTask]) -> None:
+        write_json_lines(self.folder / "tasks.jsonl", map(asdict, tasks))
 
     def jobs(self) -> list[JobRef]:
         """Every job, in the order of submission."""
         return [job for job in (self.prepare, *self.chunks, self.collector) if job is not None]
 
     def names(self) -> list[str]:
+        """The names of all jobs."""
         return [job.name for job in self.jobs()]
 
     def chunk_of(self, task: int) -> Chunk:
+        """The array that holds an element."""
         return next(chunk for chunk in self.chunks if chunk.tasks[0] <= task <= chunk.tasks[1])
 
 

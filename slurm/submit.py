@@ -14,7 +14,6 @@ from slurm.pending import Missing, adopt, missing
 from slurm.provisional import is_provisional, tokens_or_stand_in, up_to_date
 from slurm.shared_folders import check_folders
 from slurm.submission import JobRef, Submission, exclusive, submissions
-from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.common.exits import say
 from sweep.plan.plan import Plan, absolute_paths, additions, make_plan, refuse_damaged, save
@@ -144,7 +143,7 @@ def _write(made: Draft, code: code_snapshot.Snapshot) -> None:
     if folder.exists():  # of a launch that was killed before it had anything to submit
         shutil.rmtree(folder)
     (folder / "logs").mkdir(parents=True)  # Slurm fails a job whose log it cannot open, and says nothing
-    files.write_json_lines(folder / "tasks.jsonl", made.tasks)
+    made.submission.write_tasks(made.tasks)
     for name, text in made.scripts.items():
         (folder / name).write_text(text)
     if code.diff:

@@ -15,7 +15,7 @@ from typing import Any
 
 from slurm.alive import job_is_gone
 from slurm.element import Supervisor
-from slurm.submission import submissions
+from slurm.submission import ArrayTask, submissions
 from sweep.common.errors import UserError
 from sweep.common.exits import EXIT_AGAIN, say
 from sweep.config.cluster import SlurmSection
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         named = set(args.families.split(",")) if args.families else None
         return _train(sweep, named, attempts_in_vain(sweep.settings()["cluster"].get("slurm")))
     task, slurm = _task(sweep, args.submission, args.task)
-    return _train(sweep, set(task["families"]), attempts_in_vain(slurm))
+    return _train(sweep, set(task.families), slurm.max_attempts_without_progress)
 
 
 def attempts_in_vain(slurm: dict[str, Any] | None) -> int:
@@ -87,7 +87,7 @@ def _supervise(args: argparse.Namespace) -> int:
 
     sweep = SweepDir(Path(args.sweep))
     task, _ = _task(sweep, args.submission, args.task)
-    families, workers = task["families"], task["workers"]
+    families, workers = task.families, task.workers
     logs = sweep.path.resolve() / "slurm" / args.submission / "logs"
     job = Job.here()
     if job is not None:
@@ -125,7 +125,7 @@ def _after_others(sweep: SweepDir, families: list[str], status: int) -> int:
     return status
 
 
-def _task(sweep: SweepDir, submission: str, number: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _task(sweep: SweepDir, submission: str, number: int | None) -> tuple[ArrayTask, SlurmSection]:
     """The task's line, and the `cluster.slurm` section that it was submitted with."""
     found = [one for one in submissions(sweep) if one.folder.name == submission]
     if not found:

@@ -46,4 +46,4 @@ def there():
 
 
 def families(submission):
-    return [family for task in submission.tasks() for family in task["families"]]
+    return [family for task in submission.tasks() for family in task.families]

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from slurm import code_snapshot
 from slurm.draft import Limits, draft
 from slurm.provisional import finish, is_provisional, real_tasks, tokens_or_stand_in, up_to_date
-from slurm.submission import Submission, exclusive
+from slurm.submission import ArrayTask, Submission, exclusive
 from slurm.submit import _write
 from sweep.common.errors import UserError
 from sweep.config.compose import section
@@ -49,7 +49,7 @@ def submitted(overrides, workspace):
 
 
 def families_of(submission):
-    return [family for task in submission.tasks() for family in task["families"]]
+    return [family for task in submission.tasks() for family in task.families]
 
 
 def test_ids_are_provisional_until_the_data_is_there(submitted):
@@ -60,7 +60,7 @@ def test_ids_are_provisional_until_the_data_is_there(submitted):
     finish(Submission.read(submission.folder))
     real = plan_here(typed)
     assert sorted(families_of(submission)) == sorted(family[0].family_id for family in real.families())
-    assert [len(task["families"]) for task in submission.tasks()] == [1, 1, 1]
+    assert [len(task.families) for task in submission.tasks()] == [1, 1, 1]
     sweep = SweepDir(Path(submission.sweep))
     assert {t.trial_id for t in planned_trials(sweep)} == {t.trial_id for t in real.trials}
     assert (submission.folder / "prepared.json").exists()
@@ -174,9 +174,12 @@ def test_each_family_is_in_one_element_whatever_the_points_turn_out_to_be(submit
     _, _, typed = submitted("seed=0,1", tiny.steps(20, 30))
     real = plan_here(typed)
     points = [" ".join(real.points[trial.trial_id]) for trial in real.trials]
-    tasks = [{"task": 0, "points": points[:3]}, {"task": 1, "points": [*points[1:], "seed=9 not there"]}]
+    tasks = [
+        ArrayTask(0, "30m", [], 1, 60.0, points=points[:3]),
+        ArrayTask(1, "30m", [], 1, 60.0, points=[*points[1:], "seed=9 not there"]),
+    ]
     made = real_tasks(tasks, real)
-    assert sorted(f for task in made for f in task["families"]) == sorted({t.family_id for t in real.trials})
+    assert sorted(f for task in made for f in task.families) == sorted({t.family_id for t in real.trials})
 
 
 def test_it_waits_for_a_launch_that_is_submitting(submitted, monkeypatch):

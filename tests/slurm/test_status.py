@@ -18,10 +18,11 @@ import pytest
 from slurm import commands
 from slurm.queue_state import Asked, ask
 from slurm.status import look
-from slurm.submission import Chunk, JobRef, Submission
+from slurm.submission import ArrayTask, Chunk, JobRef, Submission
 from sweep.cli import main
 from sweep.common import files
 from sweep.common.checkout import ROOT
+from sweep.config.cluster import SlurmSection
 from sweep.runs import attempt_log, claim
 from sweep.runs.claim import Holder, Job
 from sweep.runs.rundir import RunDir
@@ -169,13 +170,12 @@ def submission(plan, sweep, number=1, age=60.0, job_id=7):
     chunk = Chunk(f"small.{number:03d}.0-ab", "array-0.sbatch", job_id, "30m", (0, 0))
     collector = JobRef(f"small.{number:03d}.collector-ab", "collector.sbatch", job_id and job_id + 1)
     made = Submission(
-        folder, number, "ab", time.time() - age, str(sweep.path), [], [], "/code", None, False, False, {}, [chunk],
-        None, collector,
+        number, "ab", time.time() - age, str(sweep.path), [], [], "/code", None, False, False, SlurmSection(), [chunk],
+        None, collector, folder=folder,
     )  # fmt: skip
     (folder / "logs").mkdir(parents=True)
     made.write()
-    families = [family[0].family_id for family in plan.families()]
-    files.append_json(folder / "tasks.jsonl", {"task": 0, "families": families, "workers": 1, "seconds": 9.0})
+    made.write_tasks([ArrayTask(0, "30m", [family[0].family_id for family in plan.families()], 1, 9.0)])
     return made
 
 

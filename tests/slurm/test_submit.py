@@ -39,7 +39,7 @@ def test_everything_is_in_the_queue_and_written_down(launch_held, monkeypatch, c
         f"{job}_{n}" for job, count in zip(ids, (11, 11, 3), strict=True) for n in range(count)
     )
     assert len(set(families(submission))) == 25
-    assert [task["task"] for task in submission.tasks()] == list(range(25))
+    assert [task.task for task in submission.tasks()] == list(range(25))
     assert submission.prepare is None
     throttles = [cluster.ask("squeue", "--noheader", f"--jobs={job}", "--format=%K").split("%")[1] for job in ids]
     assert sum(map(int, throttles)) <= 5
@@ -64,7 +64,7 @@ def test_again_submits_only_what_is_neither_done_nor_in_the_queue(launch_held):
     wait_until(lambda: len(elements(first, second)) == 2)
     launch_held("seed=0,1,2")
     third = there()[2]
-    assert families(third) == first.tasks()[0]["families"]
+    assert families(third) == first.tasks()[0].families
 
 
 def test_a_family_that_is_being_trained_is_left_alone(launch_held, workspace):
@@ -132,7 +132,7 @@ def test_an_element_that_is_ending_is_waited_for(launch_held, monkeypatch):
     monkeypatch.setattr(commands, "queued", queued)
     status, _, _ = launch_held("seed=0,1")
     assert (status, answers) == (0, [])
-    assert families(there()[1]) == first.tasks()[ending[0].index]["families"]
+    assert families(there()[1]) == first.tasks()[ending[0].index].families
 
 
 def test_two_launches_at_once_submit_once(launch_held, overrides, workspace):

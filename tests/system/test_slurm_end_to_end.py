@@ -91,9 +91,9 @@ class Story:
         """The newest array element that holds a family."""
         for submission in reversed(submissions(self.sweep)):
             for task in submission.tasks():
-                if family in task["families"]:
-                    chunk = submission.chunk_of(task["task"])
-                    return f"{chunk.job_id}_{chunk.index(task['task'])}"
+                if family in task.families:
+                    chunk = submission.chunk_of(task.task)
+                    return f"{chunk.job_id}_{chunk.index(task.task)}"
         raise KeyError(family)
 
     def state(self, family: str) -> str:
@@ -277,6 +277,6 @@ def test_what_happened_is_told_by_the_attempts(storm):
 def test_a_cancelled_element_stays_cancelled_and_is_all_that_the_next_launch_submits(storm):
     *_, cancelled = storm.roles
     one, two = submissions(storm.sweep)
-    assert [task["families"] for task in two.tasks()] == [[cancelled]]
+    assert [task.families for task in two.tasks()] == [[cancelled]]
     (array,) = {attempt.job["id"].partition("_")[0] for attempt in storm.attempts(cancelled)[:1]}
     assert int(array) in [chunk.job_id for chunk in one.chunks]

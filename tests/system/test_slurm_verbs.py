@@ -126,7 +126,7 @@ def test_a_run_is_cancelled_and_tried_again_while_the_other_goes_on(verb, cluste
     status, out, err = verb("retry", "tried", mine.trial_id)
     assert status == 0, err
     second = submissions(SweepDir(Path("sweeps/tried")))[1]
-    assert [task["families"] for task in second.tasks()] == [[mine.family_id]]  # and no second copy of what runs
+    assert [task.families for task in second.tasks()] == [[mine.family_id]]  # and no second copy of what runs
     wait_until(lambda: states(verb) == ["finished"] * 2, 180, cluster)
     assert_as_if_alone(plan, mine, workspace)
     (first, _), (again, end) = attempts_of(mine)
