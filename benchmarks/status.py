@@ -88,7 +88,7 @@ def make_runs(plan: Plan) -> None:
                 "job": None,
                 "host": "node",
                 "pid": 1,
-                "standing": {},
+                "saved_state": {},
                 "log": None,
             }
             files.append_json(trunk.attempts, {"event": "start", **start})

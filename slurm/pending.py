@@ -84,5 +84,5 @@ def adopt(earlier: list[Submission]) -> list[str]:
 
 
 def _holder(plan: Plan, family_id: str) -> str | None:
-    trunk = RunDir.of_trunk(plan.runs, family_id).path
-    return claim.holder_of(trunk) if claim.living(trunk, job_is_gone) is not None else None
+    held = claim.held_by(RunDir.of_trunk(plan.runs, family_id).path, job_is_gone)
+    return None if held is None else str(held)

@@ -23,7 +23,7 @@ from sweep.common.errors import UserError
 from sweep.common.units import duration
 from sweep.runs import attempt_log, claim
 from sweep.runs.attempt_log import GIVEN_UP, Attempt
-from sweep.runs.claim import Holder
+from sweep.runs.claim import Held, Job
 from sweep.runs.rundir import Failure, RunDir
 from sweep.runs.sweepdir import SweepDir
 
@@ -63,8 +63,7 @@ class Family:
     """A family that has trials without a record: who holds it now, and what came before."""
 
     family_id: str
-    heartbeat: dict[str, Any] | None = None  # of who trains it
-    holder: Holder | None = None
+    held: Held | None = None  # by who trains it
     last: Attempt | None = None
     damage: str | None = None
 
@@ -111,12 +110,11 @@ def _ended(trial_id: str, family_id: str, record: str) -> TrialStatus | None:
 def _family(runs: str, family_id: str, asked: Asked) -> Family:
     trunk = RunDir.of_trunk(Path(runs), family_id)
     try:
-        heartbeat = claim.living(trunk.path, asked.job_is_gone)
-        holder = claim.current_holder(trunk.path) if heartbeat is not None else None
+        held = claim.held_by(trunk.path, asked.job_is_gone)
         tries = attempt_log.read(trunk)
     except UserError as error:
         return Family(family_id, damage=str(error))
-    return Family(family_id, heartbeat, holder, tries[-1] if tries else None)
+    return Family(family_id, held, tries[-1] if tries else None)
 
 
 def _without_record(facts: dict[str, Any], family: Family, runs: str, asked: Asked, at_work: set[str]) -> TrialStatus:
@@ -125,8 +123,8 @@ def _without_record(facts: dict[str, Any], family: Family, runs: str, asked: Ask
     failure = RunDir.of_trial(Path(runs), trial.trial_id).failure() if last else None
     if family.damage:
         trial.state, trial.note = "failed", family.damage
-    elif family.heartbeat is not None and family.holder is not None:
-        _held(trial, facts, family, failure)
+    elif family.held is not None:
+        _held(trial, facts, family, family.held, failure)
     elif (entry := asked.element_now(family.family_id)) is not None:
         _in_queue(trial, entry, last, failure, at_work)
     elif elements and (last is None or last.started < asked.submission_of[elements[0]].time):
@@ -136,22 +134,21 @@ def _without_record(facts: dict[str, Any], family: Family, runs: str, asked: Ask
     return trial
 
 
-def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, failure: Failure | None) -> None:
+def _held(trial: TrialStatus, facts: dict[str, Any], family: Family, held: Held, failure: Failure | None) -> None:
     """Somebody trains the family: this trial, or another one of it first."""
-    beat, holder = family.heartbeat or {}, family.holder
-    assert holder is not None
-    trial.where = _where(holder.host, vars(holder.job) if holder.job else None)
-    if beat.get("trial_id") != trial.trial_id:
+    beat, holder = held.heartbeat, held.holder
+    trial.where = _where(holder.host, holder.job)
+    if beat.trial_id != trial.trial_id:
         trial.state, trial.note = "queued", "its family is being trained"
         if failure is not None and family.last is not None and failure.time > family.last.started:
             trial.state, trial.note = "failed", failure.line
         return
     trial.state = "running"
-    trial.step, trial.steps = beat.get("step", 0), facts["steps"]
-    trial.tokens_per_second = beat.get("tokens_per_second")
+    trial.step, trial.steps = beat.step, facts["steps"]
+    trial.tokens_per_second = beat.tokens_per_second
     if trial.tokens_per_second:
-        trial.seconds_left = (facts["steps"] - beat["step"]) * facts["batch_tokens"] / trial.tokens_per_second
-    age = time.time() - beat.get("time", 0.0)
+        trial.seconds_left = (facts["steps"] - beat.step) * facts["batch_tokens"] / trial.tokens_per_second
+    age = beat.age_seconds
     if age > UNSEEN_SECONDS:
         trial.note = f"no heartbeat for {duration(age)}, and nobody here can tell whether its process lives"
 
@@ -161,8 +158,8 @@ def _in_queue(
 ) -> None:
     """The family is part of an element that waits, or that runs and trains another family now, or none yet."""
     element = entry.element
-    trial.where = _where(entry.node, {"id": element})
-    if entry.state == "RUNNING" and last and last.job and last.job["id"] == element and _has_failed(last):
+    trial.where = _place(entry.node, element)
+    if entry.state == "RUNNING" and last and last.job and last.job.id == element and _has_failed(last):
         trial.state, trial.note = "failed", failure.line if failure else last.error or ""
         return
     trial.state = "queued"
@@ -187,21 +184,21 @@ def _has_begun(entry: commands.Job, runs: Path, asked: Asked) -> bool:
             tries = attempt_log.read(RunDir.of_trunk(runs, family_id))
         except UserError:  # damaged: said of its own trials
             continue
-        if any(one.job and one.job["id"] == entry.element and one.started >= since for one in tries):
+        if any(one.job and one.job.id == entry.element and one.started >= since for one in tries):
             return True
     return False
 
 
 def _ended_attempt(trial: TrialStatus, last: Attempt, failure: str | None, asked: Asked) -> None:
     """Nobody has the family any more: how its last attempt ended says why."""
-    trial.where = _where(last.host, last.job)
+    trial.where = _where(last.start.host, last.job)
     if _has_failed(last):
         trial.state = "failed"
         trial.note = (last.error if last.outcome == GIVEN_UP else failure or last.error) or ""
     elif last.outcome is None:
         trial.state = "lost"
         trial.note = f"its attempt of {_when(last.started)} ended without a word"
-        if last.job and (how := asked.ended(last.job["id"])) is not None:
+        if last.job and (how := asked.ended(last.job.id)) is not None:
             trial.note += f": {how.state} by Slurm"
     elif last.outcome == "stopped":
         trial.note = f"stopped {_when(last.ended)}, saved"
@@ -211,7 +208,7 @@ def _ended_attempt(trial: TrialStatus, last: Attempt, failure: str | None, asked
 
 def _never_began(trial: TrialStatus, element: str, asked: Asked) -> None:
     """Submitted, not in the queue, and no attempt: its job ended before it trained, or Slurm does not answer."""
-    trial.where = _where("", {"id": element})
+    trial.where = _place("", element)
     if not asked.answers:
         trial.state, trial.note = "queued", "submitted; Slurm does not answer"
         return
@@ -242,9 +239,12 @@ def _has_failed(last: Attempt) -> bool:
     return last.outcome in ("failed", GIVEN_UP)
 
 
-def _where(host: str, job: dict[str, Any] | None) -> str:
-    node = (job or {}).get("node") or host
-    return " ".join(filter(None, (node, f"job {job['id']}" if job else "")))
+def _where(host: str, job: Job | None) -> str:
+    return _place(job.node or host, job.id) if job else host
+
+
+def _place(node: str, job_id: str) -> str:
+    return " ".join(filter(None, (node, f"job {job_id}")))
 
 
 def _when(seconds: float | None) -> str:

@@ -1,59 +1,141 @@
 """The attempts at training a family: `attempts.jsonl` in its trunk's folder, which only this file reads and writes.
 
-One line for each event:
-
-  start           before training. `attempt` is its number, that of its claim; `time`; `family_id`; who trains, as the
-                  claim's holder: `host`, `boot_id`, `pid_namespace`, `pid`, `started` (the process, not the attempt),
-                  `nonce`, `job`; `worker_since`, when that process began to count as one that uses its device;
-                  `device_share`, how much of it; `standing`, what was saved of the family at that moment; `trials`, ids
-                  of all that it is to train; `log`, the file that its worker writes to; `last_beat`, the newest
-                  heartbeat then, which is the end of the attempt before it if that was killed
-  out of memory   went on with fewer sequences at a time: `attempt`, `micro_batch_sequences`, `device_model`
-  end             `attempt`, `time`, `outcome`, `error` in one line. Outcomes: done; stopped; failed; lost, to another
-                  worker; let go, by a stack that could not go on; given up
-  retry           a person wants it tried again: `time`
-
-An attempt without an end was killed. Attempts that began with the same things saved made no progress, and after some of
-them a family is given up until a person says `retry`.
+One line for each event, each a dataclass below: an attempt starts; it goes on with fewer sequences at a time because
+device memory was full; it ends; a person asks for a retry. An attempt without an end was killed, or is running.
+Attempts that began from the same saved state made no progress, and after some of them in a row a family is given up
+until a person says `retry`.
 """
 
 import time
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Literal
 
-from sweep.common.files import append_json, read_json_lines
-from sweep.runs.claim import Claim
+from pydantic import AliasChoices, Field
+
+from sweep.common import artefacts
+from sweep.common.files import append_json
+from sweep.runs.claim import Claim, Job
 from sweep.runs.rundir import RunDir
 
 GIVEN_UP: Literal["given up"] = "given up"
 
 
-@dataclass
+@dataclass(frozen=True)
+class SavedState:
+    """What there was of a family when an attempt began. Any training that is saved changes it."""
+
+    records: int = 0  # of its trials
+    trunk_steps: list[int] = field(default_factory=list)  # the step of the trunk's last checkpoint
+    trial_steps: dict[str, int | None] = field(default_factory=dict)  # by trial id, of its checkpoint; None: damaged
+
+
+# ---- the events, as lines of the file; fields with a default came later than the first files ----
+
+
+@dataclass(frozen=True)
+class Start:
+    """An attempt begins. Of the holder of its claim: host, boot_id, pid_namespace, pid, started, nonce, job."""
+
+    attempt: int  # the number of its claim
+    time: float  # seconds since the epoch
+    family_id: str = ""
+    host: str = ""
+    boot_id: str = ""
+    pid_namespace: str = ""
+    pid: int = 0
+    started: float | None = None  # seconds since the epoch, of the process
+    nonce: str = ""
+    job: Job | None = None
+    worker_since: float | None = None  # seconds since the epoch: when the process began to use its device
+    device_share: float = 1.0  # of one device
+    # Files of before 2026-12 call it `standing`.
+    saved_state: Annotated[SavedState | None, Field(validation_alias=AliasChoices("saved_state", "standing"))] = None
+    trials: list[str] = field(default_factory=list)  # ids of all that it is to train
+    log: str | None = None  # the file that the worker writes to
+    last_beat: float | None = None  # seconds since the epoch: where the attempt before was killed, its last heartbeat
+    event: Literal["start"] = "start"
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """The attempt goes on with fewer sequences at a time, because more did not fit in device memory."""
+
+    attempt: int
+    micro_batch_sequences: int
+    device_model: str
+    event: Literal["out of memory"] = "out of memory"
+
+
+@dataclass(frozen=True)
+class End:
+    """The attempt is over. Outcomes: done; stopped, by a signal; failed; lost, to another worker; let go, by a stack
+    that could not go on; given up, without training."""
+
+    attempt: int
+    time: float  # seconds since the epoch
+    outcome: str
+    error: str | None = None  # in one line
+    event: Literal["end"] = "end"
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A person wants the family tried again."""
+
+    time: float  # seconds since the epoch
+    event: Literal["retry"] = "retry"
+
+
+Event = Annotated[Start | OutOfMemory | End | Retry, Field(discriminator="event")]
+
+
+@dataclass(frozen=True)
 class Attempt:
-    """What the file tells of one attempt. Times are in seconds since the epoch."""
+    """One attempt, put together from its events. Times are in seconds since the epoch."""
 
-    number: int
-    started: float  # when the attempt began
-    host: str
-    pid: int
-    process_started: float | None  # with host and pid, which process it was
-    worker_since: float | None  # when that process began to use its device
-    device_share: float
-    job: dict[str, Any] | None  # Slurm's: id, name, restart, cluster, node
-    saved: dict[str, Any] | None  # what there was of the family when it began
-    trials: list[str]
-    log: str | None  # the file that its worker wrote to, where that is known
-    ended: float | None = None
-    last_beat: float | None = None  # of one that was killed, as far as the next one knew
-    outcome: str | None = None  # None: running, or killed
-    error: str | None = None
+    start: Start
+    end: End | None = None  # None: it is running, or was killed
+    last_beat: float | None = None  # of one that was killed, as far as the next attempt knew
 
-    def made_no_progress_from(self, saved: dict[str, Any]) -> bool:
-        """Whether this attempt speaks against trying again from there. A person's Ctrl-C does not, nor does what befell
-        its stack: alone it may go well."""
+    @property
+    def number(self) -> int:
+        return self.start.attempt
+
+    @property
+    def started(self) -> float:
+        return self.start.time
+
+    @property
+    def ended(self) -> float | None:
+        return self.end.time if self.end else None
+
+    @property
+    def outcome(self) -> str | None:
+        return self.end.outcome if self.end else None
+
+    @property
+    def error(self) -> str | None:
+        return self.end.error if self.end else None
+
+    @property
+    def job(self) -> Job | None:
+        return self.start.job
+
+    @property
+    def has_failed(self) -> bool:
+        return self.outcome in ("failed", GIVEN_UP)
+
+    def includes(self, trial_id: str) -> bool:
+        """Whether it is to train a trial: an attempt of another sweep may leave out budgets that this one wants."""
+        return not self.start.trials or trial_id in self.start.trials
+
+    def made_no_progress_from(self, saved: SavedState) -> bool:
+        """Whether this attempt speaks against trying again from there. One that a person ended with Ctrl-C does not,
+        nor one that ended because of its stack: alone the family may train well."""
         if self.outcome in ("lost", "let go", GIVEN_UP) or (self.outcome == "stopped" and self.job is None):
             return False
-        return self.saved == saved
+        return self.start.saved_state == saved
 
 
 # ---- writing ----
@@ -63,114 +145,99 @@ def begin(
     trunk: RunDir,
     held: Claim,
     trials: list[str],
-    saved: dict[str, Any],
+    saved: SavedState,
     worker_since: float,
     device_share: float,
     log: str | None,
     last_beat: float | None,
 ) -> None:
-    """An attempt at a claimed family begins."""
-    row = {
-        "attempt": held.generation,
-        "time": time.time(),
-        "family_id": trunk.path.name,
-        **asdict(held.holder),
-        "worker_since": worker_since,
-        "standing": saved,
-        "trials": trials,
-        "log": log,
-        "device_share": device_share,
-        "last_beat": last_beat,
-    }
-    _append(trunk, "start", row)
+    """Write down that an attempt at a claimed family begins."""
+    start = Start(
+        attempt=held.generation,
+        time=time.time(),
+        family_id=trunk.path.name,
+        **vars(held.holder),
+        worker_since=worker_since,
+        device_share=device_share,
+        saved_state=saved,
+        trials=trials,
+        log=log,
+        last_beat=last_beat,
+    )
+    _append(trunk, start)
 
 
 def out_of_memory(trunk: RunDir, held: Claim, micro_batch_sequences: int, device_model: str) -> None:
-    """The attempt goes on with so many sequences at a time, because more did not fit."""
-    row = {
-        "attempt": held.generation,
-        "micro_batch_sequences": micro_batch_sequences,
-        "device_model": device_model,
-    }
-    _append(trunk, "out of memory", row)
+    """Write down that the attempt goes on with so many sequences at a time, because more did not fit."""
+    _append(trunk, OutOfMemory(held.generation, micro_batch_sequences, device_model))
 
 
 def end(trunk: RunDir, held: Claim, outcome: str, error: str | None) -> None:
-    """The attempt is over."""
-    _append(trunk, "end", {"time": time.time(), "attempt": held.generation, "outcome": outcome, "error": error})
+    """Write down that the attempt is over, and how it went."""
+    _append(trunk, End(held.generation, time.time(), outcome, error))
 
 
 def retry(trunk: RunDir) -> None:
     """Let a family that was given up be tried again."""
-    _append(trunk, "retry", {"time": time.time()})
+    _append(trunk, Retry(time.time()))
 
 
-def _append(trunk: RunDir, event: str, row: dict[str, Any]) -> None:
-    append_json(trunk.attempts, {"event": event, **row})
+def _append(trunk: RunDir, event: Start | OutOfMemory | End | Retry) -> None:
+    append_json(trunk.attempts, asdict(event))
 
 
 # ---- reading ----
 
 
+def events(trunk: RunDir) -> list[Event]:
+    """Every event of a family, in order; UserError names a damaged line."""
+    return artefacts.read_lines(Event, trunk.attempts)  # type: ignore[arg-type]
+
+
 def read(trunk: RunDir) -> list[Attempt]:
     """All attempts at a family, in order."""
-    return _attempts(read_json_lines(trunk.attempts))
+    return attempts(events(trunk))
 
 
-def without_progress(trunk: RunDir, saved: dict[str, Any]) -> list[Attempt]:
-    """The last attempts, back to progress or a person's `retry`, that began with exactly this saved."""
-    rows = read_json_lines(trunk.attempts)
-    last_retry = max((index for index, row in enumerate(rows) if row["event"] == "retry"), default=-1)
-    attempts = _attempts(rows[last_retry + 1 :])
-    progress = max((i for i, one in enumerate(attempts) if one.saved != saved), default=-1)
-    return [attempt for attempt in attempts[progress + 1 :] if attempt.made_no_progress_from(saved)]
+def attempts(of: Iterable[Event]) -> list[Attempt]:
+    """The attempts that events tell of, in order."""
+    found: dict[int, Attempt] = {}
+    before: Attempt | None = None
+    for event in of:
+        if isinstance(event, Start):
+            if before is not None and found[before.number].end is None:
+                found[before.number] = replace(before, last_beat=event.last_beat)
+            before = found[event.attempt] = Attempt(event)
+        elif isinstance(event, End) and event.attempt in found:
+            found[event.attempt] = replace(found[event.attempt], end=event)
+    return list(found.values())
+
+
+def without_progress(trunk: RunDir, saved: SavedState) -> list[Attempt]:
+    """The last attempts, back to progress or a person's `retry`, that began from exactly this saved state."""
+    found = events(trunk)
+    last_retry = max((index for index, event in enumerate(found) if isinstance(event, Retry)), default=-1)
+    since = attempts(found[last_retry + 1 :])
+    progress = max((index for index, one in enumerate(since) if one.start.saved_state != saved), default=-1)
+    return [attempt for attempt in since[progress + 1 :] if attempt.made_no_progress_from(saved)]
 
 
 def is_given_up(trunk: RunDir) -> bool:
     """Whether a person has to say `retry` before this family is tried again."""
-    rows = read_json_lines(trunk.attempts)
-    return bool(rows) and rows[-1].get("outcome") == GIVEN_UP
+    return says_given_up(events(trunk))
 
 
-def trials_in_training(trunk: RunDir) -> set[str]:
-    """The trials that the last attempt began for: one of another sweep may miss budgets that this one wants."""
-    tried = read(trunk)
-    return set(tried[-1].trials) if tried else set()
+def says_given_up(of: list[Event]) -> bool:
+    """The same from a family's events."""
+    return bool(of) and isinstance(of[-1], End) and of[-1].outcome == GIVEN_UP
 
 
 def micro_batch_that_fits(trunk: RunDir, device_model: str) -> int | None:
-    """What an attempt on such a device went on with when its memory was full; None where it never was."""
-    rows = read_json_lines(trunk.attempts)
-    sizes = [
-        row["micro_batch_sequences"]
-        for row in rows
-        if row["event"] == "out of memory" and row["device_model"] == device_model
+    """The micro-batch (sequences) that an attempt on such a device went on with when its memory was full; None where
+    that never happened."""
+    fitting = [
+        event.micro_batch_sequences
+        for event in events(trunk)
+        if isinstance(event, OutOfMemory) and event.device_model == device_model
     ]
-    return sizes[-1] if sizes else None
-
-
-def _attempts(rows: list[dict[str, Any]]) -> list[Attempt]:
-    """Older files lack some keys of a start."""
-    found: dict[int, Attempt] = {}
-    before: Attempt | None = None
-    for row in rows:
-        if row["event"] == "start":
-            if before is not None and before.ended is None:
-                before.last_beat = row.get("last_beat")
-            before = found[row["attempt"]] = Attempt(
-                number=row["attempt"],
-                started=row["time"],
-                host=row.get("host", ""),
-                pid=row.get("pid", 0),
-                process_started=row.get("started"),
-                worker_since=row.get("worker_since"),
-                device_share=row.get("device_share", 1.0),
-                job=row.get("job"),
-                saved=row.get("standing"),
-                trials=row.get("trials", []),
-                log=row.get("log"),
-            )
-        elif row["event"] == "end" and row["attempt"] in found:
-            attempt = found[row["attempt"]]
-            attempt.ended, attempt.outcome, attempt.error = row["time"], row["outcome"], row["error"]
-    return list(found.values())
+    return fitting[-1] if fitting else None

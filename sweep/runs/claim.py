@@ -1,29 +1,28 @@
 """Who is training a family: claims that survive killed workers, without file locks.
 
 A family's folder holds `claim.000001.json`, `claim.000002.json`, …; the highest number is the current claim. Taking
-one over is creating the next number, which only one process can do (an exclusive hard link, atomic on network file
-systems where flock is not). The holder renews `heartbeat.json`; when a higher number appears it has lost the claim.
+one over means creating the next number, which only one process can do (an exclusive hard link, atomic on network file
+systems where flock is not). The holder renews `heartbeat.json`; when a higher number appears, it has lost the claim.
 A claim is stale only if its process is gone. Where that cannot be told (another host), it is stale if its Slurm job is
-gone or was started anew, and its heartbeat silent: a process can outlive its job on a node that lost its controller.
-Whoever acquires brings the question after jobs along (`job_is_gone`); where there is no answer, the claim stays until a
-person says so.
+gone or was restarted, and its heartbeat is silent: a process can outlive its job on a node that lost its controller.
+Whoever asks hands in a way to ask about jobs (`job_is_gone`); where there is no answer, the claim stays until a person
+releases it.
 """
 
-import json
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from sweep.common import artefacts
 from sweep.common.errors import UserError
-from sweep.common.files import create_json, read_json, write_json
+from sweep.common.files import create_json, write_json
 
 HEARTBEAT_SECONDS = 2.0
 SILENT_SECONDS = 30.0  # without a heartbeat, after which a claim whose Slurm job is gone may be taken over
@@ -32,7 +31,7 @@ STALE_SECONDS = 120.0  # without a heartbeat, after which a person is told how t
 
 @dataclass(frozen=True)
 class Job:
-    """The Slurm job, or the array's element, that a process belongs to. `restart` counts its requeues."""
+    """The Slurm job, or array element, that a process belongs to. `restart` counts its requeues."""
 
     id: str  # <job>, or <array job>_<index>
     name: str
@@ -70,9 +69,9 @@ def unknown(job: Job) -> bool | None:
     return None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Holder:
-    """A process that can be told from any other, also one that got its pid later."""
+    """A process, described so that it can be told from any other, also from one that is given its pid later."""
 
     host: str
     boot_id: str
@@ -84,6 +83,7 @@ class Holder:
 
     @classmethod
     def here(cls) -> "Holder":
+        """This process."""
         return cls(
             host=socket.gethostname(),
             boot_id=_read("/proc/sys/kernel/random/boot_id"),
@@ -96,15 +96,12 @@ class Holder:
 
     @classmethod
     def read(cls, path: Path) -> "Holder":
-        value = read_json(path)
-        try:
-            return cls(**{**value, "job": Job(**value["job"]) if value.get("job") else None})
-        except (TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not a claim of this version ({error}); delete it") from error
+        """The holder that a claim's file names; UserError where it is damaged."""
+        return artefacts.read(cls, path, mend="delete it")
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """Within which a process's number is its own."""
+        """Where the process's pid is unique: host, boot, and pid namespace."""
         return self.host, self.boot_id, self.pid_namespace
 
     def is_gone(self) -> bool | None:
@@ -113,7 +110,7 @@ class Holder:
         if self.host != here.host:
             return None
         if self.boot_id != here.boot_id:
-            return True  # the same host has been started anew
+            return True  # the same host has been rebooted
         if self.pid_namespace != here.pid_namespace:
             return None
         try:
@@ -123,6 +120,49 @@ class Holder:
             return True
 
 
+@dataclass(frozen=True)
+class Heartbeat:
+    """The holder's sign of life, and how far it is. Everything is at its default before the first one."""
+
+    generation: int = 0  # of the claim
+    nonce: str = ""  # the holder's
+    time: float = 0.0  # seconds since the epoch
+    trial_id: str | None = None  # what is trained now
+    step: int = 0
+    steps: int = 0
+    loss_nats: float | None = None
+    tokens_per_second: float | None = None
+
+    @property
+    def age_seconds(self) -> float:
+        return time.time() - self.time
+
+
+PROGRESS = {field.name for field in fields(Heartbeat)} - {"generation", "nonce", "time"}
+
+
+@dataclass(frozen=True)
+class Held:
+    """A claim that counts: its holder is alive, or nobody here can tell that it is not."""
+
+    holder: Holder
+    heartbeat: Heartbeat
+    is_alive: bool | None  # None: its process is on another host, where it cannot be looked for
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the holder has given no sign of life for long."""
+        return self.heartbeat.age_seconds > STALE_SECONDS
+
+    def __str__(self) -> str:
+        job = f", job {self.holder.job.id}" if self.holder.job else ""
+        beat = f"last heartbeat {self.heartbeat.age_seconds:.0f} s ago"
+        said = f"host {self.holder.host}{job}, process {self.holder.pid}, {beat}"
+        if self.is_alive is None and self.is_silent:
+            return f"{said}; if that process is gone, release its claim with `python -m sweep clean --claims`"
+        return said
+
+
 class Claim:
     """The exclusive right to train one family, renewed from a thread of its own until `release`."""
 
@@ -130,7 +170,7 @@ class Claim:
         self.folder = folder
         self.generation = generation
         self.holder = holder
-        self.progress: dict[str, Any] = {}
+        self.heartbeat = Heartbeat(generation, holder.nonce)
         self._stop = threading.Event()
         self._lost = threading.Event()
         self._beat()
@@ -139,10 +179,15 @@ class Claim:
 
     @property
     def lost(self) -> bool:
+        """Whether somebody else has taken the claim over, or a person has released it."""
         return self._lost.is_set()
 
+    def report(self, news: Mapping[str, object]) -> None:
+        """Progress for the next heartbeat to carry; of the news, what a heartbeat has a field for."""
+        self.heartbeat = replace(self.heartbeat, **{key: news[key] for key in PROGRESS & news.keys()})  # type: ignore[arg-type]
+
     def release(self) -> None:
-        """Let the next one claim the family at once."""
+        """Let the next process claim the family at once."""
         self._stop.set()
         self._thread.join()
         _release(self.folder, self.generation)
@@ -155,24 +200,18 @@ class Claim:
             self._beat()
 
     def _beat(self) -> None:
-        beat = {
-            "generation": self.generation,
-            "nonce": self.holder.nonce,
-            "time": time.time(),
-            **self.progress,
-        }
         try:
-            write_json(self.folder / "heartbeat.json", beat)
+            write_json(self.folder / "heartbeat.json", asdict(replace(self.heartbeat, time=time.time())))
         except (OSError, UserError):
             # A full disk must not end the training thread's own, louder handling of it; a late beat is only late.
             return
 
 
 def acquire(folder: Path, job_is_gone: JobIsGone = unknown) -> Claim | None:
-    """Claim the family whose folder this is, or None while somebody else holds it."""
+    """Claim the family whose folder this is; None while somebody else holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    generation, released = _current(folder)
-    if not released and _held(folder, generation, job_is_gone):
+    generation, _ = _current(folder)
+    if held_by(folder, job_is_gone) is not None:
         return None
     holder = Holder.here()
     if not create_json(_path(folder, generation + 1), asdict(holder)):
@@ -180,12 +219,19 @@ def acquire(folder: Path, job_is_gone: JobIsGone = unknown) -> Claim | None:
     return Claim(folder, generation + 1, holder)
 
 
-def living(folder: Path, job_is_gone: JobIsGone = unknown) -> dict[str, Any] | None:
-    """The heartbeat of whoever holds the family now, or None. Reads only."""
-    generation, released = _current(folder)
-    if released or _held(folder, generation, job_is_gone) is None:
+def held_by(folder: Path, job_is_gone: JobIsGone = unknown) -> Held | None:
+    """The claim that counts now, or None where the last one was released or is stale. Reads only.
+
+    UserError where the claim or its heartbeat is damaged.
+    """
+    holder = current_holder(folder)
+    if holder is None or (gone := holder.is_gone()):
         return None
-    return _heartbeat(folder)
+    heartbeat, job = _heartbeat(folder), holder.job
+    is_silent = gone is None and heartbeat.age_seconds > SILENT_SECONDS
+    if is_silent and job is not None and (job.is_earlier_than(Job.here()) or job_is_gone(job)):
+        return None
+    return Held(holder, heartbeat, is_alive=None if gone is None else True)
 
 
 def current_holder(folder: Path) -> Holder | None:
@@ -195,60 +241,41 @@ def current_holder(folder: Path) -> Holder | None:
 
 
 def is_of_our_job_before(folder: Path) -> bool:
-    """Whether a process of this very job, from before its requeue, holds the family: it will end, or fall silent."""
+    """Whether the claim is held by a process of this very job from before its requeue: it will end, or fall silent."""
     holder = current_holder(folder)
     return holder is not None and holder.job is not None and holder.job.is_earlier_than(Job.here())
 
 
 def is_silent(folder: Path) -> bool:
-    """Whether a claim counts, but has not been renewed for long: its process cannot be asked after from here."""
-    generation, released = _current(folder)
-    if released or _held(folder, generation) is None:
-        return False
-    return time.time() - _heartbeat(folder).get("time", 0.0) > STALE_SECONDS
+    """Whether a claim counts, but has not been renewed for long."""
+    held = held_by(folder)
+    return held is not None and held.is_silent
 
 
 def last_beat(folder: Path) -> float | None:
-    """When whoever held the family last gave a sign of life, in seconds since the epoch."""
-    return _heartbeat(folder).get("time")
+    """When whoever held the family last gave a sign of life, in seconds since the epoch; None where nobody ever did."""
+    return _heartbeat(folder).time or None
 
 
 def holder_of(folder: Path) -> str:
     """Who holds the family, in words."""
-    return _held(folder, _current(folder)[0]) or "nobody"
+    return str(held_by(folder) or "nobody")
 
 
 def force_release(folder: Path) -> bool:
-    """End the current claim on a person's word that its process is gone."""
+    """End the current claim because a person says that its process is gone; whether there was one."""
     generation, released = _current(folder)
     if not released:
         _release(folder, generation)
     return not released
 
 
-def _held(folder: Path, generation: int, job_is_gone: JobIsGone = unknown) -> str | None:
-    """Why the claim of this generation still counts, or None if it is stale."""
-    if not _path(folder, generation).exists():
-        return "it changed hands at this moment"
-    holder = Holder.read(_path(folder, generation))
-    gone, job = holder.is_gone(), holder.job
-    if gone:
-        return None
-    age = time.time() - _heartbeat(folder).get("time", 0.0)
-    if gone is None and job and age > SILENT_SECONDS and (job.is_earlier_than(Job.here()) or job_is_gone(job)):
-        return None
-    where = f"host {holder.host}" + (f", job {job.id}" if job else "")
-    since = f"{where}, process {holder.pid}, last heartbeat {age:.0f} s ago"
-    if gone is None and age > STALE_SECONDS:
-        return f"{since}; if that process is gone, release it with `python -m sweep clean --claims`"
-    return since
-
-
-def _heartbeat(folder: Path) -> dict[str, Any]:
+def _heartbeat(folder: Path) -> Heartbeat:
+    path = folder / "heartbeat.json"
     try:
-        return json.loads((folder / "heartbeat.json").read_text())
+        return artefacts.decode(Heartbeat, path.read_bytes(), path, mend="delete it")
     except FileNotFoundError:
-        return {}
+        return Heartbeat()
 
 
 def _current(folder: Path) -> tuple[int, bool]:

@@ -23,7 +23,7 @@ def removable(runs: Path, trunks: bool, weights: bool) -> list[Removable]:
     found = []
     trained = set()
     for trunk in sorted((runs / "trunks").glob("*")):
-        if claim.living(trunk) is not None:
+        if claim.held_by(trunk) is not None:
             trained.add(trunk.name)
             continue
         states = RunDir(trunk).stable_steps()

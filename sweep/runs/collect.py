@@ -152,14 +152,14 @@ def _row(planned: dict[str, Any], runs: Path, stamp: str | None) -> dict[str, An
 
 def _unfinished(planned: dict[str, Any], run: RunDir, trunk: RunDir) -> tuple[str, str]:
     """Status and reason of a trial without a record."""
-    beat = claim.living(trunk.path)
-    if beat is not None and beat.get("trial_id") == planned["trial_id"]:
-        return "running", f"step {beat.get('step', 0)} of {planned['steps']}"
+    held = claim.held_by(trunk.path)
+    if held is not None and held.heartbeat.trial_id == planned["trial_id"]:
+        return "running", f"step {held.heartbeat.step} of {planned['steps']}"
     tried = attempt_log.read(trunk)
-    now = tried[-1].started if tried and beat is not None else 0.0  # older failures may be mended by this attempt
+    now = tried[-1].started if tried and held is not None else 0.0  # older failures may be mended by this attempt
     if (failure := run.failure(since=now)) is not None:
         return "failed", failure.line
-    if beat is not None:
+    if held is not None:
         return "missing", "its family is being trained"
     if not tried:
         return "missing", "never started"

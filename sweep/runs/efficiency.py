@@ -5,6 +5,7 @@ family, so that compiling, waiting, validation, failures and what was trained tw
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -23,18 +24,19 @@ def worker_seconds(runs: Path, family_ids: Iterable[str]) -> float:
     spans: dict[Process, tuple[float, float]] = {}
     shares: dict[Process, float] = {}
     for attempt in chain.from_iterable(_attempts(RunDir.of_trunk(runs, name)) for name in family_ids):
-        process = attempt.host, attempt.pid, attempt.process_started
-        began = attempt.worker_since or attempt.started
+        start = attempt.start
+        process = start.host, start.pid, start.started
+        began = start.worker_since or attempt.started
         known = attempt.ended or attempt.last_beat or attempt.started
         first, last = spans.get(process, (began, known))
-        spans[process], shares[process] = (first, max(last, known)), attempt.device_share
+        spans[process], shares[process] = (first, max(last, known)), start.device_share
     return sum(shares[process] * (last - first) for process, (first, last) in spans.items())
 
 
 def _attempts(trunk: RunDir) -> list[Attempt]:
     found = attempt_log.read(trunk)
     if found and found[-1].ended is None:
-        found[-1].last_beat = claim.last_beat(trunk.path)
+        found[-1] = replace(found[-1], last_beat=claim.last_beat(trunk.path))
     return found
 
 

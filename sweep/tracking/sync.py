@@ -125,7 +125,7 @@ class Upload:
 
     def run(self, run_id: str) -> Outcome:
         """Upload a run's files in order, up to the first that fails: no later row may come before its rows."""
-        if claim.living(RunDir.of_trial(self.runs, run_id).path / "wandb") is not None:
+        if claim.held_by(RunDir.of_trial(self.runs, run_id).path / "wandb") is not None:
             return Outcome(run_id, "is being trained; sync again when it has ended")
         for file in wandb_files.of_run(self.runs, run_id):
             outcome = Outcome(run_id) if wandb_files.is_up(file) else self._file(run_id, file)

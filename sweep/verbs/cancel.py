@@ -132,7 +132,7 @@ def _trained_here(sweep: SweepDir, families: list[str], workers: set[int]) -> di
             continue
         if gone is False and holder.pid in workers:
             found[holder.pid] = family_id
-        log = next((one.log for one in reversed(attempt_log.read(trunk)) if one.log), None)
+        log = next((one.start.log for one in reversed(attempt_log.read(trunk)) if one.start.log), None)
         if gone is None and log and Path(log).parent == sweep.logs.resolve():
             print(f"{family_id}: trained on host {holder.host}; there: kill -TERM {holder.pid}", file=sys.stderr)
     return found

@@ -100,7 +100,11 @@ def logs_of(
     Of a trial that was `finished` (seconds since the epoch), only those from before, and of sweeps that plan it.
     """
     tried = attempt_log.read(trunk)
-    found = {path: Log(path, one.started) for one in tried if one.log and (path := Path(one.log).resolve()).exists()}
+    found = {
+        path: Log(path, one.started)
+        for one in tried
+        if one.start.log and (path := Path(one.start.log).resolve()).exists()
+    }
     for plan in plans:
         if not (plan.parent / "slurm").is_dir() or (trial_id or family_id) not in plan.read_text():
             continue
@@ -108,7 +112,7 @@ def logs_of(
         for element in asked.elements_of[family_id]:
             path, submission = asked.log(element).resolve(), asked.submission_of[element]
             if path.exists() and path not in found:
-                starts = [one.started for one in tried if one.job and one.job["id"] == element]
+                starts = [one.started for one in tried if one.job and one.job.id == element]
                 of = f"job {element} (submission {submission.folder.name} of sweep {plan.parent.name})"
                 note = "" if starts else f"{of}: ended before it came to this run, or has not come to it yet"
                 found[path] = Log(path, max([submission.time, *starts]), note)
@@ -131,8 +135,8 @@ def _show(path: Path, shown: dict[Path, int]) -> None:
 def _told(number: int, attempt: Attempt) -> str:
     """One line on an attempt: when, where, how it ended."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
-    where = (attempt.job or {}).get("node") or attempt.host
-    job = f", job {attempt.job['id']} (restart {attempt.job['restart']})" if attempt.job else ""
+    where = (attempt.job.node if attempt.job else "") or attempt.start.host
+    job = f", job {attempt.job.id} (restart {attempt.job.restart})" if attempt.job else ""
     ended = (
         "no end" if attempt.ended is None else f"{attempt.outcome} after {duration(attempt.ended - attempt.started)}"
     )

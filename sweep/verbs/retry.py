@@ -49,8 +49,8 @@ def forget(sweep: SweepDir, names: list[str]) -> list[str]:
             missing.setdefault(line["family_id"], []).append(run)
     for family_id, trials in list(missing.items()):
         trunk = RunDir.of_trunk(runs, family_id)
-        if claim.living(trunk.path, job_is_gone) is not None:
-            print(f"{family_id}: is being trained, left alone: {claim.holder_of(trunk.path)}", file=sys.stderr)
+        if (held := claim.held_by(trunk.path, job_is_gone)) is not None:
+            print(f"{family_id}: is being trained, left alone: {held}", file=sys.stderr)
             del missing[family_id]
         elif trunk.attempts.exists():
             attempt_log.retry(trunk)

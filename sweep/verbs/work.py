@@ -114,10 +114,11 @@ def _after_others(sweep: SweepDir, families: list[str], status: int) -> int:
     for trials in by_family([trial for trial in planned_trials(sweep) if trial.family_id in families]):
         trunk = RunDir.of_trunk(runs, trials[0].family_id)
         missing = {t.trial_id for t in trials if not RunDir.of_trial(runs, t.trial_id).record.exists()}
-        if not missing or claim.living(trunk.path) is None:
+        held = claim.held_by(trunk.path)
+        if not missing or held is None:
             continue
-        who = f"{trials[0].family_id}: {claim.holder_of(trunk.path)}"
-        if missing <= attempt_log.trials_in_training(trunk) or claim.is_silent(trunk.path):
+        who, tried = f"{trials[0].family_id}: {held}", attempt_log.read(trunk)
+        if held.is_silent or (tried and all(tried[-1].includes(trial_id) for trial_id in missing)):
             say(f"{who}: left to who is training it")
         else:
             say(f"{who}: trains other budgets of it; this element comes back later")

@@ -12,6 +12,7 @@ from sweep.common.exits import FAILED
 from sweep.data.tokens import Tokens
 from sweep.plan.trial import Trial
 from sweep.runs import attempt_log, claim, environment
+from sweep.runs.attempt_log import SavedState
 from sweep.runs.claim import Claim
 from sweep.runs.rundir import RunDir
 from sweep.train import checkpoint
@@ -77,7 +78,7 @@ class Attempt:
         context, held = self.context, self.held
 
         def on_progress(news: dict[str, Any]) -> None:
-            held.progress.update(news)
+            held.report(news)
             context.on_row(news)
 
         def should_stop() -> bool:
@@ -131,15 +132,15 @@ class Attempt:
             raise
         return in_vain
 
-    def _saved(self) -> dict[str, Any]:
+    def _saved(self) -> SavedState:
         """What there is of the family: records, and the steps of its checkpoints. Training on changes it."""
         runs = [RunDir.of_trial(self.context.runs, trial.trial_id) for trial in self.trials]
         steps = {run.path.name: checkpoint.step_of(run.checkpoint) for run in runs if run.checkpoint.exists()}
-        return {
-            "records": sum(run.record.exists() for run in runs),
-            "trunk_steps": self.trunk.stable_steps()[-1:],
-            "trial_steps": steps,
-        }
+        return SavedState(
+            records=sum(run.record.exists() for run in runs),
+            trunk_steps=self.trunk.stable_steps()[-1:],
+            trial_steps=steps,
+        )
 
     def _give_up(self, in_vain: list[attempt_log.Attempt]) -> Outcome:
         line = (

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -30,6 +30,7 @@ from sweep.common.units import counted, duration, short
 from sweep.plan.packing import Execution, gpus, peers, processes_per_device
 from sweep.plan.plan import Plan
 from sweep.runs import claim
+from sweep.runs.claim import Heartbeat
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
 from sweep.runs.sweepdir import SweepDir
@@ -223,7 +224,7 @@ class _Board:
         self.families = plan.families()
         self.started = time.monotonic()
         self.done: set[str] = set()
-        self.beats: list[dict[str, Any]] = []
+        self.beats: list[Heartbeat] = []
         self.work_before = 0.0
         self.update()
         self.work_before = self._work()
@@ -234,9 +235,9 @@ class _Board:
         for family in self.families:
             if all(trial.trial_id in self.done for trial in family):
                 continue
-            beat = claim.living(RunDir.of_trunk(self.plan.runs, family[0].family_id).path)
-            if beat and beat.get("trial_id") in self.trials:
-                self.beats.append(beat)
+            held = claim.held_by(RunDir.of_trunk(self.plan.runs, family[0].family_id).path)
+            if held is not None and held.heartbeat.trial_id in self.trials:
+                self.beats.append(held.heartbeat)
 
     def outcome(self, trial_id: str) -> str:
         """One line on a trial that has just ended."""
@@ -251,13 +252,9 @@ class _Board:
     def _work(self) -> float:
         """Estimated device seconds that are behind us."""
         seconds = sum(self.plan.family_seconds([t for t in f if t.trial_id in self.done]) for f in self.families)
-        return seconds + sum(self._share(beat) * self._seconds(beat) for beat in self.beats)
-
-    def _seconds(self, beat: dict[str, Any]) -> float:
-        return self.plan.estimates[beat["trial_id"]].seconds
-
-    def _share(self, beat: dict[str, Any]) -> float:
-        return beat.get("step", 0) / max(1, beat.get("steps", 1))
+        return seconds + sum(
+            beat.step / max(1, beat.steps) * self.plan.estimates[str(beat.trial_id)].seconds for beat in self.beats
+        )
 
     def time_left(self) -> float:
         """From how fast the estimated work has been done since the start."""
@@ -277,14 +274,14 @@ class _Board:
         for heading in ("training", "N", "D", "step", "loss", "tokens/s", "left"):
             table.add_column(heading, justify="left" if heading == "training" else "right", no_wrap=True)
         for beat in self.beats:
-            trial = self.trials[beat["trial_id"]]
-            speed, loss = beat.get("tokens_per_second"), beat.get("loss_nats")
-            left = (trial.config.steps - beat.get("step", 0)) * trial.config.batch_tokens
+            trial = self.trials[str(beat.trial_id)]
+            speed, loss = beat.tokens_per_second, beat.loss_nats
+            left = (trial.config.steps - beat.step) * trial.config.batch_tokens
             table.add_row(
                 trial.trial_id,
                 short(trial.params_non_embedding),
                 short(trial.tokens),
-                f"{beat.get('step', 0)}/{trial.config.steps}",
+                f"{beat.step}/{trial.config.steps}",
                 f"{loss:.4f}" if loss else "",
                 f"{speed:,.0f}" if speed else "",
                 duration(left / speed) if speed else "",
@@ -309,4 +306,4 @@ def check(plan: Plan) -> None:
 def held_elsewhere(plan: Plan) -> list[str]:
     """Families with missing trials that somebody else is training, and who."""
     trunks = {family[0].family_id: RunDir.of_trunk(plan.runs, family[0].family_id).path for family in plan.left()}
-    return [f"{name}: {claim.holder_of(path)}" for name, path in trunks.items() if claim.living(path) is not None]
+    return [f"{name}: {held}" for name, path in trunks.items() if (held := claim.held_by(path)) is not None]

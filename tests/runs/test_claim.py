@@ -67,9 +67,9 @@ def test_a_released_claim_is_free_at_once_and_numbers_go_up(tmp_path):
     assert claim.holder_of(tmp_path).startswith(
         f"host {first.holder.host}, process {os.getpid()}, last heartbeat 0 s ago"
     )
-    assert claim.living(tmp_path)["nonce"] == first.holder.nonce
+    assert claim.held_by(tmp_path).heartbeat.nonce == first.holder.nonce
     first.release()
-    assert claim.living(tmp_path) is None
+    assert claim.held_by(tmp_path) is None
     assert claim.holder_of(tmp_path) != ""
     second = claim.acquire(tmp_path)
     assert (first.generation, second.generation) == (1, 2)
@@ -78,7 +78,7 @@ def test_a_released_claim_is_free_at_once_and_numbers_go_up(tmp_path):
 
 def test_a_dead_process_is_taken_over_however_fresh_its_heartbeat(tmp_path, dead):
     put(tmp_path, dead)
-    assert claim.living(tmp_path) is None
+    assert claim.held_by(tmp_path) is None
     held = claim.acquire(tmp_path)
     assert held.generation == 2
     held.release()
@@ -100,7 +100,7 @@ def test_a_zombie_is_gone(tmp_path):
     try:
         time.sleep(0.1)
         put(tmp_path, replace(Holder.here(), pid=pid))
-        assert claim.living(tmp_path) is None
+        assert claim.held_by(tmp_path) is None
     finally:
         os.waitpid(pid, 0)
 
@@ -129,7 +129,7 @@ def test_a_silent_claim_from_elsewhere_stays_until_a_person_says_so(tmp_path, ch
 def test_a_claim_from_elsewhere_that_beats_is_not_silent(tmp_path):
     put(tmp_path, replace(Holder.here(), host="elsewhere"))
     assert not claim.is_silent(tmp_path)
-    assert claim.living(tmp_path)["step"] == 7
+    assert claim.held_by(tmp_path).heartbeat.step == 7
     assert claim.acquire(tmp_path) is None
     assert "clean --claims" not in claim.holder_of(tmp_path)
 
@@ -212,7 +212,7 @@ def test_an_array_is_not_its_last_element(monkeypatch):
 
 def test_a_claim_of_another_version_is_named(tmp_path):
     files.write_json(tmp_path / "claim.000001.json", {"host": "x", "who": "?"})
-    with pytest.raises(UserError, match=r"claim\.000001\.json: not a claim of this version \(.+\); delete it"):
+    with pytest.raises(UserError, match=r"claim\.000001\.json: damaged \(boot_id is missing\); delete it"):
         claim.acquire(tmp_path)
 
 
@@ -225,10 +225,10 @@ def wait_until(condition, seconds=5.0):
 
 def test_the_heartbeat_is_renewed_and_carries_the_progress(tmp_path, quick):
     held = claim.acquire(tmp_path)
-    first = claim.living(tmp_path)
-    held.progress["step"] = 12
-    wait_until(lambda: claim.living(tmp_path).get("step") == 12)
-    assert claim.living(tmp_path)["time"] > first["time"]
+    first = claim.held_by(tmp_path).heartbeat
+    held.report({"step": 12, "phase": "stable"})
+    wait_until(lambda: claim.held_by(tmp_path).heartbeat.step == 12)
+    assert claim.held_by(tmp_path).heartbeat.time > first.time
     held.release()
 
 
@@ -244,7 +244,7 @@ def test_a_lost_claim_is_noticed_and_stops_beating(tmp_path, quick, how):
     time.sleep(0.1)
     assert json.loads((tmp_path / "heartbeat.json").read_text()) == {"of": "the new holder"}
     held.release()  # of its own generation: the new one stands
-    assert (claim.living(tmp_path) is not None) == (how == "taken over")
+    assert (claim.held_by(tmp_path) is not None) == (how == "taken over")
 
 
 def test_a_stopped_process_that_lost_its_claim_learns_of_it(tmp_path):
@@ -279,6 +279,6 @@ def test_a_full_disk_does_not_end_the_heartbeat(tmp_path, quick, monkeypatch):
         patched.setattr(files.os, "fsync", full)
         time.sleep(0.1)
     assert not held.lost
-    held.progress["step"] = 3
-    wait_until(lambda: claim.living(tmp_path).get("step") == 3)
+    held.report({"step": 3, "phase": "stable"})
+    wait_until(lambda: claim.held_by(tmp_path).heartbeat.step == 3)
     held.release()

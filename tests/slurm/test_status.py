@@ -158,7 +158,7 @@ def test_damage_is_said_of_the_trial_that_has_it(small):
     got = states(sweep)
     assert got[short.trial_id][0] == got[long.trial_id][0] == "failed"
     assert "record.json: damaged; delete it to train the trial again" in got[short.trial_id][1]
-    assert "attempts.jsonl:1: damaged line" in got[long.trial_id][1]
+    assert "attempts.jsonl:1: damaged (" in got[long.trial_id][1]
 
 
 # ---- with submissions ----
@@ -746,7 +746,7 @@ def test_retry_trains_here_what_was_given_up_and_nothing_else(small, capsys):
     told = [one.outcome for one in attempt_log.read(trunk)]
     assert told == ["given up", "done"]
     assert "2 of 2 trials have a record" in capsys.readouterr().err
-    log = Path(attempt_log.read(trunk)[-1].log)
+    log = Path(attempt_log.read(trunk)[-1].start.log)
     assert log == (sweep.logs / "worker-0.log").resolve()
     assert f"{short.trial_id}: begins" in log.read_text()
 

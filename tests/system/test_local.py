@@ -207,7 +207,7 @@ def test_the_live_table_shows_who_trains_what(small):
     board = local._Board(plan)
     assert board.done == {t.trial_id for t in plan.trials}
     trial = plan.trials[0]
-    board.beats = [{"trial_id": trial.trial_id, "step": 5, "steps": 20, "loss_nats": 4.25, "tokens_per_second": 1000.0}]
+    board.beats = [claim.Heartbeat(trial_id=trial.trial_id, step=5, steps=20, loss_nats=4.25, tokens_per_second=1000.0)]
     with open(os.devnull, "w") as nowhere:
         console = Console(width=120, record=True, file=nowhere)
         console.print(board)

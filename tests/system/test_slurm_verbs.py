@@ -158,7 +158,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_once_its_claim_is_silent(
     wait_until(lambda: trunk.stable_steps(), cluster=cluster)
     holder = claim.current_holder(trunk.path)
     assert holder.is_gone() is None  # its host is not this one
-    assert claim.living(trunk.path) is not None
+    assert claim.held_by(trunk.path) is not None
     node, element = holder.job.node, holder.job.id
     cluster.crash(node)
     cluster.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
@@ -172,8 +172,8 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_once_its_claim_is_silent(
     assert killed is None
     assert (end["outcome"], again["job"]["id"], again["job"]["restart"]) == ("done", element, 1)
     assert again["job"]["node"] != node
-    assert again["standing"]["trunk_steps"] > [0]
-    assert again["time"] - first["time"] > claim.SILENT_SECONDS
+    assert again["saved_state"]["trunk_steps"] > [0]
+    assert again["time"] - first.time > claim.SILENT_SECONDS
     assert_as_if_alone(plan, trial, workspace)
     _, out, _ = verb("logs", trial.trial_id)
     assert f"on {node}, job {element} (restart 0), no end" in out

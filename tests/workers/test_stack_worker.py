@@ -86,7 +86,7 @@ def test_families_of_one_shape_share_a_stack_and_the_others_are_alone(plan, unin
     assert stack_of(uninterrupted, alone) is None
     for trial in plan.trials:
         assert attempts_of(uninterrupted, trial) == ["start", "done"]
-        assert claim.living(RunDir.of_trunk(uninterrupted, trial.family_id).path) is None
+        assert claim.held_by(RunDir.of_trunk(uninterrupted, trial.family_id).path) is None
     assert not list(uninterrupted.rglob("checkpoint.pt"))
 
 
@@ -156,7 +156,7 @@ def test_no_more_families_are_held_than_a_workers_share(plan, workspace, monkeyp
 
     def counting(self):
         folders = {RunDir.of_trunk(plan.runs, trial.family_id).path for trial in plan.trials}
-        held.append(sum(folder.exists() and claim.living(folder) is not None for folder in folders))
+        held.append(sum(folder.exists() and claim.held_by(folder) is not None for folder in folders))
         return update(self)
 
     monkeypatch.setattr(Stack, "update", counting)

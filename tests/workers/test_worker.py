@@ -223,9 +223,9 @@ def test_progress_between_failures_starts_the_count_anew(lone, workspace, monkey
 
 def test_killed_attempts_count_and_a_persons_ctrl_c_does_not(lone, workspace):
     trunk = RunDir.of_trunk(lone.runs, lone.trials[0].family_id)
-    saved = {"records": 0, "trunk_steps": [], "trial_steps": {}}
+    saved = attempt_log.SavedState()
     job = {"id": "4_2", "name": "x", "restart": 0, "cluster": "c", "node": "n1"}
-    start = {"time": 0.0, "host": "h", "pid": 1, "standing": saved}
+    start = {"time": 0.0, "host": "h", "pid": 1, "saved_state": asdict(saved)}
     tiny.attempt(trunk, "start", attempt=1, **start)  # and then SIGKILL
     tiny.attempt(trunk, "start", attempt=2, job=None, **start)
     tiny.attempt(trunk, "end", attempt=2, time=1.0, outcome="stopped", error=None)
@@ -235,7 +235,7 @@ def test_killed_attempts_count_and_a_persons_ctrl_c_does_not(lone, workspace):
         trunk, "end", attempt=3, time=1.0, outcome="stopped", error=None
     )  # a time limit too short for one step
     assert [one.number for one in attempt_log.without_progress(trunk, saved)] == [1, 3]
-    assert attempt_log.without_progress(trunk, {**saved, "records": 1}) == []
+    assert attempt_log.without_progress(trunk, replace(saved, records=1)) == []
     assert tiny.train(lone, max_attempts=3) == 0
 
 
@@ -247,7 +247,7 @@ def test_a_damaged_list_of_attempts_fails_its_family_alone(plan, workspace):
     said = []
     assert tiny.train(plan, log=said.append) == 1
     assert plan.done() == {t.trial_id for t in other}
-    assert f"{trunk.attempts}:1: damaged line" in said[0]
+    assert f"{trunk.attempts}:1: damaged (" in said[0]
 
 
 # ---- out of device memory: a loss that raises the error of a full GPU, there being none here ----
