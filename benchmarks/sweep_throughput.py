@@ -337,7 +337,8 @@ def ladder(folder: Path, scale: dict[str, Any]) -> dict[str, Any]:
 
 def interruptible(command: list[str]) -> int:
     """Its exit status. Whoever stops us stops it: training must not go on where nobody measures it."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: in the background of a script it begins ignored
+        signal.signal(number, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)  # Ctrl-C reaches us alone
     try:
         return process.wait()

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers import tiny
 
-pytest_plugins = ["tests.helpers.slurm_cluster", "tests.helpers.held_submissions"]
+pytest_plugins = ["tests.helpers.slurm_cluster", "tests.helpers.held_submissions", "tests.helpers.processes"]
 os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are decorated, so before they are imported
 os.environ["WANDB_MODE"] = "disabled"  # what a test sends to W&B, it says
 

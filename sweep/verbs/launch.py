@@ -73,13 +73,13 @@ def launch(request: Request) -> int:
 
 
 def _here(request: Request) -> int:
+    local.listen()
     console = open_console(stderr=True)
     plan = plan_here(request.overrides, only=request.only)
     sweep = plan.sweep
     additions(plan, sweep, request.extend)
     local.check(plan)
     refuse_damaged(plan)
-    local.listen()
     try:
         if local.calibrate_where_it_pays(plan.restricted(), console):
             plan = plan_here(request.overrides, only=request.only)

@@ -86,8 +86,12 @@ def launch(plan: Plan, sweep: SweepDir, console: Console, start_mirror: Callable
 
 
 def listen() -> None:
-    """Take being told to end as Ctrl-C: without us what we started would go on unseen."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    """Raise KeyboardInterrupt when told to end in any way: what we started would go on unseen without us.
+
+    SIGINT is named too because Python leaves it ignored where the caller ignored it, as a shell does for what a script
+    starts in the background.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
 

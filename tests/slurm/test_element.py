@@ -74,6 +74,8 @@ def test_the_exit_status_is_again_if_any_says_so_else_failed_if_any_did(tmp_path
 
 WAITS = """
 import os, signal, sys, time
+
+pytestmark = pytest.mark.usefixtures("end_processes")
 def told(number, frame):
     os.write(1, signal.Signals(number).name.encode() + b"\\n")
     if number != signal.SIGCONT: sys.exit(75)

@@ -31,6 +31,8 @@ from sweep.verbs import cancel, launch
 from sweep.verbs.status import to_json
 from tests.helpers import tiny
 
+pytestmark = pytest.mark.usefixtures("end_processes")
+
 
 @pytest.fixture
 def small(overrides, workspace):
@@ -662,17 +664,13 @@ def test_cancel_ends_a_local_launch_whose_workers_are_still_starting(overrides, 
     tiny.make_sweep(grid)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     launched = subprocess.Popen([sys.executable, "-m", "sweep", "launch", "--no-report", *grid], env=environment)
-    try:
-        end = time.monotonic() + 120
-        while len(cancel._workers(SweepDir(Path("sweeps/small")))) < 2:
-            assert launched.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.05)
-        assert main(["cancel", "small"]) == 0
-        assert launched.wait(60) == 75
-    finally:
-        launched.terminate()  # and it stops its workers
-        launched.wait(60)
+    end = time.monotonic() + 120
+    while len(cancel._workers(SweepDir(Path("sweeps/small")))) < 2:
+        assert launched.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert main(["cancel", "small"]) == 0
+    assert launched.wait(60) == 75
 
 
 def test_cancel_leaves_the_workers_of_another_sweep_with_the_same_runs(small, overrides, capsys, worker):

@@ -20,6 +20,8 @@ from sweep.runs.sweepdir import SweepDir
 from tests.helpers.held_submissions import HELD, families, there
 from tests.helpers.slurm_cluster import wait_until
 
+pytestmark = pytest.mark.usefixtures("end_processes")
+
 
 def elements(*held):
     """`job_index` of all that the queue holds of these submissions' arrays."""

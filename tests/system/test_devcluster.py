@@ -18,6 +18,8 @@ STEP = """\
 echo "start ${SLURM_RESTART_COUNT:-0} on $SLURMD_NODENAME"
 srun --overlap python3 -uc '
 import signal, sys, time
+
+pytestmark = pytest.mark.usefixtures("end_processes")
 def leave(number, frame):
     print("step got", signal.Signals(number).name)
     sys.exit(75)

@@ -22,6 +22,8 @@ from sweep.verbs.plan import plan_here
 from sweep.workers import local
 from tests.helpers import tiny
 
+pytestmark = pytest.mark.usefixtures("end_processes")
+
 
 class NoMirror:
     """In the place of what mirrors a launch to W&B."""
@@ -39,9 +41,10 @@ def grid(overrides):
     return [*overrides, "sweep.name=small", tiny.steps(400), "seed=0,1", "eval.log_every_steps=50", "run.workers=2"]
 
 
-def launch(arguments):
+def launch(arguments, through=()):
+    """A launch in a process of its own; `through` is what starts it, such as a shell."""
     return subprocess.Popen(
-        [sys.executable, "-m", "sweep", "launch", "--no-report", *arguments],
+        [*through, sys.executable, "-m", "sweep", "launch", "--no-report", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
@@ -97,6 +100,25 @@ def test_workers_stop_too_where_nobody_can_be_told(grid, workspace):
         assert time.monotonic() < end, "a worker goes on unseen"
         time.sleep(0.1)
     assert "stopped" in [read_json_lines(trunk.attempts)[-1]["outcome"] for trunk in begun]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_launch_in_the_background_of_a_script_stops_too(grid, workspace, number):
+    """A shell has what a script starts with `&` ignore SIGINT, and so do the processes of some CI."""
+    plan = plan_here(grid)
+    process = launch(grid, through=["sh", "-c", 'trap "" INT; exec "$@"', "sh"])
+    trunks = [RunDir.of_trunk(plan.runs, family[0].family_id) for family in plan.families()]
+    wait_until_begun(process, trunks)
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "stopping: each worker finishes its step and saves" in said
+    stopped = 0
+    for trunk, (trial,) in zip(trunks, plan.families(), strict=True):
+        if trunk.attempts.exists() and read_json_lines(trunk.attempts)[-1]["outcome"] == "stopped":
+            stopped += 1
+            assert [*trunk.path.glob("*.pt"), *RunDir.of_trial(plan.runs, trial.trial_id).path.glob("*.pt")]
+    assert stopped
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

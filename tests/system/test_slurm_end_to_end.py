@@ -28,6 +28,7 @@ from sweep.runs.rundir import RunDir
 from sweep.runs.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here
 from tests.helpers import tiny
+from tests.helpers.processes import ending_processes
 from tests.helpers.slurm_cluster import ROOT, clear, elements, ended, release, submit, wait_until
 from tools.devcluster.cluster import CONTROLLER, Cluster
 
@@ -165,12 +166,13 @@ def calm(cluster_without_accounting, overrides, tmp_path_factory):
         'case "$*" in *array-0*) kill -9 $PPID ;; esac\necho "$job"\n'
     )
     sbatch.chmod(0o755)
-    killed = story.start_launch(PATH=f"{sbatch.parent}:{story.cluster.environment()['PATH']}")
-    said = killed.communicate()[0]
-    assert killed.returncode == -signal.SIGKILL, said
-    both = [story.start_launch(), story.start_launch()]
-    said = [one.communicate()[0] for one in both]
-    assert sorted(one.returncode for one in both) in ([0, 0], [0, 2]), said
+    with ending_processes():
+        killed = story.start_launch(PATH=f"{sbatch.parent}:{story.cluster.environment()['PATH']}")
+        said = killed.communicate()[0]
+        assert killed.returncode == -signal.SIGKILL, said
+        both = [story.start_launch(), story.start_launch()]
+        said = [one.communicate()[0] for one in both]
+        assert sorted(one.returncode for one in both) in ([0, 0], [0, 2]), said
     story.end()
     return story
 

@@ -23,6 +23,8 @@ from sweep.tracking import account, client, sync, wandb_files
 from tests.helpers import tiny
 from tests.helpers.wandb_api import ENTITY, KEY, Stored, Trouble, signed_in
 
+pytestmark = pytest.mark.usefixtures("end_processes")
+
 SECTION = WandbSection(mode="offline", project="p")
 ROWS = {"one": [(0, 1, 2), (3, 4)], "two": [(0, 1, 2, 3)], "three": [(0, 1)]}  # run → the steps of each attempt
 

@@ -46,7 +46,8 @@ def up(args: argparse.Namespace, cluster: Cluster) -> int:
             file=sys.stderr,
         )
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: in the background of a script it begins ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         os.write(sys.stdout.fileno(), line.encode())  # unbuffered: nothing is left to flush where nobody reads any more
         sys.stdin.read()
