@@ -60,7 +60,7 @@ def test_the_readme_is_short():
 
 
 def test_links_lead_somewhere():
-    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)\s]+)\)", text(page))]
+    links = [(page, link) for page in PAGES for link in re.findall(r"(?:\]\(|src=\")([^)\"\s]+)", text(page))]
     assert len(links) > 30
     wrong = []
     for page, link in links:
