@@ -11,6 +11,8 @@ import pytest
 from slurm.element import Supervisor, cores_of, visible_devices
 from sweep.common.checkout import ROOT
 
+pytestmark = pytest.mark.usefixtures("end_processes")
+
 TELL = """
 import json, os  # one write each, or the lines of several workers mix
 told = [os.environ.get("CUDA_VISIBLE_DEVICES"), sorted(os.sched_getaffinity(0))]
@@ -74,8 +76,6 @@ def test_the_exit_status_is_again_if_any_says_so_else_failed_if_any_did(tmp_path
 
 WAITS = """
 import os, signal, sys, time
-
-pytestmark = pytest.mark.usefixtures("end_processes")
 def told(number, frame):
     os.write(1, signal.Signals(number).name.encode() + b"\\n")
     if number != signal.SIGCONT: sys.exit(75)
