@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.provenance import save
 from sweep.data.placeholder import Unprepared
 from sweep.plan.plan import make_plan
-from sweep.plan.plan import save as save_plan
+from sweep.plan.storage import save as save_plan
 from sweep.plan.trial import Trial
 from sweep.runs.collect import collect
 from sweep.runs.record import Record

@@ -20,7 +20,7 @@ from benchmarks.provenance import save
 from sweep.common.checkout import ROOT
 from sweep.data.markov import MarkovSource
 from sweep.data.tokens import Tokens, windows
-from sweep.plan.plan import planned_trials
+from sweep.plan.storage import planned_trials
 from sweep.plan.trial import TrialConfig
 from sweep.report import answers, results
 from sweep.runs.sweepdir import SweepDir

@@ -25,7 +25,7 @@ from sweep.common import files
 from sweep.config.cluster import SlurmSection
 from sweep.data.placeholder import Unprepared
 from sweep.plan.plan import Plan, make_plan
-from sweep.plan.plan import save as save_plan
+from sweep.plan.storage import save as save_plan
 from sweep.runs.claim import Holder
 from sweep.runs.rundir import RunDir
 from sweep.runs.sweepdir import SweepDir

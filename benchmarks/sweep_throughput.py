@@ -42,7 +42,8 @@ from sweep.common.files import append_json, read_json, read_json_lines, write_js
 from sweep.config.compose import compose
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
-from sweep.plan.trial import Trial, resolve
+from sweep.plan.resolve import resolve
+from sweep.plan.trial import Trial
 from sweep.runs.environment import code_hash
 from sweep.train import loop
 from sweep.train.curve import Curve, State

@@ -24,7 +24,8 @@ from sweep.common.devices import resolve_device
 from sweep.config.compose import compose
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
-from sweep.plan.trial import Trial, resolve
+from sweep.plan.resolve import resolve
+from sweep.plan.trial import Trial
 from sweep.train import loop
 from sweep.train.curve import Curve, State
 from sweep.train.setup import Setup

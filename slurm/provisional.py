@@ -16,7 +16,8 @@ from sweep.common import files
 from sweep.data.placeholder import Unprepared, is_stand_in, stand_in
 from sweep.data.prepare import DataConfig, find, prepare
 from sweep.data.tokens import Tokens
-from sweep.plan.plan import Plan, absolute_paths, make_plan, planned_trials
+from sweep.plan.plan import Plan, absolute_paths, make_plan
+from sweep.plan.storage import planned_trials
 from sweep.plan.trial import Trial
 from sweep.runs.sweepdir import SweepDir
 

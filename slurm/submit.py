@@ -16,8 +16,9 @@ from slurm.shared_folders import check_folders
 from slurm.submission import JobRef, Submission, exclusive, submissions
 from sweep.common.errors import UserError
 from sweep.common.exits import say
-from sweep.plan.plan import Plan, absolute_paths, additions, make_plan, refuse_damaged, save
+from sweep.plan.plan import Plan, absolute_paths, make_plan, refuse_damaged
 from sweep.plan.price import price
+from sweep.plan.storage import additions, save
 from sweep.plan.trial import Trial
 from sweep.runs.claim import Claim
 from sweep.runs.sweepdir import SweepDir, launch_command

@@ -12,8 +12,10 @@ from sweep.common.units import parse_quantity
 from sweep.config.compose import Config, compose
 from sweep.config.model import resolve as resolve_model
 from sweep.data.placeholder import Unprepared
-from sweep.plan.plan import Plan, planned_trials
-from sweep.plan.trial import Trial, check, resolve
+from sweep.plan.plan import Plan
+from sweep.plan.resolve import check, resolve
+from sweep.plan.storage import planned_trials
+from sweep.plan.trial import Trial
 from sweep.plan.variant import variant
 from sweep.runs.sweepdir import SweepDir, launch_command
 

@@ -6,12 +6,12 @@ each with its reason. What is left gets an estimate, and a way of being trained.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sweep.common import expressions, files
+from sweep.common import expressions
 from sweep.common.devices import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.common.errors import UserError
 from sweep.common.units import format_bytes
@@ -22,11 +22,12 @@ from sweep.data.prepare import DataConfig
 from sweep.data.tokens import Tokens
 from sweep.plan.grid import Point, grid
 from sweep.plan.packing import Execution, check_micro_batch, executions, pays_to_calibrate, peers, training_bytes
+from sweep.plan.resolve import check, resolve
 from sweep.plan.speeds import ALONE, Estimate, Speeds
-from sweep.plan.trial import Trial, check, resolve
+from sweep.plan.trial import Trial
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
-from sweep.runs.sweepdir import SweepDir, launch_command
+from sweep.runs.sweepdir import SweepDir
 
 ADAM_BYTES_PER_PARAM = 12  # fp32 weight and two moments, in a checkpoint
 WEIGHT_BYTES_PER_PARAM = 4
@@ -234,60 +235,6 @@ def _with_executions(plan: Plan, speeds: Speeds, device_name: str) -> Plan:
     return replace(plan, executions=chosen, estimates=plan.estimates | together)
 
 
-def save(plan: Plan, sweep: SweepDir, overrides: list[str], extend: bool = False) -> None:
-    """Write the plan to its sweep's folder; what the folder holds already stays in it (see `additions`)."""
-    there = planned_trials(sweep) if sweep.plan.exists() else []
-    new = additions(plan, sweep, extend)
-    trials = [*there, *(trial for family in plan.families() for trial in family if trial.trial_id in new)]
-    files.write_json_lines(sweep.plan, (trial.to_json() for trial in trials))
-    settings = {
-        "name": sweep.name,
-        "command": launch_command(overrides, extend),
-        "overrides": overrides,
-        "device": plan.device,
-        "run": asdict(plan.config.run),
-        "cluster": asdict(plan.config.cluster),
-        "wandb": asdict(plan.config.wandb),
-        "paths": asdict(plan.config.paths),
-        "excluded": [asdict(excluded) for excluded in plan.excluded],
-    }
-    files.write_json(sweep.path / "sweep.json", settings)
-
-
-def additions(plan: Plan, sweep: SweepDir, extend: bool) -> set[str]:
-    """The trials that the sweep's folder does not hold yet. Adding to another grid is refused unless it is meant."""
-    wanted = {trial.trial_id for trial in plan.trials}
-    if not sweep.plan.exists():
-        return wanted
-    there = {line["trial_id"]: line for line in sweep.planned()}
-    new = wanted - there.keys()
-    if new and not extend:
-        first = next(trial for trial in plan.trials if trial.trial_id in new)
-        differs = f"{first.trial_id} differs in {_difference(first, there.values())}"
-        raise UserError(
-            f"sweep.name={sweep.name}: {sweep.plan} holds another grid, of {len(there)} trials; {len(new)} of the "
-            f"{len(wanted)} asked for are not in it ({differs}); give another sweep.name=NAME, or add "
-            "them: launch with --extend"
-        )
-    return new
-
-
-def _difference(trial: Trial, others: Iterable[dict[str, Any]]) -> str:
-    """What is not the same in a trial and in the nearest to it of a plan's lines."""
-    wanted = _dotted(asdict(trial.config))
-    differing = [
-        {key: old.get(key) for key, value in wanted.items() if old.get(key) != value}
-        for old in (_dotted(line["config"]) for line in others)
-    ]
-    return ", ".join(f"{key}={wanted[key]}, there {old}" for key, old in min(differing, key=len).items())
-
-
-def _dotted(config: dict[str, Any]) -> dict[str, Any]:
-    """section.key → value of a trial's config."""
-    sections = ((name, value if isinstance(value, dict) else {"": value}) for name, value in config.items())
-    return {f"{name}.{key}".rstrip("."): value for name, keys in sections for key, value in keys.items()}
-
-
 def scheduler(overrides: list[str]) -> str:
     """`cluster.scheduler` of the grid's first point."""
     return next((point.config.cluster.scheduler for point in grid(overrides)), "local")
@@ -315,11 +262,6 @@ def absolute_paths(plan: Plan) -> Plan:
     """The same plan with `paths.*` that hold wherever a job runs."""
     paths = {key: str(Path(folder).absolute()) for key, folder in vars(plan.config.paths).items()}
     return replace(plan, config=replace(plan.config, paths=PathsSection(**paths)))
-
-
-def planned_trials(sweep: SweepDir) -> list[Trial]:
-    """The trials of a sweep's plan."""
-    return [Trial.from_json(line, sweep.plan) for line in sweep.planned()]
 
 
 def by_family(trials: list[Trial]) -> list[list[Trial]]:

@@ -1,4 +1,4 @@
-"""From a config to a trial: every number that defines it, its identity, and what is known before training.
+"""A trial: every number that defines it, its identity, and what is known before training.
 
 A trial's id is a hash of resolved values, so two ways of saying the same run give the same id, and the same
 trial wanted by two sweeps is trained once. How it is executed (`RunOptions`) is never part of it.
@@ -6,7 +6,7 @@ trial wanted by two sweeps is trained once. How it is executed (`RunOptions`) is
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,7 @@ from models.config import ModelConfig
 from models.count import FlopsPerToken, flops_per_token, params_by_group, params_non_embedding, params_total
 from sweep.common.errors import UserError
 from sweep.common.files import read_json, write_json
-from sweep.common.units import parse_count, parse_quantity, scientific, short
-from sweep.config.compose import Config, OptimSection, ScheduleSection
-from sweep.config.model import resolve as resolve_model
-from sweep.data.placeholder import Unprepared
-from sweep.data.tokens import Tokens, count_sequences, more_than_available
+from sweep.common.units import scientific, short
 from sweep.plan.schedule import Schedule
 from sweep.runs.rundir import SCHEMA_VERSION
 
@@ -144,7 +140,7 @@ class Trial:
     @property
     def lr_multiplier(self) -> float:
         """The learning rate over what the rule gives for this width, whether it was written as one or the other."""
-        ratio = self.config.optim.lr / _lr_by_rule(self.written["optim"]["lr_base"], self.config.model.width)
+        ratio = self.config.optim.lr / lr_by_rule(self.written["optim"]["lr_base"], self.config.model.width)
         return float(f"{ratio:.4g}")  # the learning rate itself is rounded
 
     def facts(self) -> dict[str, Any]:
@@ -229,142 +225,8 @@ class Trial:
         return trial
 
 
-def resolve(config: Config, tokens: Tokens | Unprepared, device: str) -> Trial:
-    """The trial that `config` says, over prepared data, for `device` ("cpu" or "cuda"; it decides `precision: auto`).
-
-    Raises UserError where a value is impossible. Whether the numbers fit together is asked of `check`, so that a grid's
-    conditions can exclude a point first.
-    """
-    section = config.model
-    if section.params is not None:
-        section = replace(section, params=parse_count("model.params", section.params))
-    try:
-        model = resolve_model(section, vocab_size=tokens.vocab_size, seq_len=config.seq_len)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    trial_config = TrialConfig(
-        model=model,
-        data=DataIdentity(tokens.fingerprint, _unique_sequences(config, tokens)),
-        optim=_optim(config.optim, model.width),
-        schedule=_schedule(config.schedule, model, batch_tokens=config.batch.sequences * config.seq_len),
-        eval=Evaluation(**asdict(config.eval)),
-        batch_sequences=config.batch.sequences,
-        steps=_steps(config, model),
-        precision=_precision(config.precision, device),
-        seed=config.seed,
-    )
-    return Trial(trial_config, written=_written(config))
-
-
-def check(trial: Trial, tokens: Tokens | Unprepared) -> None:
-    """Refuse a trial whose numbers do not fit together."""
-    config = trial.config
-    per_step = config.batch_tokens
-    if config.steps < 1:
-        given = ", ".join(
-            f"budget.{key}={value}" for key, value in trial.written["budget"].items() if value is not None
-        )
-        raise UserError(f"{given}: under half a step of {per_step} tokens; give more, or a smaller batch")
-    stable = config.branch_step if config.schedule.name == "wsd" else config.steps
-    if config.schedule.warmup_steps > stable:
-        raise UserError(
-            f"schedule.warmup_tokens={config.schedule.warmup_steps * per_step}: the warm-up does not fit the "
-            f"{stable * per_step} tokens before the decay; give a larger budget or less warm-up"
-        )
-    available = count_sequences(tokens.validation, config.model.seq_len)
-    if config.eval.sequences > available:
-        raise UserError(
-            f"eval.sequences={config.eval.sequences}: the validation split holds {available} sequences of "
-            f"{config.model.seq_len} tokens; ask for fewer, or raise data.validation_fraction"
-        )
-
-
-def _steps(config: Config, model: ModelConfig) -> int:
-    given = {key: value for key, value in asdict(config.budget).items() if value is not None}
-    if len(given) != 1:
-        said = ", ".join(f"budget.{key}={value}" for key, value in given.items()) or "none is given"
-        raise UserError(f"budget: give exactly one of tokens, flops, tokens_per_param ({said})")
-    ((key, value),) = given.items()
-    amount = parse_quantity(f"budget.{key}", value)
-    per_step = config.batch.sequences * config.seq_len
-    tokens = {
-        "tokens": amount,
-        "flops": amount / flops_per_token(model).exact,
-        "tokens_per_param": amount * params_non_embedding(model),
-    }[key]
-    return round(tokens / per_step)
-
-
-def _schedule(section: ScheduleSection, model: ModelConfig, batch_tokens: int) -> Schedule:
-    if section.warmup_tokens is None:
-        warmup_tokens = section.warmup_tokens_per_param * params_non_embedding(model)
-    elif section.warmup_tokens == 0:
-        warmup_tokens = 0.0
-    else:
-        warmup_tokens = parse_quantity("schedule.warmup_tokens", section.warmup_tokens)
-    return Schedule(
-        name=section.name,
-        warmup_steps=round(warmup_tokens / batch_tokens),
-        decay_fraction=1.0 if section.name == "cosine" else section.decay_fraction,  # cosine decays all along
-        final_lr_fraction=section.final_lr_fraction,
-    )
-
-
-def _lr_by_rule(lr_base: float, width: int) -> float:
+def lr_by_rule(lr_base: float, width: int) -> float:
     return lr_base * (64 / width) ** 0.5
-
-
-def _optim(section: OptimSection, width: int) -> Optim:
-    if section.lr is not None and section.lr_multiplier != 1:
-        raise UserError(
-            f"optim.lr={section.lr:g}: is the learning rate, and optim.lr_multiplier={section.lr_multiplier:g} asks "
-            "for a multiple of the rule's; give only one (optim.lr=null, or optim.lr_multiplier=1)"
-        )
-    lr = section.lr if section.lr is not None else _lr_by_rule(section.lr_base, width) * section.lr_multiplier
-    # Six digits, so that the last bit of a platform's square root cannot change a trial's identity.
-    return Optim(
-        lr=float(f"{lr:.6g}"),
-        beta1=section.beta1,
-        beta2=section.beta2,
-        eps=section.eps,
-        weight_decay=section.weight_decay,
-        clip_norm=section.clip_norm,
-    )
-
-
-def _unique_sequences(config: Config, tokens: Tokens | Unprepared) -> int:
-    available = count_sequences(tokens.train, config.seq_len)
-    if available < 1:
-        raise UserError(
-            f"seq_len={config.seq_len}: the training split holds {len(tokens.train)} tokens, under one sequence; "
-            "give a smaller seq_len, or more data"
-        )
-    if config.data.unique_tokens is None:
-        return available
-    wanted = parse_quantity("data.unique_tokens", config.data.unique_tokens)
-    sequences = round(wanted / config.seq_len)
-    if sequences > available:
-        raise more_than_available(round(wanted), tokens, config.seq_len)
-    if sequences < 1:
-        raise UserError(
-            f"data.unique_tokens={config.data.unique_tokens}: under one sequence of {config.seq_len} tokens"
-        )
-    return sequences
-
-
-def _precision(asked: str, device: str) -> str:
-    if asked != "auto":
-        return asked
-    return "bf16" if device == "cuda" else "fp32"
-
-
-def _written(config: Config) -> dict[str, Any]:
-    """The sections that define a trial, as they were written; the ladder stays in conf/model/<name>.yaml."""
-    sections = ("model", "data", "optim", "schedule", "batch", "budget", "eval")
-    config = replace(config, model=replace(config.model, ladder=[]))
-    written = {name: asdict(getattr(config, name)) for name in sections}
-    del written["model"]["ladder"]
-    return {**written, "seed": config.seed, "seq_len": config.seq_len, "precision": config.precision}
 
 
 def _digest(identity: dict[str, Any]) -> str:

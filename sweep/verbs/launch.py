@@ -25,8 +25,9 @@ from sweep.common.console import open_console
 from sweep.common.errors import UserError
 from sweep.common.exits import EXIT_AGAIN, say
 from sweep.common.units import duration
-from sweep.plan.plan import Plan, additions, refuse_damaged, save, scheduler
+from sweep.plan.plan import Plan, refuse_damaged, scheduler
 from sweep.plan.price import price
+from sweep.plan.storage import additions, save
 from sweep.runs.sweepdir import SweepDir, launch_command
 from sweep.tracking.follow import Task
 from sweep.tracking.mirror_process import Sidecar

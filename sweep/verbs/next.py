@@ -16,7 +16,8 @@ import numpy as np
 from sweep.common.errors import UserError
 from sweep.common.units import parse_quantity, scientific, short
 from sweep.plan import candidates
-from sweep.plan.plan import Plan, planned_trials
+from sweep.plan.plan import Plan
+from sweep.plan.storage import planned_trials
 from sweep.runs.lookup import add_sweep
 from sweep.runs.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here

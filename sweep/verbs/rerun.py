@@ -18,7 +18,8 @@ from sweep.common.devices import resolve_device
 from sweep.common.errors import UserError
 from sweep.config.compose import RunOptions
 from sweep.data.prepare import prepare
-from sweep.plan.trial import Trial, check, describe, resolve
+from sweep.plan.resolve import check, resolve
+from sweep.plan.trial import Trial, describe
 from sweep.plan.variant import variant
 from sweep.runs.record import Record
 from sweep.verbs.train import show_record

@@ -55,7 +55,8 @@ def attempts_in_vain(slurm: dict[str, Any] | None) -> int:
 def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int) -> int:
     """Train in this process: all families of the sweep, or those named."""
     from sweep.config.compose import RunOptions  # takes long, as torch does, and a supervisor does without
-    from sweep.plan.plan import by_family, planned_trials
+    from sweep.plan.plan import by_family
+    from sweep.plan.storage import planned_trials
     from sweep.workers.worker import Worker
 
     settings = sweep.settings()
@@ -108,7 +109,8 @@ def _supervise(args: argparse.Namespace) -> int:
 def _after_others(sweep: SweepDir, families: list[str], status: int) -> int:
     """What becomes of families that somebody else is training now: they are left to them, or, where those train other
     budgets than this sweep misses, waited for in the queue. The exit status, EXIT_AGAIN for the latter."""
-    from sweep.plan.plan import by_family, planned_trials  # takes long; the supervisor listens first
+    from sweep.plan.plan import by_family  # takes long; the supervisor listens first
+    from sweep.plan.storage import planned_trials
 
     runs = Path(sweep.settings()["paths"]["runs"])
     for trials in by_family([trial for trial in planned_trials(sweep) if trial.family_id in families]):

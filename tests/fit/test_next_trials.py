@@ -14,7 +14,7 @@ from sweep.fit.fitted_law import Fitted
 from sweep.fit.frontier import FlopsModel
 from sweep.fit.laws import law_named
 from sweep.fit.next_trials import propose, questions
-from sweep.plan.plan import planned_trials, save
+from sweep.plan.storage import planned_trials, save
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
 from sweep.verbs import next as next_verb

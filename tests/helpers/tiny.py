@@ -5,7 +5,8 @@ import random
 from pathlib import Path
 
 from sweep.common.files import append_json
-from sweep.plan.plan import Plan, save
+from sweep.plan.plan import Plan
+from sweep.plan.storage import save
 from sweep.runs.rundir import RunDir
 from sweep.runs.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here

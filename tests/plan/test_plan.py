@@ -9,7 +9,8 @@ import pytest
 from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.fit.table import prepare
-from sweep.plan.plan import by_family, planned_trials, refuse_damaged, save
+from sweep.plan.plan import by_family, refuse_damaged
+from sweep.plan.storage import planned_trials, save
 from sweep.runs.rundir import RunDir
 from sweep.runs.sweepdir import SweepDir
 from sweep.verbs.plan import columns, plan_here, price, show

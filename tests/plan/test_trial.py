@@ -10,7 +10,8 @@ from sweep.config.compose import compose_untyped
 from sweep.data.prepare import find
 from sweep.data.tokens import Tokens
 from sweep.plan.grid import Composed
-from sweep.plan.trial import Trial, check, resolve
+from sweep.plan.resolve import check, resolve
+from sweep.plan.trial import Trial
 from tests.helpers import tiny
 
 

@@ -15,7 +15,8 @@ from sweep.common.errors import UserError
 from sweep.config.compose import section
 from sweep.data.placeholder import stand_in
 from sweep.data.prepare import find, prepare
-from sweep.plan.plan import absolute_paths, additions, make_plan, planned_trials, save
+from sweep.plan.plan import absolute_paths, make_plan
+from sweep.plan.storage import additions, planned_trials, save
 from sweep.runs.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here
 from tests.helpers import tiny

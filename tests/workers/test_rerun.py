@@ -171,7 +171,8 @@ def test_the_id_of_a_variant_is_the_id_of_saying_it_at_once(plan, run, overrides
     said = ["schedule=cosine", "seed=3"]
     from sweep.common.devices import resolve_device
     from sweep.data.tokens import Tokens
-    from sweep.plan.trial import Trial, resolve
+    from sweep.plan.resolve import resolve
+    from sweep.plan.trial import Trial
 
     trial = Trial.read(run.trial)
     tokens = Tokens.open(plan.config.paths.tokens, trial.config.data.fingerprint)
