@@ -47,10 +47,10 @@ from sweep.plan.trial import Trial
 from sweep.runs.environment import code_hash
 from sweep.train import loop
 from sweep.train.curve import Curve, State
+from sweep.train.determinism import prepare_torch
 from sweep.train.setup import Setup
 from sweep.train.stack import Stack
 from sweep.workers.ceiling import flops_ceiling
-from sweep.workers.worker import prepare_torch
 
 ROUNDS, SECONDS_PER_ROUND, WARM_UP_STEPS = 5, 1.0, 3
 LR_MULTIPLIERS, SEEDS = (0.5, 1.0, 2.0, 4.0), (0, 1, 2, 3)

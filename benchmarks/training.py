@@ -28,8 +28,8 @@ from sweep.plan.resolve import resolve
 from sweep.plan.trial import Trial
 from sweep.train import loop
 from sweep.train.curve import Curve, State
+from sweep.train.determinism import prepare_torch
 from sweep.train.setup import Setup
-from sweep.workers.worker import prepare_torch
 
 SIZES = ("3k", "12k", "28k", "55k", "98k", "187k", "442k")
 ROUNDS = 9

@@ -7,37 +7,39 @@ import os
 import platform
 import socket
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from sweep.common.checkout import ROOT
 from sweep.common.devices import device_model
 
-# Files whose change can change a loss. Which backend `auto` takes (kernels/checked.json) is in the execution class.
+# Whose change can change a loss: folders with all of their modules, and single files. What lies elsewhere and decides
+# rounding (versions, threads, which backend `auto` takes) is in the execution class.
 TRAINING_CODE = (
-    "kernels/*.py",
+    "kernels",
     "kernels/configurations.json",
-    "models/*.py",
-    "sweep/train/checkpoint.py",
-    "sweep/train/family.py",
-    "sweep/train/loop.py",
-    "sweep/train/setup.py",
-    "sweep/train/curve.py",
-    "sweep/train/evaluation.py",
-    "sweep/train/optim.py",
-    "sweep/train/stack.py",
-    "sweep/train/cuda_graph.py",
-    "sweep/plan/schedule.py",
+    "models",
+    "sweep/train",
     "sweep/data/tokens.py",
+    "sweep/plan/schedule.py",
 )
+
+
+def training_files() -> list[Path]:
+    """Every file of the code that trains, in a fixed order."""
+    found: list[Path] = []
+    for name in TRAINING_CODE:
+        path = ROOT / name
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return found
 
 
 @cache
 def code_hash() -> str:
-    """The identity of the code that trains, wherever its copy lies."""
+    """The identity of the code that trains, wherever its copy lies. It is recorded; no run is refused because of it."""
     digest = hashlib.sha256()
-    for pattern in TRAINING_CODE:
-        for path in sorted(ROOT.glob(pattern)):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in training_files():
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 

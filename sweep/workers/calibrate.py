@@ -22,10 +22,10 @@ from sweep.plan.speeds import ALONE, Way, record_speed, speed_key
 from sweep.plan.trial import Trial
 from sweep.train import loop
 from sweep.train.curve import Curve, State
+from sweep.train.determinism import prepare_torch
 from sweep.train.evaluation import evaluate
 from sweep.train.setup import Setup
 from sweep.train.stack import Stack
-from sweep.workers.worker import prepare_torch
 
 WARM_UP_STEPS = 3
 SECONDS = 1.5

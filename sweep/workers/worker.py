@@ -1,28 +1,21 @@
 """A worker: trains a list of families in one process, each under its claim, until done or told to stop."""
 
-import ctypes
 import dataclasses
-import os
 import time
-
-import torch
 
 from sweep.common import devices
 from sweep.common.exits import EXIT_AGAIN, EXIT_DONE, EXIT_FAILED
-from sweep.config.compose import RunOptions
 from sweep.plan import packing
 from sweep.plan.speeds import Speeds
 from sweep.plan.trial import Trial
 from sweep.runs import claim
 from sweep.runs.attempt_log import GIVEN_UP
 from sweep.runs.rundir import RunDir
+from sweep.train.determinism import prepare_torch
 from sweep.workers.attempt import Outcome, has_record
 from sweep.workers.context import WorkerContext
 from sweep.workers.family_worker import train_family
 from sweep.workers.stack_worker import train_stack
-
-COMPILED_SHAPES = 1000  # of one process, in all its micro-batches and stacks
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 class Worker(WorkerContext):
@@ -78,28 +71,3 @@ class Worker(WorkerContext):
                 stack = [trials for trials in families if trials[0].family_id in inside]
                 found |= dict.fromkeys(inside, (stack, one.way.stack))
         return found
-
-
-def prepare_torch(options: RunOptions, device: str) -> None:
-    """Process-wide settings that decide speed and bits."""
-    torch.set_num_threads(options.threads)
-    if options.compile:  # a process compiles the same code for many shapes; past its limit torch would quietly not
-        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = COMPILED_SHAPES
-        torch._dynamo.config.fail_on_recompile_limit_hit = True
-    if device == "cpu":
-        _keep_freed_memory()
-    if options.deterministic and device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # debugging aid
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep freed blocks instead of giving them back to the kernel and faulting them in again at every step.
-
-    5 to 24% of a step of the smallest models. Without glibc there is nothing to set.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            libc.mallopt(parameter, 2**28)
