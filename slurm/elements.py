@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sweep.common.errors import UserError
 from sweep.common.units import duration
 from sweep.config.cluster import Bucket, SlurmSection, buckets
-from sweep.plan.packing import shape_key
+from sweep.plan.packing import stack_key
 from sweep.plan.plan import ADAM_BYTES_PER_PARAM, Plan
 from sweep.plan.trial import Trial
 
@@ -81,7 +81,7 @@ def needs(plan: Plan, families: list[list[Trial]]) -> list[Need]:
                 host_bytes=PROCESS_BYTES[plan.device] + (checkpoint_bytes if on_gpu else concurrent * model_bytes),
                 busy=min(1.0, arithmetic / longest) if on_gpu else 1.0,
                 per_gpu=processes if stacked or one.measured else None,
-                stack=shape_key(trials[0]) if stacked else "",
+                stack=stack_key(trials[0]) if stacked else "",
                 concurrent=concurrent,
             )
         )

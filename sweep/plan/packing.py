@@ -8,18 +8,17 @@ A stack is of one shape and has its device to itself. Processes side by side are
 shared so is decided for all that it has to train.
 """
 
-import json
 import math
 import os
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from models.count import largest_micro_batch, memory_bytes
 from sweep.common.errors import UserError
 from sweep.common.units import counted
 from sweep.config.compose import RunOptions
-from sweep.plan.speeds import ALONE, Speeds, Way
+from sweep.plan.speeds import ALONE, Speeds, Way, shape_key
 from sweep.plan.trial import Trial, TrialConfig
 
 CLEARLY = 1.05  # times as fast: below that a calibration of seconds cannot tell
@@ -61,7 +60,7 @@ def executions(
     """One for each shape, in the order of their first families. `peers` processes share them."""
     shapes: dict[str, list[list[Trial]]] = defaultdict(list)
     for family in families:
-        shapes[shape_key(family[0])].append(family)
+        shapes[stack_key(family[0])].append(family)
     company = math.ceil(len(families) / peers)
     chosen = []
     for alike in shapes.values():
@@ -94,11 +93,9 @@ def gpus() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def shape_key(trial: Trial) -> str:
-    """The same for trials that can share a stack: all but learning rate, schedule, seed, subset and budget agrees."""
-    config = trial.config
-    shape = [asdict(config.model), config.batch_sequences, config.precision, config.data.fingerprint]
-    return json.dumps(shape, sort_keys=True)
+def stack_key(trial: Trial) -> str:
+    """The same for trials that can share a stack: they compute the same on the same data."""
+    return f"{shape_key(trial)} {trial.config.data.fingerprint}"
 
 
 def candidates(

@@ -7,7 +7,7 @@ options that matter.
 import json
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,24 @@ class Speeds:
         return Estimate(seconds, "guess")
 
 
+def shape_key(trial: Trial) -> str:
+    """What a step computes: the whole shape of the model (with its sequence length), the batch, and the precision.
+
+    It is the same for trials that differ in learning rate, schedule, seed, data and budget alone.
+    """
+    config = trial.config
+    return json.dumps([asdict(config.model), config.batch_sequences, config.precision], sort_keys=True)
+
+
 def speed_key(trial: Trial, options: RunOptions, device_model: str, way: Way = ALONE) -> str:
-    """What a speed depends on: the device, the shape of a step, how it is executed."""
-    model = trial.config.model
-    shape = [model.depth, model.width, model.heads, model.kv_heads, model.mlp_width, model.mlp, model.vocab_size]
-    step = [model.seq_len, trial.config.batch_sequences, options.micro_batch_sequences, trial.config.precision]
-    how = [options.threads, options.backend, options.compile]
+    """What a speed depends on: the device, what a step computes, and how it is executed.
+
+    Rows from before 2026-12, whose keys left out some fields of the shape, are still read but match no key: their
+    shapes count as not measured.
+    """
+    how = [options.threads, options.backend, options.compile, options.deterministic, options.micro_batch_sequences]
     how += ([] if way == ALONE else [str(way)]) + (["graph"] if way.stack and options.graph else [])
-    return json.dumps([device_model, shape, step, how])
+    return json.dumps([device_model, shape_key(trial), how])
 
 
 def record_speed(

@@ -43,10 +43,10 @@ def calibrate(runs, trial, speeds, options=OPTIONS):
 def test_trials_that_can_share_a_stack(plan, overrides):
     assert {len(one.families): one.way for one in chosen(plan, plan.runs).values()} == {4: ALONE, 1: ALONE}
     same = plan_here([*overrides, tiny.steps(20), "schedule=cosine", "data.unique_tokens=320", "optim.weight_decay=0"])
-    assert packing.shape_key(same.trials[0]) == packing.shape_key(plan.trials[0])
+    assert packing.stack_key(same.trials[0]) == packing.stack_key(plan.trials[0])
     for change in ("batch.sequences=2", "seq_len=16", "precision=bf16", "model.mlp=gelu", "model.depth=2"):
         (other,) = plan_here([*overrides, "budget.tokens=5120", change]).trials
-        assert packing.shape_key(other) != packing.shape_key(plan.trials[0])
+        assert packing.stack_key(other) != packing.stack_key(plan.trials[0])
 
 
 def test_auto_takes_what_is_clearly_faster_and_says_so(plan, tmp_path):

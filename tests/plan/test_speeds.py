@@ -1,11 +1,13 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from sweep.cli import main
 from sweep.common.errors import UserError
+from sweep.common.files import append_json
 from sweep.config.compose import ClusterSection, RunOptions
+from sweep.plan.packing import stack_key
 from sweep.plan.speeds import Speeds, Way, record_speed, speed_key
 from sweep.verbs.plan import plan_here
 from tests.helpers import tiny
@@ -46,21 +48,80 @@ def test_the_median_of_the_last_five_counts(trial, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"threads": 2}, {"backend": "reference"}, {"compile": True}, {"micro_batch_sequences": 2}]
+    "change",
+    [
+        {"threads": 2},
+        {"backend": "reference"},
+        {"compile": True},
+        {"deterministic": False},
+        {"micro_batch_sequences": 2},
+    ],
 )
 def test_a_speed_holds_for_its_own_options(trial, tmp_path, change):
     record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
     assert estimate(tmp_path, trial, replace(RunOptions(), **change)).source == "guess"
 
 
-def test_a_speed_holds_for_its_own_device_and_shape_and_any_budget(trial, tmp_path):
+# Another valid value of every field of a model's shape. Those whose values hang together come together.
+OTHER_SHAPES = {
+    "vocab_size": {"vocab_size": 300},
+    "seq_len": {"seq_len": 16},
+    "depth": {"depth": 2},
+    "width": {"width": 32},
+    "heads": {"heads": 2, "kv_heads": 1},
+    "kv_heads": {"heads": 2, "kv_heads": 2},
+    "head_dim": {"head_dim": 8},
+    "mlp_width": {"mlp_width": 128},
+    "mlp": {"mlp": "swiglu"},
+    "norm": {"norm": "layernorm"},
+    "positions": {"positions": "learned"},
+    "rope_base": {"rope_base": 500_000.0},
+    "qk_norm": {"qk_norm": False},
+    "tied": {"tied": True},
+    "bias": {"bias": True},
+    "window": {"window": 8},
+    "within_documents": {"within_documents": True},
+}
+
+
+def test_every_field_of_the_shape_is_varied(trial):
+    assert OTHER_SHAPES.keys() == {field.name for field in fields(trial.config.model)}
+    for name, change in OTHER_SHAPES.items():
+        assert getattr(trial.config.model, name) != change[name]
+    assert len({str(change) for change in OTHER_SHAPES.values()}) == len(OTHER_SHAPES)
+
+
+@pytest.mark.parametrize("change", OTHER_SHAPES.values(), ids=OTHER_SHAPES)
+def test_a_speed_holds_for_its_own_shape(trial, tmp_path, change):
+    record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
+    other = type(trial)(replace(trial.config, model=replace(trial.config.model, **change)))
+    assert estimate(tmp_path, other).source == "guess"
+    assert stack_key(other) != stack_key(trial)
+
+
+@pytest.mark.parametrize("change", [{"batch_sequences": 8}, {"precision": "bf16"}])
+def test_a_speed_holds_for_its_own_step(trial, tmp_path, change):
+    record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
+    other = type(trial)(replace(trial.config, **change))
+    assert estimate(tmp_path, other).source == "guess"
+    assert stack_key(other) != stack_key(trial)
+
+
+def test_a_speed_holds_for_its_own_device_and_any_budget(trial, tmp_path):
     record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
     assert estimate(tmp_path, trial, device="GPU").source == "guess"
-    wider = replace(trial.config, model=replace(trial.config.model, mlp_width=128))
-    assert estimate(tmp_path, type(trial)(wider)).source == "guess"
     longer = type(trial)(replace(trial.config, steps=80, seed=3))
     assert speed_key(longer, RunOptions(), "CPU") == speed_key(trial, RunOptions(), "CPU")
     assert estimate(tmp_path, longer).seconds == pytest.approx(10.24)
+
+
+def test_a_row_of_an_older_key_is_read_and_matches_nothing(trial, tmp_path):
+    key = '["CPU", [1, 16, 1, 1, 64, "relu2", 257], [32, 4, null, "fp32"], [1, "auto", false]]'
+    row = {"source": "records", "key": key, "tokens_per_second": 1000.0, "validation_seconds": 0.0}
+    append_json(tmp_path / "speeds.jsonl", row)
+    assert estimate(tmp_path, trial).source == "guess"
+    record_speed(tmp_path, trial, RunOptions(), "CPU", 2000.0)
+    assert estimate(tmp_path, trial).seconds == pytest.approx(5120 / 2000)
 
 
 def test_a_damaged_line_of_speeds_is_named(trial, tmp_path):
