@@ -6,6 +6,7 @@ missing, so that newer code reads older ones.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,20 @@ def decode(kind: type[T], content: bytes | str, where: Path | str, mend: str = M
     except ValidationError as error:
         raise UserError(f"{where}: damaged ({_first(error)}); {mend}") from error
     return value
+
+
+@dataclass(frozen=True)
+class Versioned:
+    """What every versioned file says first of all."""
+
+    schema_version: int | None = None
+
+
+def check_version(content: bytes | str, where: Path | str, version: int, advice: str, mend: str = MEND) -> None:
+    """UserError, with `advice`, where JSON text is of another schema version than the one that this code reads."""
+    found = decode(Versioned, content, where, mend).schema_version
+    if found != version:
+        raise UserError(f"{where}: schema version {found}, this code reads {version}; {advice}")
 
 
 @cache

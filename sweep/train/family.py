@@ -21,7 +21,7 @@ from sweep.common.devices import device_share
 from sweep.config.compose import RunOptions
 from sweep.plan.speeds import Way, record_speed
 from sweep.plan.trial import Trial
-from sweep.runs.record import Record
+from sweep.runs.record import Ending, Record
 from sweep.runs.rundir import RunDir
 from sweep.train import checkpoint, loop
 from sweep.train.activations import dimension_of
@@ -229,7 +229,7 @@ def _step_of(line: bytes) -> int:
     return json.loads(line)["step"]
 
 
-def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: str) -> None:
+def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: Ending) -> None:
     """Write the record; after success the optimizer's state goes."""
     setup = family.setup
     rows = files.read_json_lines(run.metrics)

@@ -208,10 +208,10 @@ def test_a_diverged_trial_is_a_row_with_its_step(swept, capsys):
     ("damage", "said"),
     [
         (lambda record: "{", "record.json: damaged"),
-        (lambda record: "[]", "schema version None"),
+        (lambda record: "[]", "record.json: damaged (input should be an object"),
         (lambda record: json.dumps({**record, "schema_version": 7}), "schema version 7, this code reads 1"),
-        (lambda record: json.dumps({**record, "loss_nats": "low"}), "damaged record (loss_nats='low')"),
-        (lambda record: json.dumps({k: v for k, v in record.items() if k != "flops"}), "damaged record (no flops)"),
+        (lambda record: json.dumps({**record, "loss_nats": "low"}), "damaged (loss_nats='low': "),
+        (lambda record: json.dumps({k: v for k, v in record.items() if k != "flops"}), "damaged (flops is missing)"),
         (lambda record: json.dumps({**record, "trial_id": "another"}), "is the record of another"),
     ],
 )

@@ -256,8 +256,8 @@ def test_a_damaged_record_is_told_by_the_verbs_that_read_it(refused, swept, over
     run = RunDir.of_trial(plan.runs, plan.trials[0].trial_id)
     plan.trials[0].keep(run.trial)
     run.record.write_text('{"schema_version": 1}')
-    assert "record.json: damaged record (no trial_id" in refused("rerun", run.path)
-    assert "record.json: damaged record (no trial_id" in refused("train", *overrides, tiny.steps(20))
+    assert "record.json: damaged (trial_id is missing)" in refused("rerun", run.path)
+    assert "record.json: damaged (trial_id is missing)" in refused("train", *overrides, tiny.steps(20))
     assert main(["collect", str(sweep.path)]) == 0
     assert "1 failed" in capsys.readouterr().out
 
