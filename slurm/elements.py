@@ -66,8 +66,8 @@ def needs(plan: Plan, families: list[list[Trial]]) -> list[Need]:
     found = []
     for trials in families:
         one = chosen[trials[0].family_id]
-        stacked, processes = one.way.stack > 1, one.way.processes
-        concurrent = min(one.way.stack, len(one.families)) if stacked else 1
+        stacked, processes = one.packing.stack > 1, one.packing.processes
+        concurrent = min(one.packing.stack, len(one.families)) if stacked else 1
         model_bytes = plan.memory_bytes(trials[0])
         arithmetic = cluster.arithmetic_seconds(max(trial.flops for trial in trials), plan.device)
         longest = max(plan.estimates[trial.trial_id].seconds for trial in trials)

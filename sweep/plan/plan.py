@@ -227,10 +227,10 @@ def _with_executions(plan: Plan, speeds: Speeds, device_name: str) -> Plan:
     config, device = plan.config, plan.device
     chosen = executions(plan.left(), config.run, speeds, device, device_name, plan.peers())
     together = {
-        trial.trial_id: speeds.estimate(trial, config.run, device, device_name, config.cluster, one.way)
+        trial.trial_id: speeds.estimate(trial, config.run, device, device_name, config.cluster, one.packing)
         for one in chosen
         for trial in itertools.chain.from_iterable(one.families)
-        if one.way != ALONE and speeds.calibrated(trial, config.run, device_name, one.way) is not None
+        if one.packing != ALONE and speeds.calibrated(trial, config.run, device_name, one.packing) is not None
     }
     return replace(plan, executions=chosen, estimates=plan.estimates | together)
 

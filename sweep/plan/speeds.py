@@ -1,7 +1,7 @@
 """How long a trial takes: from measured speeds where there are any, else a guess that says it is one.
 
-`runs/speeds.jsonl` holds one row per finished trial and per calibration: how fast a shape trains on a device with the
-options that matter.
+`runs/speeds.jsonl` holds one row for each finished trial and each calibration: how fast a shape trains on a device with
+the options that matter.
 """
 
 import json
@@ -9,24 +9,38 @@ import math
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from sweep.common.files import append_json, read_json_lines
+from sweep.common import artefacts
+from sweep.common.files import append_json
 from sweep.config.compose import ClusterSection, RunOptions
 from sweep.plan.trial import Trial
+
+Source = Literal["calibration", "records"]
+SOURCES: tuple[Source, ...] = ("calibration", "records")  # what wins first
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A line of `runs/speeds.jsonl`."""
+
+    source: Source
+    key: str  # of `speed_key`
+    tokens_per_second: float  # of the device, summed over all that share it; 0 where its memory was too small
+    validation_seconds: float  # of one validation
 
 
 @dataclass
 class Estimate:
-    """Seconds of one device for the whole trial, and where the number comes from: calibration, records or guess."""
+    """Device seconds of the whole trial, and where the number comes from: calibration, records or guess."""
 
     seconds: float
     source: str
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a device is shared: by so many processes, each with a stack of so many slots (0: none)."""
+class Packing:
+    """How trials share a device: the number of processes on it, and the slots of the stack in each (0: no stack)."""
 
     stack: int = 0
     processes: int = 1
@@ -37,27 +51,30 @@ class Way:
         return f"stack of {self.stack}" if self.stack else "alone"
 
 
-ALONE = Way()
+ALONE = Packing()
 
 
 @dataclass
 class Speeds:
-    """Measured speeds by device model and shape; calibrations win over records."""
+    """Measured speeds by key; calibrations win over records."""
 
-    by_source: dict[str, dict[str, list[dict[str, Any]]]]
+    by_source: dict[Source, dict[str, list[Measurement]]]
 
     @classmethod
     def read(cls, runs: Path) -> "Speeds":
-        found: dict[str, dict[str, list[dict[str, Any]]]] = {"calibration": {}, "records": {}}
-        for row in read_json_lines(runs / "speeds.jsonl"):
-            found[row["source"]].setdefault(row["key"], []).append(row)
+        """All that a runs folder remembers; UserError names a damaged line."""
+        found: dict[Source, dict[str, list[Measurement]]] = {"calibration": {}, "records": {}}
+        for row in artefacts.iterate_lines(Measurement, runs / "speeds.jsonl"):
+            found[row.source].setdefault(row.key, []).append(row)
         return cls(found)
 
-    def calibrated(self, trial: Trial, options: RunOptions, device_model: str, way: Way) -> float | None:
-        """Tokens per second of a device, all that share it together; 0 for a way that its memory does not allow, None
-        where it was not calibrated."""
-        rows = self.by_source["calibration"].get(speed_key(trial, options, device_model, way), [])[-5:]
-        return statistics.median(row["tokens_per_second"] for row in rows) if rows else None
+    def calibrated(self, trial: Trial, options: RunOptions, device_model: str, packing: Packing) -> float | None:
+        """Tokens per second of the device, summed over all that share it.
+
+        0 where its memory does not allow the packing; None where that was not calibrated.
+        """
+        rows = self.by_source["calibration"].get(speed_key(trial, options, device_model, packing), [])[-5:]
+        return statistics.median(row.tokens_per_second for row in rows) if rows else None
 
     def estimate(
         self,
@@ -66,14 +83,14 @@ class Speeds:
         device: str,
         device_model: str,
         cluster: ClusterSection,
-        way: Way = ALONE,
+        packing: Packing = ALONE,
     ) -> Estimate:
-        """Seconds for `trial` of a device of this model: its share, where others are trained at the same time."""
-        key = speed_key(trial, options, device_model, way)
-        for source in ("calibration", "records"):
-            if rows := [row for row in self.by_source[source].get(key, [])[-5:] if row["tokens_per_second"] > 0]:
-                tokens_per_second = statistics.median(row["tokens_per_second"] for row in rows)
-                validations = statistics.median(row["validation_seconds"] for row in rows) * _validations(trial)
+        """Device seconds of a trial: its share of them, where others are trained on the device at the same time."""
+        key = speed_key(trial, options, device_model, packing)
+        for source in SOURCES:
+            if rows := [row for row in self.by_source[source].get(key, [])[-5:] if row.tokens_per_second > 0]:
+                tokens_per_second = statistics.median(row.tokens_per_second for row in rows)
+                validations = statistics.median(row.validation_seconds for row in rows) * _validations(trial)
                 return Estimate(trial.tokens / tokens_per_second + validations, source)
         seconds = cluster.arithmetic_seconds(trial.flops, device) + cluster.overhead_seconds(trial.config.steps, device)
         return Estimate(seconds, "guess")
@@ -88,14 +105,14 @@ def shape_key(trial: Trial) -> str:
     return json.dumps([asdict(config.model), config.batch_sequences, config.precision], sort_keys=True)
 
 
-def speed_key(trial: Trial, options: RunOptions, device_model: str, way: Way = ALONE) -> str:
+def speed_key(trial: Trial, options: RunOptions, device_model: str, packing: Packing = ALONE) -> str:
     """What a speed depends on: the device, what a step computes, and how it is executed.
 
     Rows from before 2026-12, whose keys left out some fields of the shape, are still read but match no key: their
     shapes count as not measured.
     """
     how = [options.threads, options.backend, options.compile, options.deterministic, options.micro_batch_sequences]
-    how += ([] if way == ALONE else [str(way)]) + (["graph"] if way.stack and options.graph else [])
+    how += ([] if packing == ALONE else [str(packing)]) + (["graph"] if packing.stack and options.graph else [])
     return json.dumps([device_model, shape_key(trial), how])
 
 
@@ -106,20 +123,16 @@ def record_speed(
     device_model: str,
     tokens_per_second: float,
     validation_seconds: float = 0.0,
-    source: str = "records",
-    way: Way = ALONE,
+    source: Source = "records",
+    packing: Packing = ALONE,
 ) -> None:
-    """Remember a measured speed for the next plan: tokens per second of the device, all that share it together.
+    """Remember a measured speed for the next plan: tokens per second of the device, summed over all that share it.
 
-    A record's include its validations.
+    The speed of a record has its validations in it; a calibration gives their seconds apart.
     """
-    row = {
-        "source": source,
-        "key": speed_key(trial, options, device_model, way),
-        "tokens_per_second": round(tokens_per_second, 1),
-        "validation_seconds": round(validation_seconds, 4),
-    }
-    append_json(runs / "speeds.jsonl", row)
+    key = speed_key(trial, options, device_model, packing)
+    row = Measurement(source, key, round(tokens_per_second, 1), round(validation_seconds, 4))
+    append_json(runs / "speeds.jsonl", asdict(row))
 
 
 def _validations(trial: Trial) -> float:

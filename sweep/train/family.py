@@ -19,7 +19,7 @@ import torch
 from sweep.common import files
 from sweep.common.devices import device_share
 from sweep.config.compose import RunOptions
-from sweep.plan.speeds import Way, record_speed
+from sweep.plan.speeds import Packing, record_speed
 from sweep.plan.trial import Trial
 from sweep.runs.record import Ending, Record
 from sweep.runs.rundir import RunDir
@@ -51,9 +51,9 @@ class Family:
         return RunDir.of_trunk(self.runs, self.family_id)
 
     @property
-    def way(self) -> Way:
+    def packing(self) -> Packing:
         """How its device is shared, which its speed is of."""
-        return Way(stack=self.env["class"]["stack"] or 0)
+        return Packing(stack=self.env["class"]["stack"] or 0)
 
     def tell_progress(self, trial: Trial, step: int) -> None:
         """Tell which trial is being trained now, or has its trunk trained, and from which step on."""
@@ -271,7 +271,7 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: En
     if finished:
         rate = state.step * trial.config.batch_tokens / state.seconds
         if device_share() == 1:  # what others did meanwhile is not known
-            record_speed(family.runs, trial, family.asked, record.device, rate, way=family.way)
+            record_speed(family.runs, trial, family.asked, record.device, rate, packing=family.packing)
         if setup.options.keep_weights:
             files.write(run.weights, lambda file: torch.save(setup.model.state_dict(), file))
     record.publish(run.record)

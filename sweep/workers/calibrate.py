@@ -18,7 +18,7 @@ from sweep.config.compose import RunOptions
 from sweep.data.tokens import Tokens
 from sweep.plan.packing import Execution, candidates, micro_batch
 from sweep.plan.plan import Plan
-from sweep.plan.speeds import ALONE, Way, record_speed, speed_key
+from sweep.plan.speeds import ALONE, Packing, record_speed, speed_key
 from sweep.plan.trial import Trial
 from sweep.train import loop
 from sweep.train.curve import Curve, State
@@ -47,41 +47,46 @@ def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = 
             f"cluster.device_name={planned}: the device here is {name}; correct it, or measure on such a one"
         )
     prepare_torch(options, device)
-    ordered = sorted(chosen, key=lambda one: one.curves)  # of several with one key, that with the most ways
+    ordered = sorted(chosen, key=lambda one: one.trials_per_process)  # of several with one key, that with the most ways
     shapes = {speed_key(one.families[0][0], options, name): one for one in ordered}
     for one in shapes.values():
         trial = one.families[0][0]
         validation_seconds = _validation_seconds(_setup(trial, options, tokens, device, ALONE))
-        for way in (ALONE, *candidates(trial, one.curves, one.company, options, device, device_memory_bytes(device))):
+        for packing in (
+            ALONE,
+            *candidates(
+                trial, one.trials_per_process, one.families_per_device, options, device, device_memory_bytes(device)
+            ),
+        ):
             free_memory(device)  # of the way before it
             try:
-                tokens_per_second = _time(trial, options, tokens, device, way)
+                tokens_per_second = _time(trial, options, tokens, device, packing)
             except torch.OutOfMemoryError:
                 tokens_per_second = 0.0
             except RuntimeError as error:
-                say(f"{trial.trial_id}: {way} cannot be measured: {str(error).splitlines()[0]}")
+                say(f"{trial.trial_id}: {packing} cannot be measured: {str(error).splitlines()[0]}")
                 continue
-            say(f"{trial.trial_id}: {way} {tokens_per_second:,.0f} tokens/s")
-            record_speed(plan.runs, trial, options, name, tokens_per_second, validation_seconds, "calibration", way)
+            say(f"{trial.trial_id}: {packing} {tokens_per_second:,.0f} tokens/s")
+            record_speed(plan.runs, trial, options, name, tokens_per_second, validation_seconds, "calibration", packing)
 
 
-def _time(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way) -> float:
+def _time(trial: Trial, options: RunOptions, tokens: Path, device: str, packing: Packing) -> float:
     """Tokens per second of training, all that share the device together."""
-    if way.processes > 1:
-        return _processes(trial, options, tokens, device, way)
-    return _ready(trial, options, tokens, device, way)()
+    if packing.processes > 1:
+        return _processes(trial, options, tokens, device, packing)
+    return _ready(trial, options, tokens, device, packing)()
 
 
-def _ready(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way) -> Callable[[], float]:
+def _ready(trial: Trial, options: RunOptions, tokens: Path, device: str, packing: Packing) -> Callable[[], float]:
     """What measures this process's tokens per second, its step compiled and, where asked, captured."""
-    setup = _setup(trial, options, tokens, device, way)
-    if way.stack:
-        step, wait = _stacks_step(trial, setup, options, tokens, way)
+    setup = _setup(trial, options, tokens, device, packing)
+    if packing.stack:
+        step, wait = _stacks_step(trial, setup, options, tokens, packing)
     else:
         step, wait = _plain_step(setup)
     step()
     wait()
-    tokens_of_step = max(1, way.stack) * trial.config.batch_tokens
+    tokens_of_step = max(1, packing.stack) * trial.config.batch_tokens
     return lambda: _steps_per_second(step, wait, device) * tokens_of_step
 
 
@@ -95,10 +100,10 @@ def _plain_step(setup: Setup) -> tuple[Step, Step]:
     return step, lambda: state.loss_sum.item()
 
 
-def _stacks_step(trial: Trial, setup: Setup, options: RunOptions, tokens: Path, way: Way) -> tuple[Step, Step]:
-    stack = Stack(setup, way.stack, graph=options.graph and setup.device == "cuda")
-    for _ in range(way.stack):
-        one = _setup(trial, options, tokens, setup.device, way, stack)
+def _stacks_step(trial: Trial, setup: Setup, options: RunOptions, tokens: Path, packing: Packing) -> tuple[Step, Step]:
+    stack = Stack(setup, packing.stack, graph=options.graph and setup.device == "cuda")
+    for _ in range(packing.stack):
+        one = _setup(trial, options, tokens, setup.device, packing, stack)
         stack.seat(Curve.unsaved(one, State.fresh(one)))
     return stack.update, lambda: stack.loss_sum_K.sum().item()
 
@@ -118,12 +123,12 @@ def _steps_per_second(step: Step, wait: Step, device: str) -> float:
     return steps / (time.monotonic() - start)
 
 
-def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way) -> float:
+def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, packing: Packing) -> float:
     """As many processes on one device at the same time."""
     context = multiprocessing.get_context("spawn")
-    ready, speeds = context.Barrier(way.processes), context.SimpleQueue()
-    arguments = (trial, options, tokens, device, way, ready, speeds)
-    workers = [context.Process(target=_one_of_several, args=arguments) for _ in range(way.processes)]
+    ready, speeds = context.Barrier(packing.processes), context.SimpleQueue()
+    arguments = (trial, options, tokens, device, packing, ready, speeds)
+    workers = [context.Process(target=_one_of_several, args=arguments) for _ in range(packing.processes)]
     for worker in workers:
         worker.start()
     while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
@@ -134,17 +139,17 @@ def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, way
     if EXIT_OUT_OF_MEMORY in exits:
         raise torch.OutOfMemoryError
     if any(exits):
-        raise RuntimeError(f"of {way.processes} processes, some ended with {exits}")
+        raise RuntimeError(f"of {packing.processes} processes, some ended with {exits}")
     return sum(speeds.get() for _ in workers)
 
 
 def _one_of_several(
-    trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way, ready: Any, speeds: Any
+    trial: Trial, options: RunOptions, tokens: Path, device: str, packing: Packing, ready: Any, speeds: Any
 ) -> None:
     """A process's share. It trains a little first, so that all are measured while all train."""
     prepare_torch(options, device)
     try:
-        measure = _ready(trial, options, tokens, device, way)
+        measure = _ready(trial, options, tokens, device, packing)
         ready.wait()
         speeds.put(measure())
     except torch.OutOfMemoryError:
@@ -157,10 +162,12 @@ def _validation_seconds(setup: Setup) -> float:
     return time.monotonic() - start
 
 
-def _setup(trial: Trial, options: RunOptions, tokens: Path, device: str, way: Way, stack: Stack | None = None) -> Setup:
+def _setup(
+    trial: Trial, options: RunOptions, tokens: Path, device: str, packing: Packing, stack: Stack | None = None
+) -> Setup:
     """As a worker's, its micro-batch what the memory model fits."""
     if device == "cuda":
-        size = micro_batch(trial, options, device, device_memory_bytes(device) / way.processes, way.stack)
+        size = micro_batch(trial, options, device, device_memory_bytes(device) / packing.processes, packing.stack)
         options = replace(options, micro_batch_sequences=size)
     backend = attention_backend(options.backend, device, trial.config.model.head_dim)
     found = Tokens.open(tokens, trial.config.data.fingerprint)

@@ -66,8 +66,8 @@ class Worker(WorkerContext):
         chosen = packing.executions([x for x in left if x], options, speeds, self.device, name, self.peers)
         found: dict[str, tuple[list[list[Trial]], int]] = {}
         for one in chosen:
-            if one.way.stack and not all(has_record(self, trial) for trials in one.families for trial in trials):
+            if one.packing.stack and not all(has_record(self, trial) for trials in one.families for trial in trials):
                 inside = {trials[0].family_id for trials in one.families}
                 stack = [trials for trials in families if trials[0].family_id in inside]
-                found |= dict.fromkeys(inside, (stack, one.way.stack))
+                found |= dict.fromkeys(inside, (stack, one.packing.stack))
         return found

@@ -9,7 +9,7 @@ from sweep.cli import main
 from sweep.common.devices import device_model
 from sweep.config.compose import RunOptions
 from sweep.plan import packing
-from sweep.plan.speeds import ALONE, Estimate, Speeds, Way, record_speed
+from sweep.plan.speeds import ALONE, Estimate, Packing, Speeds, record_speed
 from sweep.runs.rundir import RunDir
 from sweep.verbs.plan import plan_here
 from sweep.workers.worker import Worker
@@ -36,12 +36,12 @@ def chosen_of(plan, runs, options=OPTIONS, device="cuda", peers=1):
 
 
 def calibrate(runs, trial, speeds, options=OPTIONS):
-    for way, speed in speeds.items():
-        record_speed(runs, trial, options, "CPU", speed, 0.0, "calibration", way)
+    for how, speed in speeds.items():
+        record_speed(runs, trial, options, "CPU", speed, 0.0, "calibration", how)
 
 
 def test_trials_that_can_share_a_stack(plan, overrides):
-    assert {len(one.families): one.way for one in chosen(plan, plan.runs).values()} == {4: ALONE, 1: ALONE}
+    assert {len(one.families): one.packing for one in chosen(plan, plan.runs).values()} == {4: ALONE, 1: ALONE}
     same = plan_here([*overrides, tiny.steps(20), "schedule=cosine", "data.unique_tokens=320", "optim.weight_decay=0"])
     assert packing.stack_key(same.trials[0]) == packing.stack_key(plan.trials[0])
     for change in ("batch.sequences=2", "seq_len=16", "precision=bf16", "model.mlp=gelu", "model.depth=2"):
@@ -55,11 +55,11 @@ def test_auto_takes_what_is_clearly_faster_and_says_so(plan, tmp_path):
         "4 families of 1 shape could train several trials at a time; "
         "`plan --calibrate` measures whether that is faster here"
     ]
-    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=2): 150.0, Way(stack=4): 310.0})
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Packing(stack=2): 150.0, Packing(stack=4): 310.0})
     one = chosen(plan, tmp_path)[4]
-    assert (one.way, one.why) == (Way(stack=4), "calibrated: 3.10 times as fast as alone")
+    assert (one.packing, one.why) == (Packing(stack=4), "calibrated: 3.10 times as fast as alone")
     alone = chosen(plan, tmp_path)[1]
-    assert (alone.way, alone.why) == (ALONE, "one trial of this shape")
+    assert (alone.packing, alone.why) == (ALONE, "one trial of this shape")
     assert packing.described(list(chosen(plan, tmp_path).values())) == [
         "stack of 4: 4 families of 1 shape (calibrated: 3.10 times as fast as alone)",
     ]
@@ -67,46 +67,46 @@ def test_auto_takes_what_is_clearly_faster_and_says_so(plan, tmp_path):
 
 @pytest.mark.parametrize("speed", [40.0, 100.0, 104.0])
 def test_never_what_the_calibration_finds_slower_or_as_fast(plan, tmp_path, speed):
-    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=4): speed})
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Packing(stack=4): speed})
     one = chosen(plan, tmp_path)[4]
-    assert one.way == ALONE
+    assert one.packing == ALONE
     assert one.why == f"calibrated: stack of 4 is {speed / 100:.2f} times as fast"
 
 
 def test_the_newest_calibrations_count(plan, tmp_path):
-    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=4): 300.0})
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Packing(stack=4): 300.0})
     for _ in range(5):
-        calibrate(tmp_path, plan.trials[0], {Way(stack=4): 90.0})
-    assert chosen(plan, tmp_path)[4].way == ALONE
+        calibrate(tmp_path, plan.trials[0], {Packing(stack=4): 90.0})
+    assert chosen(plan, tmp_path)[4].packing == ALONE
 
 
 def test_a_calibration_holds_for_its_own_options(plan, tmp_path):
-    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=4): 300.0})
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Packing(stack=4): 300.0})
     assert chosen(plan, tmp_path, replace(OPTIONS, threads=2))[4].why is None
-    assert chosen(plan, tmp_path, replace(OPTIONS, stack="off"))[4].way == ALONE
+    assert chosen(plan, tmp_path, replace(OPTIONS, stack="off"))[4].packing == ALONE
 
 
 def test_a_number_is_taken_at_its_word_up_to_the_trials_there_are(plan, tmp_path):
-    assert chosen(plan, tmp_path, replace(OPTIONS, stack=3))[4].way == Way(stack=3)
-    assert chosen(plan, tmp_path, replace(OPTIONS, stack=50))[4].way == Way(stack=8)
-    assert chosen(plan, tmp_path, replace(OPTIONS, stack=50), peers=2)[4].way == Way(stack=4)
-    assert chosen(plan, tmp_path, replace(OPTIONS, stack=50))[1].way == ALONE
+    assert chosen(plan, tmp_path, replace(OPTIONS, stack=3))[4].packing == Packing(stack=3)
+    assert chosen(plan, tmp_path, replace(OPTIONS, stack=50))[4].packing == Packing(stack=8)
+    assert chosen(plan, tmp_path, replace(OPTIONS, stack=50), peers=2)[4].packing == Packing(stack=4)
+    assert chosen(plan, tmp_path, replace(OPTIONS, stack=50))[1].packing == ALONE
 
 
 def test_a_stack_is_no_wider_than_a_workers_share(plan, tmp_path):
-    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=2): 150.0, Way(stack=8): 400.0})
-    assert chosen(plan, tmp_path)[4].way == Way(stack=8)
-    assert chosen(plan, tmp_path, peers=3)[4].way == Way(stack=2)
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Packing(stack=2): 150.0, Packing(stack=8): 400.0})
+    assert chosen(plan, tmp_path)[4].packing == Packing(stack=8)
+    assert chosen(plan, tmp_path, peers=3)[4].packing == Packing(stack=2)
 
 
 def test_packing_is_for_gpus_and_only_where_stacking_is_slower(plan, tmp_path):
-    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(processes=4): 180.0, Way(stack=4): 150.0})
-    assert chosen(plan, tmp_path)[4].way == Way(stack=4)
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Packing(processes=4): 180.0, Packing(stack=4): 150.0})
+    assert chosen(plan, tmp_path)[4].packing == Packing(stack=4)
     packed = chosen(plan, tmp_path, device="cuda")
-    assert packed[4].way == Way(processes=4)
+    assert packed[4].packing == Packing(processes=4)
     assert packing.processes_per_device([*packed.values()]) == 4
     asked = chosen(plan, tmp_path, replace(OPTIONS, workers=2), device="cuda")
-    assert asked[4].way == Way(stack=4)
+    assert asked[4].packing == Packing(stack=4)
     assert packing.processes_per_device([*asked.values()]) == 1
 
 
@@ -121,14 +121,14 @@ def test_different_shapes_share_a_device_where_that_is_faster_for_all_together(s
     assert {one.why for one in chosen_of(shapes, tmp_path, device="cpu")} == {"one trial of this shape"}
     assert {one.why for one in chosen_of(shapes, tmp_path, peers=3)} == {"one trial of this shape"}
     for trial in shapes.trials:
-        calibrate(tmp_path, trial, {ALONE: 100.0, Way(processes=2): 180.0})
+        calibrate(tmp_path, trial, {ALONE: 100.0, Packing(processes=2): 180.0})
     packed = chosen_of(shapes, tmp_path)
     ratio = (1 + 1 + 1) / (3 / 1.8)
-    assert {one.way for one in packed} == {Way(processes=2)}
+    assert {one.packing for one in packed} == {Packing(processes=2)}
     assert {one.why for one in packed} == {f"calibrated: side by side {ratio:.2f} times as fast as one after the other"}
     assert packing.processes_per_device(packed) == 2
     assert packing.described(packed) == [f"2 processes on a device: 3 families of 3 shapes ({packed[0].why})"]
-    assert {one.way for one in chosen_of(shapes, tmp_path, replace(OPTIONS, workers=1))} == {ALONE}
+    assert {one.packing for one in chosen_of(shapes, tmp_path, replace(OPTIONS, workers=1))} == {ALONE}
 
 
 def test_side_by_side_takes_as_long_as_its_longest_family(shapes, tmp_path):
@@ -137,9 +137,9 @@ def test_side_by_side_takes_as_long_as_its_longest_family(shapes, tmp_path):
     trials = [long, *shapes.trials[1:]]
     plan = replace(shapes, trials=trials, estimates={t.trial_id: Estimate(1.0, "guess") for t in trials})
     for trial in trials:
-        calibrate(tmp_path, trial, {ALONE: 100.0, Way(processes=2): 180.0})
+        calibrate(tmp_path, trial, {ALONE: 100.0, Packing(processes=2): 180.0})
     found = chosen_of(plan, tmp_path)
-    assert {one.way for one in found} == {ALONE}
+    assert {one.packing for one in found} == {ALONE}
     ratio = (4000 + 40 + 40) / 100 / (4000 * 2 / 180)
     assert {one.why for one in found} == {f"calibrated: 2 processes on a device are {ratio:.2f} times as fast"}
     assert all(one.measured for one in found)
@@ -148,54 +148,55 @@ def test_side_by_side_takes_as_long_as_its_longest_family(shapes, tmp_path):
 def test_what_was_measured_must_hold_most_of_the_work(shapes, tmp_path):
     dearest, *others = shapes.trials
     for trial in others:
-        calibrate(tmp_path, trial, {ALONE: 100.0, Way(processes=2): 180.0})
-    assert {one.way for one in chosen_of(shapes, tmp_path)} == {ALONE}
-    calibrate(tmp_path, dearest, {ALONE: 100.0, Way(processes=2): 0.0})  # no memory for two of them
-    assert {one.way for one in chosen_of(shapes, tmp_path)} == {ALONE}
-    calibrate(tmp_path, dearest, {Way(processes=2): 180.0})
-    calibrate(tmp_path, dearest, {Way(processes=2): 180.0})
-    assert {one.way for one in chosen_of(shapes, tmp_path)} == {Way(processes=2)}
+        calibrate(tmp_path, trial, {ALONE: 100.0, Packing(processes=2): 180.0})
+    assert {one.packing for one in chosen_of(shapes, tmp_path)} == {ALONE}
+    calibrate(tmp_path, dearest, {ALONE: 100.0, Packing(processes=2): 0.0})  # no memory for two of them
+    assert {one.packing for one in chosen_of(shapes, tmp_path)} == {ALONE}
+    calibrate(tmp_path, dearest, {Packing(processes=2): 180.0})
+    calibrate(tmp_path, dearest, {Packing(processes=2): 180.0})
+    assert {one.packing for one in chosen_of(shapes, tmp_path)} == {Packing(processes=2)}
 
 
 def test_processes_side_by_side_are_captured_where_one_alone_is(shapes, tmp_path):
     graph = replace(OPTIONS, graph=True)
     for trial in shapes.trials:
-        calibrate(tmp_path, trial, {Way(stack=1): 100.0, Way(stack=1, processes=2): 180.0}, graph)
-    assert {one.way for one in chosen_of(shapes, tmp_path, graph)} == {Way(stack=1, processes=2)}
+        calibrate(tmp_path, trial, {Packing(stack=1): 100.0, Packing(stack=1, processes=2): 180.0}, graph)
+    assert {one.packing for one in chosen_of(shapes, tmp_path, graph)} == {Packing(stack=1, processes=2)}
 
 
 def test_a_captured_step_is_a_stacks_even_for_one_trial(plan, tmp_path):
     graph = replace(OPTIONS, graph=True)
-    assert {one.way for one in chosen(plan, tmp_path, graph, "cuda").values()} == {Way(stack=1)}
-    assert {one.way for one in chosen(plan, tmp_path, graph).values()} == {ALONE}
+    assert {one.packing for one in chosen(plan, tmp_path, graph, "cuda").values()} == {Packing(stack=1)}
+    assert {one.packing for one in chosen(plan, tmp_path, graph).values()} == {ALONE}
 
 
 def test_what_a_calibration_tries(plan):
     trial = plan.trials[0]
     needed = plan.memory_bytes(trial)
 
-    def candidates(curves, device_bytes=2**40, device="cpu", **options):
-        return packing.candidates(trial, curves, 4, replace(OPTIONS, **options), device, device_bytes)
+    def candidates(trials_per_process, device_bytes=2**40, device="cpu", **options):
+        return packing.candidates(trial, trials_per_process, 4, replace(OPTIONS, **options), device, device_bytes)
 
-    assert candidates(16) == [Way(stack=4), Way(stack=16)]
-    assert candidates(3) == [Way(stack=2)]
+    assert candidates(16) == [Packing(stack=4), Packing(stack=16)]
+    assert candidates(3) == [Packing(stack=2)]
     assert candidates(1) == []
-    assert candidates(16, 6 * needed) == [Way(stack=4)]
+    assert candidates(16, 6 * needed) == [Packing(stack=4)]
     assert candidates(16, stack="off") == []
-    assert candidates(1, device="cuda") == [Way(processes=2), Way(processes=4)]
-    captured = [Way(stack=1), Way(stack=1, processes=2), Way(stack=1, processes=4)]
+    assert candidates(1, device="cuda") == [Packing(processes=2), Packing(processes=4)]
+    captured = [Packing(stack=1), Packing(stack=1, processes=2), Packing(stack=1, processes=4)]
     assert candidates(1, device="cuda", graph=True) == captured
     tokens = packing.resident_bytes(trial.config, "cuda")
     assert tokens == 2 * trial.config.data.unique_sequences * trial.config.model.seq_len
-    assert candidates(1, (3 * needed + tokens) / packing.MEMORY_SHARE, "cuda") == [Way(processes=2)]
+    assert candidates(1, (3 * needed + tokens) / packing.MEMORY_SHARE, "cuda") == [Packing(processes=2)]
 
 
 def test_an_estimate_is_of_a_trials_share(plan, tmp_path):
     trial = plan.trials[0]
-    calibrate(tmp_path, trial, {ALONE: 100.0, Way(stack=4): 400.0})
+    calibrate(tmp_path, trial, {ALONE: 100.0, Packing(stack=4): 400.0})
     speeds = Speeds.read(tmp_path)
     alone, share = (
-        speeds.estimate(trial, OPTIONS, "cpu", "CPU", plan.config.cluster, way).seconds for way in (ALONE, Way(stack=4))
+        speeds.estimate(trial, OPTIONS, "cpu", "CPU", plan.config.cluster, how).seconds
+        for how in (ALONE, Packing(stack=4))
     )
     assert share == pytest.approx(alone / 4)
 
@@ -236,50 +237,50 @@ def test_a_launch_calibrates_where_it_pays(overrides, workspace, monkeypatch, ca
 def test_slots_that_would_idle_are_counted_where_they_are_computed(overrides, workspace):
     """A trunk of most of a family's steps leaves little to do at the same time; on the CPU idle slots cost nothing."""
     plan = plan_here([*overrides, tiny.steps(20, 40, 400)])
-    calibrate(plan.runs, plan.trials[0], {ALONE: 100.0, Way(stack=2): 150.0})
+    calibrate(plan.runs, plan.trials[0], {ALONE: 100.0, Packing(stack=2): 150.0})
     one = chosen(plan, plan.runs, device="cuda")[1]
-    assert one.way == ALONE
+    assert one.packing == ALONE
     assert one.why == f"calibrated: stack of 2 is {412 / 100 / (400 * 2 / 150):.2f} times as fast"
-    assert chosen(plan, plan.runs)[1].way == Way(stack=2)
+    assert chosen(plan, plan.runs)[1].packing == Packing(stack=2)
 
 
 def test_a_way_that_the_memory_does_not_allow_is_known_and_not_taken(plan, tmp_path):
-    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=2): 120.0, Way(stack=8): 0.0})
-    assert chosen(plan, tmp_path)[4].way == Way(stack=2)
-    calibrate(tmp_path / "none", plan.trials[0], {ALONE: 0.0, Way(stack=2): 0.0})
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Packing(stack=2): 120.0, Packing(stack=8): 0.0})
+    assert chosen(plan, tmp_path)[4].packing == Packing(stack=2)
+    calibrate(tmp_path / "none", plan.trials[0], {ALONE: 0.0, Packing(stack=2): 0.0})
     unable = chosen(plan, tmp_path / "none")[4]
-    assert (unable.way, unable.why) == (ALONE, "calibrated: the device has no memory for more, if for one")
+    assert (unable.packing, unable.why) == (ALONE, "calibrated: the device has no memory for more, if for one")
     estimate = Speeds.read(tmp_path / "none").estimate(plan.trials[0], OPTIONS, "cpu", "CPU", plan.config.cluster)
     assert estimate.source == "guess"
 
 
 def test_a_gpu_takes_a_measured_stack_with_slots_to_spare_if_that_is_faster_still(plan, tmp_path):
     """Eight curves where a stack of 16 was measured: 176 steps in turns, or 40 of 16 slots."""
-    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Way(stack=16): 2000.0})
+    calibrate(tmp_path, plan.trials[0], {ALONE: 100.0, Packing(stack=16): 2000.0})
     one = chosen(plan, tmp_path, device="cuda")[4]
-    assert one.way == Way(stack=16)
+    assert one.packing == Packing(stack=16)
     assert one.why == f"calibrated: {176 / 100 / (40 * 16 / 2000):.2f} times as fast as alone"
-    assert chosen(plan, tmp_path)[4].way == ALONE
+    assert chosen(plan, tmp_path)[4].packing == ALONE
 
 
 def test_only_what_is_left_counts(overrides, workspace):
     grid = [*overrides, tiny.steps(20), "seed=0,1,2,3", "run.workers=1"]
     before = plan_here(grid)
-    calibrate_here = {ALONE: 100.0, Way(stack=4): 400.0}
-    for way, speed in calibrate_here.items():
-        record_speed(before.runs, before.trials[0], OPTIONS, device_model("cpu"), speed, 0.0, "calibration", way)
-    assert [one.way for one in plan_here(grid).executions] == [Way(stack=4)]
+    calibrate_here = {ALONE: 100.0, Packing(stack=4): 400.0}
+    for how, speed in calibrate_here.items():
+        record_speed(before.runs, before.trials[0], OPTIONS, device_model("cpu"), speed, 0.0, "calibration", how)
+    assert [one.packing for one in plan_here(grid).executions] == [Packing(stack=4)]
     for trial in before.trials[1:]:
         path = RunDir.of_trial(before.runs, trial.trial_id).record
         path.parent.mkdir(parents=True)
         path.write_text("{}")
     after = plan_here(grid).executions
-    assert [(one.way, one.curves, one.why) for one in after] == [(ALONE, 1, "one trial of this shape")]
+    assert [(one.packing, one.trials_per_process, one.why) for one in after] == [(ALONE, 1, "one trial of this shape")]
 
 
 def test_processes_that_share_a_device_stack_only_where_told_to(plan, tmp_path, monkeypatch):
-    for way, speed in {ALONE: 100.0, Way(stack=4): 400.0}.items():
-        record_speed(tmp_path, plan.trials[0], OPTIONS, device_model("cpu"), speed, 0.0, "calibration", way)
+    for how, speed in {ALONE: 100.0, Packing(stack=4): 400.0}.items():
+        record_speed(tmp_path, plan.trials[0], OPTIONS, device_model("cpu"), speed, 0.0, "calibration", how)
     families = [family for family in plan.families() if len(family) == 2]
 
     def stacks(**options):

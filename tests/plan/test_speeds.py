@@ -8,7 +8,7 @@ from sweep.common.errors import UserError
 from sweep.common.files import append_json
 from sweep.config.compose import ClusterSection, RunOptions
 from sweep.plan.packing import stack_key
-from sweep.plan.speeds import Speeds, Way, record_speed, speed_key
+from sweep.plan.speeds import Packing, Speeds, record_speed, speed_key
 from sweep.verbs.plan import plan_here
 from tests.helpers import tiny
 
@@ -126,7 +126,7 @@ def test_a_row_of_an_older_key_is_read_and_matches_nothing(trial, tmp_path):
 
 def test_a_damaged_line_of_speeds_is_named(trial, tmp_path):
     (tmp_path / "speeds.jsonl").write_text("{\n")
-    with pytest.raises(UserError, match=r"speeds\.jsonl:1: damaged line"):
+    with pytest.raises(UserError, match=r"speeds\.jsonl:1: damaged \("):
         Speeds.read(tmp_path)
 
 
@@ -160,7 +160,7 @@ def test_processes_on_one_device_are_timed_at_the_same_time(overrides, workspace
 
     plan = plan_here([*overrides, tiny.steps(20)])
     tokens = Path(plan.config.paths.tokens)
-    speed = calibrate._processes(plan.trials[0], plan.config.run, tokens, "cpu", Way(processes=2))
+    speed = calibrate._processes(plan.trials[0], plan.config.run, tokens, "cpu", Packing(processes=2))
     assert speed > 1000
 
 
@@ -169,4 +169,4 @@ def test_one_of_several_processes_that_fails_ends_the_measurement(overrides, wor
 
     plan = plan_here([*overrides, tiny.steps(20)])
     with pytest.raises(RuntimeError, match=r"of 2 processes, some ended with \[1, 1\]"):
-        calibrate._processes(plan.trials[0], plan.config.run, Path("no-tokens"), "cpu", Way(processes=2))
+        calibrate._processes(plan.trials[0], plan.config.run, Path("no-tokens"), "cpu", Packing(processes=2))

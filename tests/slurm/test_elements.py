@@ -11,7 +11,7 @@ from sweep.common.devices import device_model
 from sweep.common.errors import UserError
 from sweep.config.cluster import SlurmSection
 from sweep.config.compose import RunOptions
-from sweep.plan.speeds import ALONE, Way, record_speed
+from sweep.plan.speeds import ALONE, Packing, record_speed
 from sweep.verbs.plan import plan_here
 
 GIB = 2**30
@@ -160,8 +160,8 @@ def test_a_stack_takes_the_time_of_all_that_are_in_it():
 def test_what_a_calibrated_plan_needs(overrides, workspace):
     grid = [*overrides, "seed=0,1,2,3", "budget.tokens=10k", "run.device=cpu", "run.workers=1"]
     trial = plan_here(grid).trials[0]
-    for way, speed in {ALONE: 100.0, Way(stack=2): 200.0}.items():
-        record_speed(Path("runs"), trial, RunOptions(), device_model("cpu"), speed, 0.0, "calibration", way)
+    for packing, speed in {ALONE: 100.0, Packing(stack=2): 200.0}.items():
+        record_speed(Path("runs"), trial, RunOptions(), device_model("cpu"), speed, 0.0, "calibration", packing)
     found = needs(plan := plan_here(grid), plan.families())
     assert {(n.concurrent, n.per_gpu) for n in found} == {(2, 1)}
     assert len({n.stack for n in found} - {""}) == 1
@@ -174,9 +174,14 @@ def test_what_a_calibration_found_slower_is_not_done(overrides, workspace):
     grid = [*gpu, "model.params=3k", "seed=range(4)", "budget.tokens=100k", "run=gpu", "cluster=slurm"]
     plan = plan_here(grid)
     assert {n.per_gpu for n in needs(plan, plan.families())} == {None}
-    for way, speed in {ALONE: 100.0, Way(processes=2): 50.0, Way(processes=4): 30.0, Way(stack=4): 60.0}.items():
+    for packing, speed in {
+        ALONE: 100.0,
+        Packing(processes=2): 50.0,
+        Packing(processes=4): 30.0,
+        Packing(stack=4): 60.0,
+    }.items():
         options, name = plan.config.run, plan.config.cluster.device_name
-        record_speed(Path("runs"), plan.trials[0], options, name, speed, 0.0, "calibration", way)
+        record_speed(Path("runs"), plan.trials[0], options, name, speed, 0.0, "calibration", packing)
     plan = plan_here(grid)
     assert {n.per_gpu for n in needs(plan, plan.families())} == {1}
 
