@@ -1,16 +1,22 @@
-# make sweep   set up, then run the default sweep from the grid to the report
-# make test    set up, then lint, types and tests
+# make sweep       set up, then run the default sweep from the grid to the report
+# make test        set up, then lint, types and all tests
+# make test-fast   every room in under 90 seconds on two cores: no slow test, no cluster, no browser, no lint
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A worker for each core; each gets whole files, and one of them all tests of the Slurm cluster (tests/helpers/lanes.py).
+PARALLEL := -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: sweep test lint clean
+.PHONY: sweep test test-fast lint clean
 
 sweep: $(VENV)/run.stamp
 	$(BIN)/python -m sweep launch sweep=default
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+test-fast: $(VENV)/test.stamp
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

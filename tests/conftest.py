@@ -6,9 +6,17 @@ import pytest
 
 from tests.helpers import tiny
 
-pytest_plugins = ["tests.helpers.slurm_cluster", "tests.helpers.held_submissions", "tests.helpers.processes"]
+pytest_plugins = [
+    "tests.helpers.lanes",
+    "tests.helpers.slurm_cluster",
+    "tests.helpers.held_submissions",
+    "tests.helpers.processes",
+]
 os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are decorated, so before they are imported
 os.environ["WANDB_MODE"] = "disabled"  # what a test sends to W&B, it says
+os.environ["OMP_NUM_THREADS"] = "1"  # test processes run beside each other, as many as there are cores
+# A shell that starts the tests in the background has SIGINT ignored, and what they launch would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

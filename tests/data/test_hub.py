@@ -170,6 +170,7 @@ def documents(answer):
     return sorted(answer["text"].split("<|endoftext|>")[:-1])
 
 
+@pytest.mark.slow
 def test_datasets_are_streamed(endpoint, tmp_path):
     (whole, some, little, lines, tokenized), _ = answers(
         endpoint,
@@ -190,6 +191,7 @@ def test_datasets_are_streamed(endpoint, tmp_path):
     assert cached == [], "streamed, not downloaded"
 
 
+@pytest.mark.slow
 def test_what_the_hub_does_not_have_is_one_line(endpoint, tmp_path):
     found, stderr = answers(
         endpoint,

@@ -19,6 +19,7 @@ def simulated(seed, families=20, count=150, **noise):
     return x, loss, family, solution, bootstrap.resample(solution, loss, family, count, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("families", [6, 20])
 def test_nominal_90_percent_covers_about_90_percent(families):
     """A small version of benchmarks/fit_calibration.py: a, and loss at 10 times the compute."""

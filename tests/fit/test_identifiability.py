@@ -33,6 +33,7 @@ def fitted(frame, **options):
         return fit_rows(prepare(frame), **options).as_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
 def test_noise_has_no_best_buy(seed, kind):
@@ -61,6 +62,7 @@ def test_laws_are_not_taken_for_noise(params):
         assert fit["certificate"]["without_effect"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_sd", [0.05, 0.3])
 def test_a_noisy_law_or_one_absurd_loss_prints_nothing_of_numpys(noise_sd):
     for seed in range(2):

@@ -106,6 +106,7 @@ def test_no_candidate_repeats_its_data_more_than_the_sweep_does(fitted_sweep):
     assert max(trial.epochs for trial in beyond) <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", [["--flops", "1e13"], ["--params", "12k", "--tokens", "30M"]])
 def test_what_is_predicted_is_what_its_launch_trains_and_is_recognised(fitted_sweep, capsys, said):
     capsys.readouterr()

@@ -83,6 +83,7 @@ def run(module, *words):
     return module.run(parser.parse_args([str(w) for w in words]))
 
 
+@pytest.mark.slow
 def test_predict_train_score(tmp_path, capsys):
     frame, path = table(BESIROGLU, family_sd=0.002, run_sd=0.002), tmp_path / "runs.csv"
     frame.to_csv(path, index=False)

@@ -27,6 +27,8 @@ if importlib.util.find_spec("triton") is None:  # not imported here: others impo
 
 from sweep.common.checkout import ROOT
 
+pytestmark = pytest.mark.triton
+
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")
 TABLE = ROOT / "benchmarks" / "results" / "compile_ahead.json"
 

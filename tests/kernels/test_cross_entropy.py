@@ -10,6 +10,8 @@ from kernels.cross_entropy import backend_beside, cross_entropy, linear_cross_en
 pytest.importorskip("triton", reason="Triton exists on Linux only")
 from kernels import cross_entropy_op as op
 
+pytestmark = pytest.mark.triton
+
 torch.set_num_threads(1)  # at these shapes two threads mostly wait for each other
 
 SHAPES = [(1, 2), (5, 7), (3, 128), (9, 300), (2, 5000)]  # the last takes two tiles of the vocabulary

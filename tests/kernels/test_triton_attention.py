@@ -16,6 +16,8 @@ from kernels import attention_op
 from models.config import ModelConfig
 from models.gpt import GPT
 
+pytestmark = pytest.mark.triton
+
 torch.set_num_threads(1)  # at these shapes two threads mostly wait for each other
 
 # tokens, query heads, key/value heads, head dimension, window, mean document length, (queries, keys) of a tile

@@ -88,6 +88,7 @@ def test_every_parameter_learns_within_three_steps(cfg):
     assert [name for name, p in model.named_parameters() if torch.equal(p, start[name])] == []
 
 
+@pytest.mark.slow
 def test_compiles_whole(cfg):
     """One graph, no breaks: dynamo's own eager backend traces without a compiler."""
     model = alive(cfg)

@@ -8,6 +8,7 @@ from models.gpt import GPT
 from tests.helpers.small_models import VARIANTS, alive, batch, config
 
 pytest.importorskip("triton", reason="Triton exists on Linux only")
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 STEPS = 2
 

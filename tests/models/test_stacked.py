@@ -61,6 +61,7 @@ def test_losses_and_gradients_are_those_of_each_model_alone(variant):
             assert error <= 2 * allowed + 4 * ulp * true.norm(), (name, trial)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [False, True])
 def test_compiled_gradients_are_the_same_and_lie_as_they_are_gathered(autocast):
     cfg = config()

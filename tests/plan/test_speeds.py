@@ -155,6 +155,7 @@ def test_a_calibration_is_of_the_plans_own_device(overrides, workspace, capsys):
     assert not (workspace / "runs" / "speeds.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_processes_on_one_device_are_timed_at_the_same_time(overrides, workspace):
     from sweep.workers import calibrate
 
@@ -164,6 +165,7 @@ def test_processes_on_one_device_are_timed_at_the_same_time(overrides, workspace
     assert speed > 1000
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_that_fails_ends_the_measurement(overrides, workspace):
     from sweep.workers import calibrate
 

@@ -26,7 +26,13 @@ from sweep.verbs import fit as fit_verb
 from tests.helpers.example_sweeps import HOSTILE, write
 
 KINDS = ("normal", "refused", "lr")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def chromium():
+    """The browser's command."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return found or pytest.skip("there is no Chromium on this machine to open the page with")
 
 
 @pytest.fixture(scope="module")
@@ -332,14 +338,14 @@ sys.exit(status)
 # ---- In a browser ----------------------------------------------------------------------------------------------
 
 
-def opened(path, tmp_path, script: str = "") -> tuple[str, str]:
+def opened(chromium: str, path, tmp_path, script: str = "") -> tuple[str, str]:
     """(the page's DOM after it was drawn, the console) of headless Chromium without a network."""
     if script:
         path = shutil.copy(path, tmp_path / "probe.html")
         with open(path, "a") as file:
             file.write(f"<script>{script}</script>")
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
         "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,2000",
         "--enable-logging=stderr", "--v=0", "--virtual-time-budget=30000", "--dump-dom", f"file://{path}",
@@ -349,8 +355,7 @@ def opened(path, tmp_path, script: str = "") -> tuple[str, str]:
     return ran.stdout, console
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine to open the page with")
-def test_page_draws_in_a_browser_without_a_network(written, tmp_path):
+def test_page_draws_in_a_browser_without_a_network(chromium, written, tmp_path):
     folder, report = written["normal"]
     # What a person does: reads an answer, filters the table, sorts it, moves the slider, zooms.
     script = """
@@ -374,7 +379,7 @@ const sizes = () => [...document.querySelectorAll("#trials tbody tr")].map((row)
 heads[3].click(); tell("ascending", String(sizes().every((n, i, all) => !i || all[i - 1] <= n)));
 heads[3].click(); tell("descending", String(sizes().every((n, i, all) => !i || all[i - 1] >= n)));
 """
-    dom, console = opened(folder / "report" / "report.html", tmp_path, script)
+    dom, console = opened(chromium, folder / "report" / "report.html", tmp_path, script)
     assert console == ""
     assert re.search(r'<body[^>]* data-drawn="all"', dom), dom[-300:]
     assert "data-broken" not in dom
@@ -398,10 +403,9 @@ heads[3].click(); tell("descending", String(sizes().every((n, i, all) => !i || a
     assert flops == pytest.approx(Fitted.of(fit).compute_for_loss(2.8), rel=1e-6)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine to open the page with")
-def test_page_without_a_fit_draws_too(written, tmp_path):
+def test_page_without_a_fit_draws_too(chromium, written, tmp_path):
     folder, report = written["refused"]
-    dom, console = opened(folder / "report" / "report.html", tmp_path)
+    dom, console = opened(chromium, folder / "report" / "report.html", tmp_path)
     assert console == ""
     assert 'data-drawn="all"' in dom
     assert len(re.findall(r'class="plot js-plotly-plot"', dom)) == len(report["figures"])

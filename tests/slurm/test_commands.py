@@ -57,7 +57,10 @@ def script(tmp_path):
     return make
 
 
-@pytest.fixture(params=["cluster", "cluster_without_accounting"])
+CLUSTERS = ("cluster", "cluster_without_accounting")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slurm) for name in CLUSTERS])
 def slurm(request, monkeypatch):
     """A cluster with sacct and one without; its queue is empty again at the end."""
     cluster = request.getfixturevalue(request.param)

@@ -219,7 +219,7 @@ def storm(cluster, overrides, tmp_path_factory):
     return story
 
 
-@pytest.fixture(params=["calm", "storm"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slurm) for name in ("calm", "storm")])
 def story(request):
     return request.getfixturevalue(request.param)
 

@@ -97,6 +97,7 @@ def test_warming_up_leaves_idle_weights_as_they_are(plan):
     assert torch.isfinite(stack.weights_KP).all()
 
 
+@pytest.mark.slow
 def test_torch_compile_sees_the_whole_step(plan):
     """Without a break in its graph, forward, backward and update; and it computes the same."""
     plain, compiled = stack_of(plan), stack_of(plan)

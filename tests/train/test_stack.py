@@ -72,6 +72,7 @@ def plain_step(plan, trial, start, dtype):
     return {name: p.detach().double() for name, p in setup.model.named_parameters()}, norm.double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [None, 2])
 def test_one_step_from_the_same_state_is_the_same_step(plan, alone, micro_batch):
     """Every trunk's last state, in one stack: updates err no more than twice what a plain step errs by."""
