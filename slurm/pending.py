@@ -1,19 +1,19 @@
-"""What a launch still has to train: families that lack records, but for those that somebody is about to train."""
+"""What a launch still has to train: families that lack records, except those that somebody is about to train."""
 
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from slurm import commands
-from slurm.alive import job_is_gone
-from slurm.commands import Job
-from slurm.submission import ArrayTask, Submission
+from slurm.queue_state import of_submissions
+from slurm.submission import Submission
+from sweep.common.errors import UserError
 from sweep.plan.plan import Plan
 from sweep.plan.trial import Trial
-from sweep.runs import attempt_log, claim
-from sweep.runs.rundir import RunDir
+from sweep.runs import launches
+from sweep.runs.state import States
 
-ENDING_SECONDS = 40.0  # that a job may take to end: Slurm kills it after KillWait, 30 s unless a site says else
+ENDING_SECONDS = 40.0  # that a job may take to end: Slurm kills it after KillWait, 30 s unless a site says otherwise
 
 
 @dataclass
@@ -27,41 +27,31 @@ class Missing:
 
 
 def missing(plan: Plan, earlier: list[Submission]) -> Missing:
-    """The families that the launch is about, those that are done left out."""
+    """The families that the launch is about, except those that are done."""
     found = Missing()
-    done = plan.done()
-    queued = families_in_queue(earlier)
-    for family in plan.families():
-        left = [trial for trial in family if trial.trial_id not in done]
-        name = family[0].family_id
-        if not left or (plan.only and name not in plan.only):
+    queue = of_submissions(earlier, _settled(job.name for one in earlier for job in one.chunks))
+    states = States(plan.runs, queue, launches.alive(plan.sweep.path))
+    for left in plan.left():
+        name = left[0].family_id
+        if plan.only and name not in plan.only:
             continue
-        if name in queued:
-            found.queued[name] = queued[name]
-        elif (holder := _holder(plan, name)) is not None:
-            found.held[name] = holder
-        elif attempt_log.is_given_up(RunDir.of_trunk(plan.runs, name)):
+        family = states.family(name)
+        if family.damage:
+            raise UserError(family.damage)
+        if family.queued is not None:
+            found.queued[name] = f"{family.queued.job_id} ({family.queued.state})"
+        elif family.held is not None:
+            found.held[name] = str(family.held)
+        elif family.launch is not None:
+            found.held[name] = f"by a launch that has not come to it yet, {family.launch}"
+        elif family.is_given_up:
             found.given_up.append(name)
         else:
             found.families.append(left)
     return found
 
 
-def families_in_queue(earlier: list[Submission]) -> dict[str, str]:
-    """The families of elements that are pending or running, each with its element."""
-    chunks = {chunk.name: (submission, chunk) for submission in earlier for chunk in submission.chunks}
-    tasks: dict[str, list[ArrayTask]] = {}
-    found = {}
-    for job in _settled(chunks):
-        submission, chunk = chunks[job.name]
-        if submission.tag not in tasks:
-            tasks[submission.tag] = submission.tasks()
-        for family in tasks[submission.tag][chunk.task(job.index or 0)].families:
-            found[family] = f"{job.element} ({job.state})"
-    return found
-
-
-def _settled(names: Iterable[str]) -> list[Job]:
+def _settled(names: Iterable[str]) -> list[commands.Job]:
     """What the queue holds of these jobs once none of them is ending: one that was is gone then, or waits again."""
     names, end = list(names), time.monotonic() + ENDING_SECONDS
     while True:
@@ -81,8 +71,3 @@ def adopt(earlier: list[Submission]) -> list[str]:
                 submission.write()
                 said.append(f"found job {found}, {job.name}: its launch ended before it could note the id")
     return said
-
-
-def _holder(plan: Plan, family_id: str) -> str | None:
-    held = claim.held_by(RunDir.of_trunk(plan.runs, family_id).path, job_is_gone)
-    return None if held is None else str(held)

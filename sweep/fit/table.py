@@ -37,7 +37,7 @@ ROLE_COLUMNS: dict[str, tuple[str, ...]] = {
     "phase": ("phase",),
 }
 UNFINISHED = (  # ours, then W&B's
-    *("failed", "running", "missing", "stopped"),
+    *("running", "waiting", "queued", "stalled", "failed", "given up", "damaged", "lost", "missing", "stopped"),
     *("crashed", "killed", "pending", "preempting", "preempted"),
 )
 REQUIRED = ("N", "D", "C", "loss")

@@ -27,6 +27,7 @@ from sweep.plan.speeds import ALONE, Estimate, Speeds
 from sweep.plan.trial import Trial
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
+from sweep.runs.state import has_record
 from sweep.runs.sweepdir import SweepDir
 
 ADAM_BYTES_PER_PARAM = 12  # fp32 weight and two moments, in a checkpoint
@@ -87,7 +88,7 @@ class Plan:
 
     def done(self) -> set[str]:
         """Trials that have a record, finished or diverged."""
-        return {t.trial_id for t in self.trials if RunDir.of_trial(self.runs, t.trial_id).record.exists()}
+        return {trial.trial_id for trial in self.trials if has_record(self.runs, trial.trial_id)}
 
     def left(self, done: set[str] | None = None) -> list[list[Trial]]:
         """The families that lack records (or are not `done`), with only the trials that do."""

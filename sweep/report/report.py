@@ -25,6 +25,7 @@ from sweep.report.figure_spec import Figure, LeftOut
 from sweep.report.figures import describe
 from sweep.report.format import significant
 from sweep.report.results import Results
+from sweep.runs.state import KINDS
 
 MEANINGS = {
     "E": "floor: the loss that no compute crosses (nats per token)",
@@ -116,8 +117,7 @@ def numbers(results: Results, figures: list[Figure | LeftOut]) -> dict[str, Any]
 
 
 def _counts_text(counts: dict[str, int]) -> str:
-    order = ("finished", "running", "failed", "diverged", "missing")
-    parts = [f"{counts[status]} {status}" for status in order if counts.get(status)]
+    parts = [f"{counts[kind]} {kind}" for kind in KINDS if counts.get(kind)]
     return f"{sum(counts.values())} trials, {', '.join(parts)}"
 
 

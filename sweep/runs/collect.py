@@ -5,6 +5,7 @@ whose record was read before are taken from the last `table.parquet`.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import pandas as pd
 
 from sweep.common import files
 from sweep.common.errors import UserError
-from sweep.runs import attempt_log, claim
+from sweep.runs import launches
 from sweep.runs.efficiency import efficiency, worker_seconds
-from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
+from sweep.runs.state import NoQueue, Queue, States, TrialState
 from sweep.runs.sweepdir import SweepDir
 
 RESULTS = (  # fields of the record that are columns of the table under the same name
@@ -79,17 +80,19 @@ class Collected:
     read: int
 
 
-def collect(sweep: SweepDir) -> Collected:
-    """Collect a sweep and write its parquet files and `meta.json`."""
+def collect(sweep: SweepDir, ask_queue: Callable[[], Queue] = NoQueue) -> Collected:
+    """Collect a sweep and write its parquet files and `meta.json`. The queue is asked only if records are missing."""
     folder, settings = sweep.path, sweep.settings()
     runs = Path(settings["paths"]["runs"])
-    before = _before(folder)
+    before, facts = _before(folder), _facts(sweep)
+    stamps = {planned["trial_id"]: _stamp(RunDir.of_trial(runs, planned["trial_id"]).record) for planned in facts}
+    queue = ask_queue() if None in stamps.values() else NoQueue()
+    states = States(runs, queue, launches.alive(folder))
     rows, fresh = [], []
-    for planned in _facts(sweep):
-        row = before.get(planned["trial_id"])
-        stamp = _stamp(RunDir.of_trial(runs, planned["trial_id"]).record)
+    for planned in facts:
+        row, stamp = before.get(planned["trial_id"]), stamps[planned["trial_id"]]
         if row is None or stamp is None or row["record_stamp"] != stamp:
-            row = _row(planned, runs, stamp)
+            row = _row(planned, states, stamp)
             fresh.append(row)
         rows.append(row)
     kept = {row["trial_id"] for row in rows} - {row["trial_id"] for row in fresh}
@@ -132,45 +135,21 @@ def _stamp(record: Path) -> str | None:
     return f"{stat.st_mtime_ns}-{stat.st_ino}"
 
 
-def _row(planned: dict[str, Any], runs: Path, stamp: str | None) -> dict[str, Any]:
-    run = RunDir.of_trial(runs, planned["trial_id"])
-    empty = dict.fromkeys((*RESULTS, OWN_SECONDS))
-    row = {**planned, "status": "missing", "reason": None, "record_stamp": stamp or "", **empty}
-    if stamp is None:
-        row["status"], row["reason"] = _unfinished(planned, run, RunDir.of_trunk(runs, planned["family_id"]))
-        return row
-    try:
-        record = Record.read(run.record)
-        if record.trial_id != planned["trial_id"]:
-            raise UserError(f"{run.record}: is the record of {record.trial_id}; delete it to train the trial again")
-    except UserError as error:
-        return {**row, "status": "failed", "reason": str(error), "record_stamp": ""}
-    row |= {name: getattr(record, name) for name in RESULTS} | {OWN_SECONDS: record.own_seconds}
-    reason = f"loss not finite at step {record.steps_done}" if record.status == "diverged" else None
-    return {**row, "status": record.status, "reason": reason}
+def _row(planned: dict[str, Any], states: States, stamp: str | None) -> dict[str, Any]:
+    """A trial's row of the table: its facts, how it stands and why, and its results."""
+    state = states.trial(planned["trial_id"], planned["family_id"])
+    record = state.record
+    row = {**planned, "status": state.kind, "reason": _reason(state, planned["steps"]), "record_stamp": ""}
+    if record is None:
+        return row | dict.fromkeys((*RESULTS, OWN_SECONDS))
+    results = {name: getattr(record, name) for name in RESULTS} | {OWN_SECONDS: record.own_seconds}
+    return row | {"record_stamp": stamp or ""} | results
 
 
-def _unfinished(planned: dict[str, Any], run: RunDir, trunk: RunDir) -> tuple[str, str]:
-    """Status and reason of a trial without a record."""
-    held = claim.held_by(trunk.path)
-    if held is not None and held.heartbeat.trial_id == planned["trial_id"]:
-        return "running", f"step {held.heartbeat.step} of {planned['steps']}"
-    tried = attempt_log.read(trunk)
-    now = tried[-1].started if tried and held is not None else 0.0  # older failures may be mended by this attempt
-    if (failure := run.failure(since=now)) is not None:
-        return "failed", failure.line
-    if held is not None:
-        return "missing", "its family is being trained"
-    if not tried:
-        return "missing", "never started"
-    last = tried[-1]
-    reasons = {
-        None: "its worker ended without a word; launch again to go on",
-        "stopped": "stopped; launch again to go on",
-        "failed": f"its family failed: {last.error}",
-        attempt_log.GIVEN_UP: f"its family was {last.error}",
-    }
-    return "missing", reasons.get(last.outcome, "not reached; launch again to go on")
+def _reason(state: TrialState, steps: int) -> str | None:
+    if state.kind == "running" and state.held is not None:
+        return f"step {state.held.heartbeat.step} of {steps}"
+    return state.reason or None
 
 
 def _history(history: History, folder: Path, kept: set[str], fresh: list[dict[str, Any]], runs: Path) -> pd.DataFrame:

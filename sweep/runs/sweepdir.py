@@ -4,6 +4,7 @@ sweeps/<name>/
   plan.jsonl        the trials of the grid, one JSON line each
   sweep.json        the overrides, options and paths it was launched with, what was excluded and why
   logs/             what the workers said
+  launches/         the processes of a launch on a machine that are alive (`launches.py`)
   table.parquet, curves.parquet, samples.parquet, meta.json    from `collect`
   fit.json          from `fit`
   report/           from `report`

@@ -16,11 +16,10 @@ from typing import Any
 import psutil
 
 from slurm import commands
-from slurm.queue_state import Asked, ask
+from slurm.queue_state import QueueState, ask
 from sweep.common.errors import UserError
-from sweep.runs import attempt_log, claim
 from sweep.runs.lookup import add_sweep
-from sweep.runs.rundir import RunDir
+from sweep.runs.state import States, has_record
 from sweep.runs.sweepdir import SweepDir
 
 
@@ -39,14 +38,14 @@ def run(args: argparse.Namespace) -> int:
     if args.runs and not asked_for:
         print(f"nothing to cancel: {', '.join(args.runs)} {'have records' if args.runs[1:] else 'has its record'}")
         return 0
-    asked = ask(sweep)
-    for problem in asked.problems:
+    queue = ask(sweep)
+    for problem in queue.problems:
         print(problem, file=sys.stderr)
     families = list(dict.fromkeys(line["family_id"] for line in asked_for))
     stopped = _stop_workers(sweep, families, everything=not args.runs)
-    if not asked.answers:
+    if not queue.answers:
         raise UserError("the jobs on the cluster were not cancelled: Slurm does not answer; try again later")
-    cancelled = _cancel_elements(asked, asked_for, missing) if args.runs else _cancel_jobs(asked)
+    cancelled = _cancel_elements(queue, asked_for, missing) if args.runs else _cancel_jobs(queue)
     if not stopped and not cancelled:
         print("nothing to cancel: no job of it is in the queue, and no worker of it is on this machine")
     return 0
@@ -55,25 +54,25 @@ def run(args: argparse.Namespace) -> int:
 def _without_record(sweep: SweepDir) -> list[dict[str, Any]]:
     """The plan's lines of trials that are not finished."""
     runs = Path(sweep.settings()["paths"]["runs"])
-    return [line for line in sweep.planned() if not RunDir.of_trial(runs, line["trial_id"]).record.exists()]
+    return [line for line in sweep.planned() if not has_record(runs, line["trial_id"])]
 
 
-def _cancel_jobs(asked: Asked) -> bool:
+def _cancel_jobs(queue: QueueState) -> bool:
     """All jobs of all submissions that are in the queue: arrays, the one before and the one after."""
-    jobs = {str(entry.job_id): entry.name for entry in asked.in_queue.values()}
+    jobs = {str(entry.job_id): entry.name for entry in queue.in_queue.values()}
     commands.cancel(jobs)
     for job_id, name in jobs.items():
         print(f"cancelled job {job_id} ({name})")
     return bool(jobs)
 
 
-def _cancel_elements(asked: Asked, chosen: list[dict[str, Any]], missing: list[dict[str, Any]]) -> bool:
+def _cancel_elements(queue: QueueState, chosen: list[dict[str, Any]], missing: list[dict[str, Any]]) -> bool:
     """The elements in the queue that hold the chosen trials; which others of the missing ones go with them is said."""
     families = {line["family_id"] for line in chosen}
-    elements = sorted({one for family in families for one in asked.elements_of[family] if one in asked.in_queue})
+    elements = sorted({one for family in families for one in queue.elements_of[family] if one in queue.in_queue})
     trials = {line["trial_id"] for line in chosen}
     for element in elements:
-        held = [line["trial_id"] for line in missing if line["family_id"] in asked.families_of[element]]
+        held = [line["trial_id"] for line in missing if line["family_id"] in queue.families_of(element)]
         if others := [trial_id for trial_id in held if trial_id not in trials]:
             print(f"element {element} holds these unfinished runs too: {', '.join(others)}", flush=True)
     commands.cancel(elements)
@@ -123,16 +122,17 @@ def _workers(sweep: SweepDir) -> list[psutil.Process]:
 
 
 def _trained_here(sweep: SweepDir, families: list[str], workers: set[int]) -> dict[int, str]:
-    """Which of the families each of these processes has claimed. One that this sweep trains elsewhere is told of."""
-    runs, found = Path(sweep.settings()["paths"]["runs"]), {}
+    """Which of the families each of these processes trains. One that this sweep trains on another host is told of."""
+    states, found = States(Path(sweep.settings()["paths"]["runs"])), {}
     for family_id in families:
-        trunk = RunDir.of_trunk(runs, family_id)
-        holder = claim.current_holder(trunk.path)
-        if holder is None or holder.job is not None or (gone := holder.is_gone()):
+        family = states.family(family_id)
+        if family.damage:
+            raise UserError(family.damage)
+        if family.held is None or family.held.holder.job is not None:
             continue
-        if gone is False and holder.pid in workers:
+        holder, log = family.held.holder, family.log
+        if family.held.is_alive and holder.pid in workers:
             found[holder.pid] = family_id
-        log = next((one.start.log for one in reversed(attempt_log.read(trunk)) if one.start.log), None)
-        if gone is None and log and Path(log).parent == sweep.logs.resolve():
+        if not family.held.is_alive and log is not None and log.parent == sweep.logs.resolve():
             print(f"{family_id}: trained on host {holder.host}; there: kill -TERM {holder.pid}", file=sys.stderr)
     return found

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from slurm.alive import job_is_gone
+from slurm.queue_state import job_is_gone
 from sweep.common.errors import UserError
 from sweep.common.units import format_bytes
 from sweep.runs import claim

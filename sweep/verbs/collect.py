@@ -1,10 +1,11 @@
 """Collect a sweep's runs into sweeps/<name>/table.parquet, curves.parquet and samples.parquet.
 
-Every planned trial is a row: finished, diverged, failed, running or missing, with the reason.
+Every planned trial is a row with its state, as `status` shows it, and the reason.
 """
 
 import argparse
 
+from slurm.queue_state import ask
 from sweep.runs.collect import collect
 from sweep.runs.lookup import add_sweep
 from sweep.runs.sweepdir import SweepDir
@@ -21,9 +22,11 @@ def run(args: argparse.Namespace) -> int:
 
 def collect_sweep(sweep: SweepDir) -> None:
     """Write the sweep's tables, and say what is in them and what went wrong."""
-    collected = collect(sweep)
+    collected = collect(sweep, lambda: ask(sweep))
     counts = collected.table["status"].value_counts()
     said = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{sweep.path / 'table.parquet'}: {len(collected.table)} trials ({said}); {collected.read} read anew")
-    for _, row in collected.table[collected.table["status"].isin(["failed", "diverged"])].iterrows():
+    for _, row in collected.table[
+        collected.table["status"].isin(["failed", "given up", "damaged", "diverged"])
+    ].iterrows():
         print(f"  {row['status']}: {row['trial_id']}: {row['reason']}")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from slurm import messages, submit
+from slurm.queue_state import ask
 from slurm.shared_folders import check_seen
 from sweep.common.console import open_console
 from sweep.common.errors import UserError
@@ -143,7 +144,7 @@ def _end(request: Request, plan: Plan, sweep: SweepDir, outcome: Launched, conso
 
 
 def _say_who_else_trains(plan: Plan, console: Console) -> None:
-    for held in local.held_elsewhere(plan):
+    for held in local.held_elsewhere(plan, ask(plan.sweep)):
         console.print(f"being trained by another launch: {held}", highlight=False, soft_wrap=True)
 
 

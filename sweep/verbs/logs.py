@@ -108,9 +108,9 @@ def logs_of(
     for plan in plans:
         if not (plan.parent / "slurm").is_dir() or (trial_id or family_id) not in plan.read_text():
             continue
-        asked = ask(SweepDir(plan.parent), the_queue=False)
-        for element in asked.elements_of[family_id]:
-            path, submission = asked.log(element).resolve(), asked.submission_of[element]
+        queue = ask(SweepDir(plan.parent), the_queue=False)
+        for element in queue.elements_of[family_id]:
+            path, submission = queue.log(element).resolve(), queue.submission_of[element]
             if path.exists() and path not in found:
                 starts = [one.started for one in tried if one.job and one.job.id == element]
                 of = f"job {element} (submission {submission.folder.name} of sweep {plan.parent.name})"

@@ -13,10 +13,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from slurm.alive import job_is_gone
-from sweep.runs import attempt_log, claim
+from slurm.queue_state import ask
+from sweep.common.errors import UserError
+from sweep.runs import attempt_log
 from sweep.runs.lookup import add_sweep
 from sweep.runs.rundir import RunDir
+from sweep.runs.state import States, has_record
 from sweep.runs.sweepdir import SweepDir, launch_command
 from sweep.verbs import launch
 
@@ -44,16 +46,18 @@ def forget(sweep: SweepDir, names: list[str]) -> list[str]:
     runs = Path(sweep.settings()["paths"]["runs"])
     missing: dict[str, list[RunDir]] = {}
     for line in sweep.chosen(names):
-        run = RunDir.of_trial(runs, line["trial_id"])
-        if not run.record.exists():
-            missing.setdefault(line["family_id"], []).append(run)
+        if not has_record(runs, line["trial_id"]):
+            missing.setdefault(line["family_id"], []).append(RunDir.of_trial(runs, line["trial_id"]))
+    states = States(runs, ask(sweep))
     for family_id, trials in list(missing.items()):
-        trunk = RunDir.of_trunk(runs, family_id)
-        if (held := claim.held_by(trunk.path, job_is_gone)) is not None:
-            print(f"{family_id}: is being trained, left alone: {held}", file=sys.stderr)
+        family = states.family(family_id)
+        if family.damage:
+            raise UserError(family.damage)
+        if family.held is not None:
+            print(f"{family_id}: is being trained, left alone: {family.held}", file=sys.stderr)
             del missing[family_id]
-        elif trunk.attempts.exists():
-            attempt_log.retry(trunk)
+        elif family.last is not None:
+            attempt_log.retry(RunDir.of_trunk(runs, family_id))
             for trial in trials:
                 trial.error.unlink(missing_ok=True)
     return list(missing)

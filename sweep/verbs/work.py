@@ -13,15 +13,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slurm.alive import job_is_gone
 from slurm.element import Supervisor
+from slurm.queue_state import job_is_gone
 from slurm.submission import ArrayTask, submissions
 from sweep.common.errors import UserError
 from sweep.common.exits import EXIT_AGAIN, say
 from sweep.config.cluster import SlurmSection
-from sweep.runs import attempt_log, claim
+from sweep.runs import launches
 from sweep.runs.claim import Job
-from sweep.runs.rundir import RunDir
+from sweep.runs.state import States, has_record
 from sweep.runs.sweepdir import SweepDir
 from sweep.workers.process import LOG
 
@@ -42,12 +42,14 @@ def run(args: argparse.Namespace) -> int:
     sweep = SweepDir(Path(args.sweep))
     if args.submission is None:
         named = set(args.families.split(",")) if args.families else None
-        return _train(sweep, named, attempts_in_vain(sweep.settings()["cluster"].get("slurm")))
+        max_attempts = attempts_without_progress(sweep.settings()["cluster"].get("slurm"))
+        with launches.announced(sweep.path, named):
+            return _train(sweep, named, max_attempts)
     task, slurm = _task(sweep, args.submission, args.task)
     return _train(sweep, set(task.families), slurm.max_attempts_without_progress)
 
 
-def attempts_in_vain(slurm: dict[str, Any] | None) -> int:
+def attempts_without_progress(slurm: dict[str, Any] | None) -> int:
     """How many attempts without progress a family gets."""
     return (slurm or {}).get("max_attempts_without_progress", SlurmSection().max_attempts_without_progress)
 
@@ -112,19 +114,19 @@ def _after_others(sweep: SweepDir, families: list[str], status: int) -> int:
     from sweep.plan.plan import by_family  # takes long; the supervisor listens first
     from sweep.plan.storage import planned_trials
 
-    runs = Path(sweep.settings()["paths"]["runs"])
+    states = States(Path(sweep.settings()["paths"]["runs"]))
     for trials in by_family([trial for trial in planned_trials(sweep) if trial.family_id in families]):
-        trunk = RunDir.of_trunk(runs, trials[0].family_id)
-        missing = {t.trial_id for t in trials if not RunDir.of_trial(runs, t.trial_id).record.exists()}
-        held = claim.held_by(trunk.path)
-        if not missing or held is None:
+        family = states.family(trials[0].family_id)
+        if family.damage:
+            raise UserError(family.damage)
+        if family.held is None or all(has_record(states.runs, trial.trial_id) for trial in trials):
             continue
-        who, tried = f"{trials[0].family_id}: {held}", attempt_log.read(trunk)
-        if held.is_silent or (tried and all(tried[-1].includes(trial_id) for trial_id in missing)):
-            say(f"{who}: left to who is training it")
-        else:
-            say(f"{who}: trains other budgets of it; this element comes back later")
+        is_left_out = any(states.trial(trial.trial_id, trial.family_id).kind == "missing" for trial in trials)
+        if is_left_out and not family.held.is_silent:
+            say(f"{family.family_id}: {family.held}: trains other budgets of it; this element comes back later")
             status = status or EXIT_AGAIN
+        else:
+            say(f"{family.family_id}: {family.held}: left to who is training it")
     return status
 
 

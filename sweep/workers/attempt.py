@@ -11,7 +11,7 @@ from sweep.common.errors import UserError
 from sweep.common.exits import FAILED
 from sweep.data.tokens import Tokens
 from sweep.plan.trial import Trial
-from sweep.runs import attempt_log, claim, environment
+from sweep.runs import attempt_log, claim, environment, state
 from sweep.runs.attempt_log import SavedState
 from sweep.runs.claim import Claim
 from sweep.runs.rundir import RunDir
@@ -152,7 +152,7 @@ class Attempt:
 
 
 def has_record(context: WorkerContext, trial: Trial) -> bool:
-    return RunDir.of_trial(context.runs, trial.trial_id).record.exists()
+    return state.has_record(context.runs, trial.trial_id)
 
 
 def set_up(

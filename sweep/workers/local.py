@@ -1,6 +1,6 @@
-"""Launching on this machine: worker processes over CPU cores or GPUs, and a live table of what they do.
+"""Launching on this machine: worker processes over CPU cores or GPUs.
 
-Workers pull families by claiming them, so nothing is handed out here: they are started, watched, and told to stop.
+Workers take families by claiming them, so nothing is handed out here: they are started, watched, and told to stop.
 """
 
 import contextlib
@@ -16,25 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
 from sweep.common.checkout import ROOT
 from sweep.common.devices import attention_backend, resolve_device
 from sweep.common.errors import UserError
 from sweep.common.exits import EXIT_FAILED, FAILED, say
 from sweep.common.files import Tail
-from sweep.common.units import counted, duration, short
+from sweep.common.units import counted
 from sweep.plan.packing import Execution, gpus, peers, processes_per_device
 from sweep.plan.plan import Plan
-from sweep.runs import claim
-from sweep.runs.claim import Heartbeat
-from sweep.runs.record import Record
-from sweep.runs.rundir import RunDir
+from sweep.runs import launches
+from sweep.runs.state import Queue, States
 from sweep.runs.sweepdir import SweepDir
 from sweep.workers.process import LOG, exit_status, kills, worker_environment
+from sweep.workers.progress_table import ProgressTable
 
 REFRESH_SECONDS = 1.0
 
@@ -56,7 +53,12 @@ class Launched:
 
 
 def launch(plan: Plan, sweep: SweepDir, console: Console, start_mirror: Callable[[], Mirror]) -> Launched:
-    """Train what is missing; returns when all workers ended, or were stopped by Ctrl-C with everything saved."""
+    """Train what is missing; returns when all workers have ended, or were stopped by Ctrl-C with everything saved."""
+    with launches.announced(sweep.path, plan.only or None):
+        return _launch(plan, sweep, console, start_mirror)
+
+
+def _launch(plan: Plan, sweep: SweepDir, console: Console, start_mirror: Callable[[], Mirror]) -> Launched:
     count = worker_count(plan)
     sweep.logs.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -96,9 +98,9 @@ def listen() -> None:
 
 
 def calibrate_where_it_pays(plan: Plan, console: Console) -> bool:
-    """Measure shapes that have much to train, in a process of its own: what that takes of a device is free afterwards.
+    """Measure shapes that have much to train; whether anything was measured. Training can do without.
 
-    Whether anything was measured; training can do without.
+    It runs in a process of its own, so that the device memory that it takes is free afterwards.
     """
     shapes = plan.worth_calibrating()
     if not shapes:
@@ -107,8 +109,9 @@ def calibrate_where_it_pays(plan: Plan, console: Console) -> bool:
     console.print(f"measuring what is faster for {trials} trials of {counted(len(shapes), 'shape', 'shapes')} …")
     process = multiprocessing.get_context("spawn").Process(target=_calibrate, args=(plan, shapes))
     try:
-        process.start()
-        process.join()
+        with launches.announced(plan.sweep.path, plan.only or None):
+            process.start()
+            process.join()
     except BaseException:
         if process.pid is not None:
             with contextlib.suppress(ProcessLookupError):  # it has no session yet
@@ -186,7 +189,7 @@ def _watch(
     plan: Plan, workers: list[subprocess.Popen[bytes]], logs: list[Tail], mirror: Mirror, console: Console
 ) -> None:
     """Show progress until every worker has ended. Not on a terminal: one line whenever a trial is done."""
-    board = _Board(plan)
+    board = ProgressTable(plan)
     said = set(board.done)
 
     def update() -> None:
@@ -219,80 +222,6 @@ def _running(workers: list[subprocess.Popen[bytes]]) -> bool:
     return any(worker.poll() is None for worker in workers)
 
 
-class _Board:
-    """What the live table shows; reads the run directories only."""
-
-    def __init__(self, plan: Plan):
-        self.plan = plan
-        self.trials = {trial.trial_id: trial for trial in plan.trials}
-        self.families = plan.families()
-        self.started = time.monotonic()
-        self.done: set[str] = set()
-        self.beats: list[Heartbeat] = []
-        self.work_before = 0.0
-        self.update()
-        self.work_before = self._work()
-
-    def update(self) -> None:
-        self.done = self.plan.done()
-        self.beats = []
-        for family in self.families:
-            if all(trial.trial_id in self.done for trial in family):
-                continue
-            held = claim.held_by(RunDir.of_trunk(self.plan.runs, family[0].family_id).path)
-            if held is not None and held.heartbeat.trial_id in self.trials:
-                self.beats.append(held.heartbeat)
-
-    def outcome(self, trial_id: str) -> str:
-        """One line on a trial that has just ended."""
-        try:
-            record = Record.read(RunDir.of_trial(self.plan.runs, trial_id).record)
-        except UserError as error:
-            return str(error)
-        loss = f"{record.loss_nats:.4f} nats" if record.loss_nats is not None else record.status
-        times = f"{duration(time.monotonic() - self.started)}, {duration(self.time_left())} left"
-        return f"{trial_id:<36} {loss}  ({times})"
-
-    def _work(self) -> float:
-        """Estimated device seconds that are behind us."""
-        seconds = sum(self.plan.family_seconds([t for t in f if t.trial_id in self.done]) for f in self.families)
-        return seconds + sum(
-            beat.step / max(1, beat.steps) * self.plan.estimates[str(beat.trial_id)].seconds for beat in self.beats
-        )
-
-    def time_left(self) -> float:
-        """From how fast the estimated work has been done since the start."""
-        total = sum(self.plan.family_seconds(family) for family in self.families)
-        work = self._work()
-        elapsed = time.monotonic() - self.started
-        gained = work - self.work_before
-        return max(0.0, total - work) * elapsed / gained if gained > 0 else float("nan")
-
-    def __rich__(self) -> Group:
-        bar = Progress(
-            TextColumn(f"sweep {self.plan.name}"), BarColumn(40), TextColumn("{task.completed}/{task.total} trials"),
-            TextColumn(f"{duration(time.monotonic() - self.started)}, {duration(self.time_left())} left"),
-        )  # fmt: skip
-        bar.add_task("", total=len(self.trials), completed=len(self.done))
-        table = Table(box=None, pad_edge=False)
-        for heading in ("training", "N", "D", "step", "loss", "tokens/s", "left"):
-            table.add_column(heading, justify="left" if heading == "training" else "right", no_wrap=True)
-        for beat in self.beats:
-            trial = self.trials[str(beat.trial_id)]
-            speed, loss = beat.tokens_per_second, beat.loss_nats
-            left = (trial.config.steps - beat.step) * trial.config.batch_tokens
-            table.add_row(
-                trial.trial_id,
-                short(trial.params_non_embedding),
-                short(trial.tokens),
-                f"{beat.step}/{trial.config.steps}",
-                f"{loss:.4f}" if loss else "",
-                f"{speed:,.0f}" if speed else "",
-                duration(left / speed) if speed else "",
-            )
-        return Group(bar, table)
-
-
 def check(plan: Plan) -> None:
     """The device and the backend are here, and the folders that a launch writes to can be written to."""
     resolve_device(plan.device)
@@ -307,7 +236,7 @@ def check(plan: Plan) -> None:
             raise UserError(f"{key}={folder}: not writable; choose another folder")
 
 
-def held_elsewhere(plan: Plan) -> list[str]:
+def held_elsewhere(plan: Plan, queue: Queue) -> list[str]:
     """Families with missing trials that somebody else is training, and who."""
-    trunks = {family[0].family_id: RunDir.of_trunk(plan.runs, family[0].family_id).path for family in plan.left()}
-    return [f"{name}: {held}" for name, path in trunks.items() if (held := claim.held_by(path)) is not None]
+    states, names = States(plan.runs, queue), [family[0].family_id for family in plan.left()]
+    return [f"{name}: {held}" for name in names if (held := states.held(name)) is not None]

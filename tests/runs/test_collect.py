@@ -13,9 +13,10 @@ import pytest
 from sweep.cli import main
 from sweep.common import files
 from sweep.common.errors import UserError
-from sweep.runs import attempt_log, claim, collect
+from sweep.runs import attempt_log, claim
 from sweep.runs.claim import Holder
 from sweep.runs.collect import collect as collect_now
+from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
 from sweep.runs.sweepdir import SweepDir
 from tests.helpers import tiny
@@ -95,7 +96,7 @@ def test_nothing_is_read_again_when_nothing_changed(swept, monkeypatch, capsys):
     first = collect_now(sweep)
     stamps = {path: path.stat().st_mtime_ns for path in sweep.path.glob("*.parquet")}
     opened = []
-    monkeypatch.setattr(collect.Record, "read", opened.append)
+    monkeypatch.setattr(Record, "read", opened.append)
     read_lines = files.read_json_lines
     monkeypatch.setattr(files, "read_json_lines", lambda path: opened.append(path) or read_lines(path))
     again = collect_now(sweep)
@@ -134,18 +135,20 @@ def test_missing_trials_say_why(swept):
     collected = collect_now(sweep)
     assert {row["status"] for row in collected.table.to_dict("records")} == {"missing"}
     assert row_of(collected, never)["reason"] == "never started"
-    assert row_of(collected, stopped)["reason"] == "stopped; launch again to go on"
+    assert row_of(collected, stopped)["reason"] == "stopped with everything saved; launch again to go on"
     assert collected.table["loss_nats"].isna().all()
     assert len(collected.curves) == 0
     tiny.attempt(trunk, "start", time=0.0, attempt=3)
-    assert "ended without a word" in row_of(collect_now(sweep), stopped)["reason"]
+    assert "exited without reporting a result" in row_of(collect_now(sweep), stopped)["reason"]
     tiny.attempt(trunk, "end", time=0.0, attempt=3, outcome="failed", error="out of memory")
-    assert row_of(collect_now(sweep), beside)["reason"] == "its family failed: out of memory"
+    assert row_of(collect_now(sweep), beside)["reason"] == "out of memory"
     tiny.attempt(trunk, "start", time=0.0, attempt=4)
     tiny.attempt(trunk, "end", time=0.0, attempt=4, outcome="given up", error="given up after 3 attempts")
-    assert row_of(collect_now(sweep), beside)["reason"] == "its family was given up after 3 attempts"
+    row = row_of(collect_now(sweep), beside)
+    assert (row["status"], row["reason"]) == ("given up", "given up after 3 attempts")
     attempt_log.retry(trunk)  # a line of its own, no attempt
-    assert row_of(collect_now(sweep), beside)["reason"] == "its family was given up after 3 attempts"
+    row = row_of(collect_now(sweep), beside)
+    assert (row["status"], "set free by `retry`" in row["reason"]) == ("missing", True)
 
 
 def test_a_failed_trial_says_how(swept, capsys):
@@ -172,7 +175,7 @@ def test_a_running_trial_says_how_far_it_is(swept):
     collected = collect_now(sweep)
     assert (row_of(collected, short)["status"], row_of(collected, short)["reason"]) == ("running", "step 12 of 20")
     assert (row_of(collected, long)["status"], row_of(collected, long)["reason"]) == (
-        "missing",
+        "waiting",
         "its family is being trained",
     )
     error = RunDir.of_trial(runs, long.trial_id).error
@@ -222,7 +225,7 @@ def test_a_damaged_record_is_a_row_not_a_crash(swept, damage, said):
     path.write_text(damage(json.loads(whole)))
     collected = collect_now(sweep)
     row = row_of(collected, plan.trials[0])
-    assert row["status"] == "failed"
+    assert row["status"] == "damaged"
     assert said in row["reason"]
     assert "delete it" in row["reason"] or "collect it with that code" in row["reason"]
     assert list(collected.table["status"]).count("finished") == 3

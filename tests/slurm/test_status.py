@@ -9,27 +9,27 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
 from slurm import commands
-from slurm.queue_state import Asked, ask
-from slurm.status import look
-from slurm.submission import ArrayTask, Chunk, JobRef, Submission
+from slurm.queue_state import QueueState, ask
+from slurm.submission import JobRef, Submission
 from sweep.cli import main
 from sweep.common import files
 from sweep.common.checkout import ROOT
-from sweep.config.cluster import SlurmSection
 from sweep.runs import attempt_log, claim
 from sweep.runs.claim import Holder, Job
 from sweep.runs.rundir import RunDir
 from sweep.runs.sweepdir import SweepDir
 from sweep.verbs import cancel, launch
-from sweep.verbs.status import to_json
+from sweep.verbs.status import look, to_json
 from tests.helpers import tiny
+from tests.helpers.made_up import answer, element, elsewhere, end, family_of, hold, record, start, submission
 
 pytestmark = pytest.mark.usefixtures("end_processes")
 
@@ -40,32 +40,8 @@ def small(overrides, workspace):
     return tiny.make_sweep([*overrides, tiny.steps(20, 40), "seed=0,1"])
 
 
-def family_of(plan, number=0):
-    """(short trial, long trial, trunk) of one of the families."""
-    short, long = sorted(plan.families()[number], key=lambda trial: trial.tokens)
-    return short, long, RunDir.of_trunk(plan.runs, short.family_id)
-
-
 def states(sweep):
     return {trial.trial_id: (trial.state, trial.note) for trial in look(sweep).trials}
-
-
-def record(plan, trial, status="finished"):
-    files.write_json(RunDir.of_trial(plan.runs, trial.trial_id).record, {"status": status})
-
-
-def start(trunk, number=1, age=600.0, job=None, **more):
-    row = {"attempt": number, "time": time.time() - age, "host": "h", "pid": 1, "job": job and asdict(job), **more}
-    tiny.attempt(trunk, "start", **row)
-
-
-def end(trunk, outcome, number=1, age=300.0, error=None):
-    tiny.attempt(trunk, "end", attempt=number, time=time.time() - age, outcome=outcome, error=error)
-
-
-def hold(trunk, holder, number=1, age=1.0, **progress):
-    files.create_json(trunk.path / f"claim.{number:06d}.json", asdict(holder))
-    files.write_json(trunk.path / "heartbeat.json", {"time": time.time() - age, **progress})
 
 
 # ---- without Slurm ----
@@ -76,7 +52,7 @@ def test_nothing_begun_is_missing(small):
     status = look(sweep)
     assert status.counts() == {"missing": 4}
     assert [trial.trial_id for trial in status.trials] == [line["trial_id"] for line in sweep.planned()]
-    assert (status.asked.answers, status.asked.problems) == (True, [])
+    assert (status.queue.answers, status.queue.problems) == (True, [])
     assert to_json(status)["slurm"] == {"answers": None, "jobs": {}}  # which was not asked
 
 
@@ -96,7 +72,7 @@ def test_records_claims_and_attempts_say_what_became_of_each(small):
     running = status[long.trial_id]
     assert (running.step, running.steps, running.seconds_left) == (10, 40, 30.0)
     assert running.where == claim.current_holder(trunk.path).host
-    assert "ended without a word" in status[other_long.trial_id].note
+    assert "exited without reporting a result" in status[other_long.trial_id].note
 
 
 def test_the_others_of_a_family_that_is_trained_wait_for_it_or_have_failed_in_it(small):
@@ -104,22 +80,22 @@ def test_the_others_of_a_family_that_is_trained_wait_for_it_or_have_failed_in_it
     short, long, trunk = family_of(plan)
     hold(trunk, Holder.here(), trial_id=long.trial_id, step=3)
     start(trunk)
-    assert states(sweep)[short.trial_id] == ("queued", "its family is being trained")
+    assert states(sweep)[short.trial_id] == ("waiting", "its family is being trained")
     error = RunDir.of_trial(plan.runs, short.trial_id).error
     error.parent.mkdir(parents=True)
     error.write_text("Traceback (most recent call last):\n  File x\n    y()\nRuntimeError: out of luck\nin two lines\n")
     assert states(sweep)[short.trial_id] == ("failed", "RuntimeError: out of luck")
     os.utime(error, (1, 1))  # of an earlier attempt: it may still come to this trial again
-    assert states(sweep)[short.trial_id] == ("queued", "its family is being trained")
+    assert states(sweep)[short.trial_id] == ("waiting", "its family is being trained")
 
 
 @pytest.mark.parametrize(
     ("outcome", "error", "state", "note"),
     [
         ("failed", "RuntimeError: bad", "failed", "RuntimeError: bad"),
-        ("given up", "given up after 3 attempts", "failed", "given up after 3 attempts"),
-        ("stopped", None, "missing", "stopped "),
-        ("lost", None, "missing", ""),
+        ("given up", "given up after 3 attempts", "given up", "given up after 3 attempts"),
+        ("stopped", None, "missing", "stopped with everything saved"),
+        ("lost", None, "missing", "not reached"),
     ],
 )
 def test_how_the_last_attempt_ended(small, outcome, error, state, note):
@@ -158,27 +134,13 @@ def test_damage_is_said_of_the_trial_that_has_it(small):
     trunk.path.mkdir(parents=True)
     trunk.attempts.write_text("{\n{}\n")
     got = states(sweep)
-    assert got[short.trial_id][0] == got[long.trial_id][0] == "failed"
-    assert "record.json: damaged; delete it to train the trial again" in got[short.trial_id][1]
+    assert (got[short.trial_id][0], got[long.trial_id][0]) == ("damaged", "failed")
+    assert "record.json: damaged" in got[short.trial_id][1]
+    assert "delete it" in got[short.trial_id][1]
     assert "attempts.jsonl:1: damaged (" in got[long.trial_id][1]
 
 
 # ---- with submissions ----
-
-
-def submission(plan, sweep, number=1, age=60.0, job_id=7):
-    """One element that holds both families."""
-    folder = sweep.path / "slurm" / f"{number:03d}"
-    chunk = Chunk(f"small.{number:03d}.0-ab", "array-0.sbatch", job_id, "30m", (0, 0))
-    collector = JobRef(f"small.{number:03d}.collector-ab", "collector.sbatch", job_id and job_id + 1)
-    made = Submission(
-        number, "ab", time.time() - age, str(sweep.path), [], [], "/code", None, False, False, SlurmSection(), [chunk],
-        None, collector, folder=folder,
-    )  # fmt: skip
-    (folder / "logs").mkdir(parents=True)
-    made.write()
-    made.write_tasks([ArrayTask(0, "30m", [family[0].family_id for family in plan.families()], 1, 9.0)])
-    return made
 
 
 def test_a_submission_of_an_earlier_version_reads_the_same(small):
@@ -195,22 +157,7 @@ def test_a_submission_of_an_earlier_version_reads_the_same(small):
 @pytest.fixture
 def slurm(monkeypatch):
     """A queue and accounting that say what a test tells them to."""
-
-    def says(*jobs, ended=None, answers=True):
-        def queued(names, patience_seconds=0):
-            if not answers:
-                raise commands.NotAnswering("squeue: Unable to contact slurm controller (connect failure)")
-            return [job for job in jobs if job.name in set(names)]
-
-        monkeypatch.setattr(commands, "available", lambda: True)
-        monkeypatch.setattr(commands, "queued", queued)
-        monkeypatch.setattr(commands, "ended", lambda ids, since: ended)
-
-    return says
-
-
-def element(state="PENDING", reason="Priority", job_id=7, number=1):
-    return commands.Job(job_id, 0, f"small.{number:03d}.0-ab", state, reason, "n1" if state == "RUNNING" else "", 0)
+    return partial(answer, monkeypatch)
 
 
 def test_what_waits_says_why(small, slurm):
@@ -221,7 +168,7 @@ def test_what_waits_says_why(small, slurm):
     slurm(element("COMPLETING", "None"))
     assert set(states(sweep).values()) == {("queued", "COMPLETING")}
     slurm(element("RUNNING", "None"))
-    assert set(states(sweep).values()) == {("queued", "its element is starting")}
+    assert set(states(sweep).values()) == {("waiting", "its job is starting")}
     assert {trial.where for trial in look(sweep).trials} == {"n1 job 7_0"}
 
 
@@ -233,9 +180,9 @@ def test_an_element_that_has_begun_a_family_trains_another_until_it_is_started_a
     hold(trunk, elsewhere(), trial_id=long.trial_id, step=5)
     waiting = family_of(plan, 1)[0].trial_id
     slurm(replace(element("RUNNING"), run_seconds=120))
-    assert states(sweep)[waiting] == ("queued", "its element runs, and trains another family")
+    assert states(sweep)[waiting] == ("waiting", "its job runs, and trains another family")
     slurm(replace(element("RUNNING"), run_seconds=10))
-    assert states(sweep)[waiting] == ("queued", "its element is starting")
+    assert states(sweep)[waiting] == ("waiting", "its job is starting")
 
 
 def test_an_element_without_a_written_id_is_found_by_its_name(small, slurm):
@@ -244,7 +191,7 @@ def test_an_element_without_a_written_id_is_found_by_its_name(small, slurm):
     slurm(element(job_id=99))
     assert {trial.where for trial in look(sweep).trials} == {"job 99_0"}
     slurm()
-    assert set(states(sweep).values()) == {("missing", "")}
+    assert set(states(sweep).values()) == {("missing", "never started")}
 
 
 def test_a_failed_family_of_a_running_element_is_failed_and_of_a_requeued_one_queued(small, slurm):
@@ -303,10 +250,6 @@ def test_an_attempt_of_before_the_submission_does_not_stand_for_it(small, slurm)
     assert states(sweep)[short.trial_id][0] == "lost"
 
 
-def elsewhere(restart=0):
-    return replace(Holder.here(), host="n1", job=Job("7_0", "small.001.0-ab", restart, "c", "n1"), boot_id="another")
-
-
 def test_a_silent_claim_of_a_job_that_is_gone_is_lost_with_what_accounting_says(small, slurm):
     plan, sweep = small
     short, _, trunk = family_of(plan)
@@ -316,9 +259,9 @@ def test_a_silent_claim_of_a_job_that_is_gone_is_lost_with_what_accounting_says(
     slurm(ended={(7, 0): commands.Ended("NODE_FAIL", 0, 300, "n1")})
     state, note = states(sweep)[short.trial_id]
     assert state == "lost"
-    assert note.endswith("ended without a word: NODE_FAIL by Slurm")
+    assert note.endswith("exited without reporting a result: NODE_FAIL by Slurm")
     slurm()  # no accounting
-    assert states(sweep)[short.trial_id][1].endswith("ended without a word")
+    assert states(sweep)[short.trial_id][1].endswith("exited without reporting a result")
 
 
 def test_a_living_claim_on_another_node_runs_and_a_silent_one_is_said(small, slurm):
@@ -331,8 +274,8 @@ def test_a_living_claim_on_another_node_runs_and_a_silent_one_is_said(small, slu
     assert states(sweep)[short.trial_id] == ("running", "")
     files.write_json(trunk.path / "heartbeat.json", {"time": time.time() - 300, "trial_id": short.trial_id, "step": 5})
     state, note = states(sweep)[short.trial_id]
-    assert state == "running"
-    assert note.startswith("no heartbeat for 5 m 00 s")
+    assert state == "stalled"
+    assert note.startswith("no heartbeat for 5 m 00 s, and nobody here can tell whether its process lives")
 
 
 def test_with_the_controller_down_the_run_folders_are_shown_and_one_line_says_so(small, slurm):
@@ -343,7 +286,7 @@ def test_with_the_controller_down_the_run_folders_are_shown_and_one_line_says_so
     hold(trunk, elsewhere(), trial_id=long.trial_id, step=5)
     slurm(answers=False)
     status = look(sweep)
-    (problem,) = status.asked.problems
+    (problem,) = status.queue.problems
     assert problem == (
         "squeue: Unable to contact slurm controller (connect failure); what follows is from the run folders alone"
     )
@@ -382,7 +325,7 @@ def test_a_damaged_submission_is_one_line_and_the_others_count(small, slurm, dam
     (damaged.folder / "submission.json").write_text(damage)
     slurm(element())
     status = look(sweep)
-    (problem,) = status.asked.problems
+    (problem,) = status.queue.problems
     assert "002/submission.json: damaged" in problem
     assert status.counts() == {"queued": 4}
 
@@ -394,9 +337,10 @@ def test_the_newest_submission_that_is_in_the_queue_counts(small, slurm):
     slurm(element("PENDING", "Resources", job_id=11, number=2))
     assert {trial.where for trial in look(sweep).trials} == {"job 11_0"}
     asked = ask(sweep)
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, QueueState)
     assert asked.job_is_gone(Job("7_0", "small.001.0-ab", 0, "c", "n1")) is True
-    assert asked.job_is_gone(Job("5_0", "of another sweep", 0, "c", "n1")) is None
+    assert asked.job_is_gone(Job("5_0", "of another sweep", 0, "c", "n1")) is True  # Slurm is asked about it
+    assert asked.job_is_gone(Job("5_0", "of another sweep", 0, "of another cluster", "n1")) is None
 
 
 # ---- the verbs ----

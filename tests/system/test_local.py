@@ -20,6 +20,7 @@ from sweep.runs.rundir import RunDir
 from sweep.runs.sweepdir import SweepDir
 from sweep.verbs.plan import plan_here
 from sweep.workers import local
+from sweep.workers.progress_table import ProgressTable
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.usefixtures("end_processes")
@@ -226,7 +227,7 @@ def test_there_are_never_more_workers_than_families_to_train(small):
 def test_the_live_table_shows_who_trains_what(small):
     plan, _ = small
     assert tiny.train(plan) == 0
-    board = local._Board(plan)
+    board = ProgressTable(plan)
     assert board.done == {t.trial_id for t in plan.trials}
     trial = plan.trials[0]
     board.beats = [claim.Heartbeat(trial_id=trial.trial_id, step=5, steps=20, loss_nats=4.25, tokens_per_second=1000.0)]

@@ -109,7 +109,7 @@ def test_a_run_is_cancelled_and_tried_again_while_the_other_goes_on(verb, cluste
     assert end is None or end["outcome"] == "stopped"  # a busy machine may not save within this cluster's KillWait
     state = "missing" if end else "lost"
     wait_until(lambda: standing(verb)[mine.trial_id]["state"] == state, cluster=cluster)
-    assert ("saved" if end else "ended without a word") in standing(verb)[mine.trial_id]["note"]
+    assert ("saved" if end else "exited without reporting a result") in standing(verb)[mine.trial_id]["note"]
 
     cluster.stop("slurmctld")
     try:
@@ -163,7 +163,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_once_its_claim_is_silent(
     cluster.crash(node)
     cluster.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
     try:
-        wait_until(lambda: standing(verb)[trial.trial_id]["state"] in ("queued", "running"), cluster=cluster)
+        wait_until(lambda: standing(verb)[trial.trial_id]["state"] in ("queued", "waiting", "running"), cluster=cluster)
         release(cluster, element)
         wait_until(lambda: states(verb) == ["finished"], 180, cluster)
     finally:
@@ -181,7 +181,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_once_its_claim_is_silent(
 
 
 def test_what_fails_again_and_again_is_given_up_until_a_person_says_retry(verb, cluster, overrides, workspace):
-    """Its folder holds another trial: every attempt fails from the same standing."""
+    """Its folder holds another trial: every attempt fails from the same saved state."""
     more = (tiny.steps(40), "cluster.slurm.max_attempts_without_progress=1")
     plan = planned(overrides, *more)
     (trial,) = plan.trials
@@ -191,7 +191,7 @@ def test_what_fails_again_and_again_is_given_up_until_a_person_says_retry(verb, 
     for outcome in ("failed", "given up"):
         status, _, err = verb("launch", *more)
         assert status == 0, err
-        wait_until(lambda: states(verb) == ["failed"], 120, cluster)
+        wait_until(lambda outcome=outcome: states(verb) == [outcome], 120, cluster)
         name = submissions(SweepDir(Path("sweeps/tried")))[-1].chunks[0].name
         wait_until(lambda name=name: not commands.queued([name]), cluster=cluster)
         assert attempts_of(trial)[-1][1]["outcome"] == outcome
