@@ -10,15 +10,17 @@ from sweep.runs.rundir import RunDir
 
 @dataclass(frozen=True)
 class Removable:
+    """A file that can go, and why."""
+
     path: Path
     why: str
     bytes: int
 
 
 def removable(runs: Path, trunks: bool, weights: bool) -> list[Removable]:
-    """Leftovers always; trunk checkpoints and final weights where asked for. Nothing of a family that is being trained.
+    """Leftovers always; trunk checkpoints and final weights if asked for. A family that is being trained is left alone.
 
-    Without a trunk's checkpoints a larger budget of its family trains from step 0.
+    Without its trunk's checkpoints, a larger budget of a family trains from step 0.
     """
     found = []
     trained = set()
@@ -28,7 +30,7 @@ def removable(runs: Path, trunks: bool, weights: bool) -> list[Removable]:
             continue
         states = RunDir(trunk).stable_steps()
         finished = [attempt.outcome for attempt in attempt_log.read(RunDir(trunk))][-1:] == ["done"]
-        kept = [] if trunks and finished else states  # an unfinished family goes on from its last one
+        kept = [] if trunks and finished else states  # an unfinished family resumes from its last one
         for step in states:
             if step not in kept[-1:]:
                 why = "trunk checkpoint" if trunks else "trunk checkpoint that a later one replaces"
@@ -47,7 +49,7 @@ def removable(runs: Path, trunks: bool, weights: bool) -> list[Removable]:
 
 
 def stuck_claims(runs: Path) -> list[Path]:
-    """Families whose claim counts though nobody renews it: their process was on a host that cannot be asked."""
+    """The trunks' folders of families whose claim counts although nobody renews it any more."""
     return [trunk for trunk in sorted((runs / "trunks").glob("*")) if claim.is_silent(trunk)]
 
 

@@ -1,7 +1,7 @@
-"""What share of the devices' time a sweep turned into useful FLOPs: what it trained, over what its devices could do.
+"""What share of its devices' time a sweep turned into useful FLOPs: what it trained, over what its devices could do.
 
-The time of a device is that of the worker processes on it, from when they began to use it to the end of their last
-family, so that compiling, waiting, validation, failures and what was trained twice all count against it.
+A device's time is that of the worker processes on it, from when they began to use it to the end of their last family.
+So compiling, waiting, validation, failures, and everything that was trained twice count against it.
 """
 
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ Process = tuple[str, int, float | None]  # host, pid, and when it started
 
 
 def worker_seconds(runs: Path, family_ids: Iterable[str]) -> float:
-    """Of all processes that trained these families, each times its share of a device. An attempt that was killed counts
-    up to its last heartbeat."""
+    """Device seconds of all processes that trained these families: each one's time, times its share of a device. An
+    attempt that was killed counts up to its last heartbeat."""
     spans: dict[Process, tuple[float, float]] = {}
     shares: dict[Process, float] = {}
     for attempt in chain.from_iterable(_attempts(RunDir.of_trunk(runs, name)) for name in family_ids):
@@ -41,7 +41,8 @@ def _attempts(trunk: RunDir) -> list[Attempt]:
 
 
 def efficiency(useful_flops: float, seconds: float, table: pd.DataFrame) -> float | None:
-    """None where no ceiling was measured. Where devices differ, the median of the trials' counts."""
+    """The useful FLOPs, as a fraction of what the devices could do in these device seconds; None where nobody measured
+    what they can do (`flops_ceiling`, FLOPs per second). Where devices differ, the median over the trials is used."""
     if "flops_ceiling" not in table:
         return None
     ceiling = pd.to_numeric(table["flops_ceiling"]).median()

@@ -1,11 +1,11 @@
 """Stop a sweep, or some of its runs. Everything trained is kept, and `launch` goes on from there.
 
   python -m sweep cancel SWEEP          its jobs on the cluster, and its workers on this machine
-  python -m sweep cancel SWEEP RUN…     only what trains or would train these runs
+  python -m sweep cancel SWEEP RUN…     only the jobs and workers that train these runs, or are to train them
 
-Workers finish their step and save. On a cluster the smallest thing that can be cancelled is an array element; where it
-holds other runs that are not finished, they are named first. Runs that have a record are left alone, and so are workers
-of other sweeps that train the same runs.
+Workers finish their step and save. On a cluster the smallest thing that can be cancelled is an array element; if it
+holds other unfinished runs, they are named first. Runs that have a record are left alone, and so are workers of other
+sweeps that train the same runs.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def _without_record(sweep: SweepDir) -> list[dict[str, Any]]:
 
 
 def _cancel_jobs(queue: QueueState) -> bool:
-    """All jobs of all submissions that are in the queue: arrays, the one before and the one after."""
+    """Cancel every job in the queue: arrays, and the jobs that prepare data and collect. Whether there was any."""
     jobs = {str(entry.job_id): entry.name for entry in queue.in_queue.values()}
     commands.cancel(jobs)
     for job_id, name in jobs.items():
@@ -67,7 +67,8 @@ def _cancel_jobs(queue: QueueState) -> bool:
 
 
 def _cancel_elements(queue: QueueState, chosen: list[dict[str, Any]], missing: list[dict[str, Any]]) -> bool:
-    """The elements in the queue that hold the chosen trials; which others of the missing ones go with them is said."""
+    """Cancel the elements in the queue that hold the chosen trials, and name the unfinished trials that go with them.
+    Whether there was any."""
     families = {line["family_id"] for line in chosen}
     elements = sorted({one for family in families for one in queue.elements_of[family] if one in queue.in_queue})
     trials = {line["trial_id"] for line in chosen}
@@ -82,10 +83,8 @@ def _cancel_elements(queue: QueueState, chosen: list[dict[str, Any]], missing: l
 
 
 def _stop_workers(sweep: SweepDir, families: list[str], everything: bool) -> bool:
-    """Tell this sweep's workers on this machine, of those families or all, to save and stop; whether there are any.
-
-    Of those on other hosts it is said how it is done.
-    """
+    """Tell this sweep's workers on this machine, those that train the families or all, to save and stop; whether there
+    are any. For workers on other hosts, say how it is done."""
     if not families:
         return False
     workers = {process.pid: process for process in _workers(sweep)}

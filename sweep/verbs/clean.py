@@ -1,8 +1,8 @@
-"""Free disk: list what can go, then remove it when told to.
+"""Free disk space: list what can go, and remove it when told to.
 
   python -m sweep clean                 list leftovers: states of finished trials, replaced trunk checkpoints
   python -m sweep clean --trunks --yes  also the trunks' last checkpoints: larger budgets then start from step 0
-  python -m sweep clean --claims --yes  release families whose worker was on another host and is silent
+  python -m sweep clean --claims --yes  release families whose worker has given no sign of life for two minutes
 
 Records, metrics and samples are never touched.
 """
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _slurm_says(holder: Holder | None) -> str:
-    """What Slurm knows of the job that a silent claim belongs to."""
+    """What Slurm knows of the job that a silent claim belongs to, in words."""
     if holder is None or holder.job is None:
         return ""
     gone = job_is_gone(holder.job)

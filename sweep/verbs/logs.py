@@ -1,11 +1,11 @@
-"""What the workers of a run said: each of its attempts, the log of the newest one, and the run's last error.
+"""Show what the workers of a run wrote: a line for each attempt, the log of the newest one, and the run's last error.
 
   python -m sweep logs RUN         RUN is a run's id, a unique prefix of it, or a family's id
   python -m sweep logs RUN --all   the earlier logs too, oldest first
-  python -m sweep logs RUN -f      go on with what is being written, until Ctrl-C or the run has a record
+  python -m sweep logs RUN -f      keep showing what is written, until Ctrl-C or the run has a record
 
-A worker trains other runs too; its log is shown whole. Earlier logs are named. Times of attempts and how they ended are
-in runs/trunks/<family>/attempts.jsonl.
+A worker trains other runs too, and its log is shown whole. Earlier logs are only named. When each attempt began and how
+it ended is kept in runs/trunks/<family>/attempts.jsonl.
 """
 
 import argparse
@@ -29,7 +29,7 @@ FOLLOW_SECONDS = 0.5
 
 @dataclass
 class Log:
-    """A file that a worker wrote to which had the run to train; `note` where it is of no attempt at it."""
+    """A file that was written by a worker which was to train the run; `note` says so where it never came to that."""
 
     path: Path
     time: float  # seconds since the epoch: when the last attempt in it began, or it was submitted
@@ -38,7 +38,7 @@ class Log:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="RUN", help="a run's id or a unique prefix, or a family's id")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is being written")
+    parser.add_argument("-f", "--follow", action="store_true", help="keep showing what is written")
     parser.add_argument("--all", action="store_true", help="the earlier logs too")
     parser.add_argument("--runs", default="runs", help="the folder of runs (default: runs)")
     add_sweeps(parser)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find(name: str, runs: Path, plans: list[Path]) -> tuple[str | None, str]:
-    """(trial, family) of what a person calls a run; it may not have been begun yet. (None, family) of a family's id."""
+    """(trial id, family id) of what a person calls a run, which may not have begun; (None, family id) of a family."""
     if (runs / "trunks" / name).is_dir():
         return None, name
     name = Path(name).name if (Path(name) / "trial.json").exists() else name
@@ -95,7 +95,7 @@ def find(name: str, runs: Path, plans: list[Path]) -> tuple[str | None, str]:
 def logs_of(
     trial_id: str | None, family_id: str, trunk: RunDir, plans: list[Path], finished: float | None = None
 ) -> list[Log]:
-    """Log files, oldest first: of a family's attempts, and of elements that did not come to it, or not yet.
+    """Log files, oldest first: of a family's attempts, and of array elements that have not come to it.
 
     Of a trial that was `finished` (seconds since the epoch), only those from before, and of sweeps that plan it.
     """
@@ -121,7 +121,7 @@ def logs_of(
 
 
 def _show(path: Path, shown: dict[Path, int]) -> None:
-    """What a file holds since it was last shown, under its name where the name is new."""
+    """Print what a file has gained since it was last shown, under its name the first time."""
     with open(path, "rb") as file:
         file.seek(shown.get(path, 0))
         text = file.read()
@@ -133,7 +133,7 @@ def _show(path: Path, shown: dict[Path, int]) -> None:
 
 
 def _told(number: int, attempt: Attempt) -> str:
-    """One line on an attempt: when, where, how it ended."""
+    """An attempt in one line: when, where, how it ended."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
     where = (attempt.job.node if attempt.job else "") or attempt.start.host
     job = f", job {attempt.job.id} (restart {attempt.job.restart})" if attempt.job else ""

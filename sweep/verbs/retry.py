@@ -1,11 +1,11 @@
-"""Try runs again that failed, were lost, or were given up: forget their failures, then launch them.
+"""Try runs again that failed, were lost, or were given up: clear their failures, then launch them.
 
   python -m sweep retry SWEEP          all runs of the sweep that have no record and that nobody trains
   python -m sweep retry SWEEP RUN…     only these, with the rest of their families
 
-`launch` too tries again what failed, unless it is given up: after a few attempts in a row that began from the same
-state (cluster.slurm.max_attempts_without_progress), so that a broken trial does not burn the cluster. Correct what is
-wrong, then `retry`. Runs go on from their checkpoints. It launches as the sweep was launched last.
+`launch` tries failed runs again too, until their family is given up: after a few attempts in a row that began from
+the same saved state (cluster.slurm.max_attempts_without_progress), so that a broken trial does not waste the cluster.
+Correct what is wrong, then `retry`. Runs resume from their checkpoints. The sweep is launched as it was launched last.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def forget(sweep: SweepDir, names: list[str]) -> list[str]:
-    """Clear the failures of families that have missing trials and that nobody trains; which those are."""
+    """Clear the failures of families that lack records and that nobody trains; the ids of these families."""
     runs = Path(sweep.settings()["paths"]["runs"])
     missing: dict[str, list[RunDir]] = {}
     for line in sweep.chosen(names):

@@ -1,4 +1,4 @@
-"""Train the families of a sweep that nobody else trains: what launchers start.
+"""Train the families of a sweep that nobody else trains. Launchers start this.
 
   python -m sweep work SWEEP                             in this process, one of several that a local launch starts
   python -m sweep work SWEEP --submission NNN --task I   an element of a Slurm array: starts its workers and waits
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def attempts_without_progress(slurm: dict[str, Any] | None) -> int:
-    """How many attempts without progress a family gets."""
+    """After how many attempts without progress a family is given up."""
     return (slurm or {}).get("max_attempts_without_progress", SlurmSection().max_attempts_without_progress)
 
 
@@ -105,12 +105,12 @@ def _supervise(args: argparse.Namespace) -> int:
     status = supervisor.run(workers, sweep.settings()["run"]["threads"], meanwhile=tell_news)
     for line in sidecar.close(SECONDS_TO_STOP if supervisor.told_to_stop else None):
         say(line)
-    return _after_others(sweep, families, status)
+    return _leave_to_others(sweep, families, status)
 
 
-def _after_others(sweep: SweepDir, families: list[str], status: int) -> int:
-    """What becomes of families that somebody else is training now: they are left to them, or, where those train other
-    budgets than this sweep misses, waited for in the queue. The exit status, EXIT_AGAIN for the latter."""
+def _leave_to_others(sweep: SweepDir, families: list[str], status: int) -> int:
+    """Leave families to whoever else is training them now. If others leave out budgets that this sweep needs, the
+    element has to come back for those: the exit status is then EXIT_AGAIN, else as it was."""
     from sweep.plan.plan import by_family  # takes long; the supervisor listens first
     from sweep.plan.storage import planned_trials
 
@@ -131,7 +131,7 @@ def _after_others(sweep: SweepDir, families: list[str], status: int) -> int:
 
 
 def _task(sweep: SweepDir, submission: str, number: int | None) -> tuple[ArrayTask, SlurmSection]:
-    """The task's line, and the `cluster.slurm` section that it was submitted with."""
+    """The array element, and the `cluster.slurm` section that it was submitted with."""
     found = [one for one in submissions(sweep) if one.folder.name == submission]
     if not found:
         raise UserError(f"--submission={submission}: no such submission in {sweep.path / 'slurm'}")
@@ -142,7 +142,7 @@ def _task(sweep: SweepDir, submission: str, number: int | None) -> tuple[ArrayTa
 
 
 class _Progress:
-    """What a worker's log says of its training: each trial that begins, each validation."""
+    """Writes to a worker's log when a trial begins, and each validation loss."""
 
     def __init__(self) -> None:
         self.trial_id = ""

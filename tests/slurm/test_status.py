@@ -411,7 +411,7 @@ def test_unknown_names_are_told_what_there_is(small, capsys):
     assert main(["logs", trial_id[:-1] + "?"]) == 2
     assert f"no such run in runs/ or any sweep; close to it: {trial_id}" in capsys.readouterr().err
     assert main(["retry", "small", "3"]) == 2
-    assert "3: 4 runs begin so: " in capsys.readouterr().err
+    assert "3: 4 runs begin with it: " in capsys.readouterr().err
 
 
 def test_looking_starts_without_torch(small):

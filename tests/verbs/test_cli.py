@@ -206,7 +206,7 @@ def test_a_run_is_its_id_or_a_prefix_that_no_other_has():
     known = ["a-1", "a-12", "b-3"]
     assert [one_run(name, known, "runs/") for name in ("a-1", "a-12", "b")] == ["a-1", "a-12", "b-3"]
     for name, said in (
-        ("a", "a: 2 runs begin so: a-1, a-12"),
+        ("a", "a: 2 runs begin with it: a-1, a-12"),
         ("b-4", "b-4: no such run in runs/; close to it: b-3"),
         ("x", "x: no such run in runs/; give an id or a unique prefix of one"),
     ):

@@ -22,7 +22,7 @@ from sweep.runs.rundir import RunDir
 from sweep.runs.state import KINDS, WITH_RECORD
 from sweep.verbs import launch
 from sweep.verbs.status import look
-from sweep.verbs.work import _after_others
+from sweep.verbs.work import _leave_to_others
 from sweep.workers.local import held_elsewhere
 from sweep.workers.progress_table import ProgressTable
 from tests.helpers import tiny
@@ -179,7 +179,7 @@ def test_what_a_launch_trains(case):
 def test_what_an_element_leaves_to_others(case):
     """Once its own workers have ended: it comes back for what somebody who holds the family leaves out."""
     case, kind, _, is_held = case
-    status = _after_others(case.sweep, [case.long.family_id], EXIT_DONE)
+    status = _leave_to_others(case.sweep, [case.long.family_id], EXIT_DONE)
     assert status == (EXIT_AGAIN if is_held and kind == "missing" else EXIT_DONE)
 
 

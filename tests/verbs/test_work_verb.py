@@ -5,7 +5,7 @@ import pytest
 from sweep.common.exits import EXIT_AGAIN
 from sweep.runs import claim
 from sweep.runs.rundir import RunDir
-from sweep.verbs.work import _after_others
+from sweep.verbs.work import _leave_to_others
 from tests.helpers import tiny
 
 
@@ -29,7 +29,7 @@ def test_budgets_that_nobody_else_trains_are_waited_for(sweep, capsys, others_tr
     family = plan.trials[0].family_id
     held = held_for(plan, plan.trials[:others_train])
     try:
-        assert _after_others(folder, [family], 0) == status
+        assert _leave_to_others(folder, [family], 0) == status
     finally:
         held.release()
     said = capsys.readouterr().err
@@ -40,4 +40,4 @@ def test_budgets_that_nobody_else_trains_are_waited_for(sweep, capsys, others_tr
 def test_what_nobody_holds_any_more_changes_nothing(sweep):
     plan, folder = sweep
     held_for(plan, plan.trials).release()
-    assert _after_others(folder, [plan.trials[0].family_id], 1) == 1
+    assert _leave_to_others(folder, [plan.trials[0].family_id], 1) == 1

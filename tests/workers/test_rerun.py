@@ -122,7 +122,7 @@ def test_runs_are_found_by_unique_prefix(plan, run, again):
     assert rerun.find_run(long[:-4], Path("runs")).path == run.path
     status, _, err = again("3.09k")
     assert status == 2
-    assert "3.09k: 2 runs begin so: " in err
+    assert "3.09k: 2 runs begin with it: " in err
     assert short in err
     for name in ("4k", "/nowhere/at/all", "[", "*", "../runs"):
         status, _, err = again(name)
