@@ -14,7 +14,10 @@ TRIES = 3
 
 @pytest.fixture
 def end_processes() -> Iterator[None]:
-    """Kills what this test started and left behind. For modules: `pytestmark = pytest.mark.usefixtures(…)`."""
+    """Kills what this test started and left behind. For a module: `pytestmark = pytest.mark.usefixtures("end_processes")`.
+
+    Not where a test restarts a daemon of the Slurm cluster, which outlives it.
+    """
     with ending_processes():
         yield
 

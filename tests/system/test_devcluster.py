@@ -13,8 +13,6 @@ from tests.helpers.slurm_cluster import ROOT, clear, elements, ended, processes,
 from tools.devcluster import cluster as devcluster
 from tools.devcluster.cluster import Cluster, Settings
 
-pytestmark = pytest.mark.usefixtures("end_processes")
-
 # A batch script whose step says what it is told and leaves with the exit status that means "again".
 STEP = """\
 echo "start ${SLURM_RESTART_COUNT:-0} on $SLURMD_NODENAME"
