@@ -14,9 +14,9 @@ TRIES = 3
 
 @pytest.fixture
 def end_processes() -> Iterator[None]:
-    """Kills what this test started and left behind. For a module: `pytestmark = pytest.mark.usefixtures("end_processes")`.
+    """Kills what a test started and left behind; modules ask for it with `pytest.mark.usefixtures("end_processes")`.
 
-    Not where a test restarts a daemon of the Slurm cluster, which outlives it.
+    It is not for tests that restart a daemon of the Slurm cluster, which must outlive them.
     """
     with ending_processes():
         yield
