@@ -15,13 +15,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from benchmarks.provenance import save
 from slurm import code_snapshot, commands, submit
 from sweep.data.placeholder import Unprepared
 from sweep.plan.plan import Plan, absolute_paths, make_plan
-from sweep.runs.sweepdir import SweepDir
 from tools.devcluster.cluster import Cluster, Settings
 
 TRIALS = 1000
@@ -58,7 +56,7 @@ def main() -> None:
     sys.stdout.write(path.read_text())
 
 
-def measure(folder: Path, cluster: Cluster) -> dict[str, Any]:
+def measure(folder: Path, cluster: Cluster) -> dict[str, object]:
     ours: list[dict[str, float]] = []
     theirs = []
     for repeat in range(REPEATS):
@@ -83,12 +81,11 @@ def one_launch(folder: Path) -> dict[str, float]:
     began = time.perf_counter()
     plan = planned(folder)
     planning = time.perf_counter() - began
-    sweep = SweepDir(Path(plan.config.paths.sweeps) / plan.name)
     began = time.perf_counter()
-    code_snapshot.take(sweep.path / "code")
+    code_snapshot.take(plan.sweep.path / "code")
     copying = time.perf_counter() - began
     began, began_processor = time.perf_counter(), time.process_time()
-    made, _, _ = submit.launch(plan, sweep, OVERRIDES, extend=False, report=True, say=print)
+    made = submit.submit(plan, OVERRIDES).draft
     rest = time.perf_counter() - began  # with the code's hash once more
     processor = time.process_time() - began_processor
     assert made is not None

@@ -17,7 +17,6 @@ from slurm.submission import ArrayTask, Chunk, JobRef, Submission, folder_of, su
 from sweep.config.cluster import SlurmSection
 from sweep.plan.plan import Plan
 from sweep.plan.trial import Trial
-from sweep.runs.sweepdir import SweepDir
 
 
 @dataclass
@@ -41,7 +40,6 @@ class Limits:
 
 def draft(
     plan: Plan,
-    sweep: SweepDir,
     families: list[list[Trial]],
     command: list[str],
     overrides: list[str],
@@ -49,7 +47,8 @@ def draft(
     limits: Limits,
     report: bool = True,
 ) -> Draft:
-    """The next submission of a sweep, for these families."""
+    """The next submission of the plan's sweep, for these families."""
+    sweep = plan.sweep
     slurm = plan.config.cluster.slurm
     unprepared = any(is_provisional(trial) for family in families for trial in family)
     room = max(1, limits.room - unprepared - report)

@@ -4,10 +4,30 @@ from slurm.draft import Draft
 from slurm.elements import Element
 from slurm.pending import Missing
 from slurm.submission import JobRef
+from slurm.submit import Submitted
 from sweep.common.units import counted
 from sweep.plan.plan import Plan
+from sweep.plan.price import price
 
 SHOWN = 5  # families of a kind, before it is only how many
+
+
+def submitted(done: Submitted) -> str:
+    """The price of what is trained now, what was left alone, and the jobs."""
+    plan, left = done.plan, done.missing
+    finished = plan.done()
+    if left.families:
+        to_train = {family[0].family_id for family in left.families}
+        others = {trial.trial_id for trial in plan.trials if trial.family_id not in to_train}
+        first = price(plan, finished | others)
+    else:
+        first = f"{len(finished)} of {len(plan.trials)} trials have a record; nothing more to submit"
+    lines = [f"sweep {plan.name}: {first}", *left_alone(left, plan)]
+    if done.draft is not None:
+        name = plan.sweep.name
+        lines.append(submission(done.draft))
+        lines.append(f"how it goes: python -m sweep status {name}   end it: python -m sweep cancel {name}")
+    return "\n".join(lines)
 
 
 def submission(made: Draft) -> str:
@@ -29,10 +49,6 @@ def submission(made: Draft) -> str:
             f"  {made.left_out} families do not fit cluster.slurm.max_submitted; launch again when these are done"
         )
     return "\n".join(lines)
-
-
-def how_it_goes(sweep_name: str) -> str:
-    return f"how it goes: python -m sweep status {sweep_name}   end it: python -m sweep cancel {sweep_name}"
 
 
 def left_alone(left: Missing, plan: Plan) -> list[str]:

@@ -5,10 +5,11 @@ afterwards; one that is killed on its way leaves names by which the next launch 
 """
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
-from slurm import code_snapshot, commands, messages
+from slurm import code_snapshot, commands
 from slurm.draft import Draft, Limits, draft
 from slurm.pending import Missing, adopt, missing
 from slurm.provisional import is_provisional, tokens_or_stand_in, up_to_date
@@ -16,66 +17,46 @@ from slurm.shared_folders import check_folders
 from slurm.submission import JobRef, Submission, exclusive, submissions
 from sweep.common.errors import UserError
 from sweep.common.exits import say
-from sweep.plan.plan import Plan, absolute_paths, make_plan, refuse_damaged
-from sweep.plan.price import price
+from sweep.plan.plan import Plan, absolute_paths, make_plan
 from sweep.plan.storage import additions, save
 from sweep.plan.trial import Trial
 from sweep.runs.claim import Claim
-from sweep.runs.sweepdir import SweepDir, launch_command
+from sweep.runs.sweepdir import launch_command
 
 ARRAY_SIZE = 1001  # Slurm's own default of MaxArraySize, for scripts shown where there is no Slurm to ask
 
 
-def planned(overrides: list[str], only: Collection[str] = ()) -> tuple[Plan, SweepDir]:
-    """The plan to submit, of these families if any are named, and its sweep. Data need not be there yet."""
-    plan = absolute_paths(make_plan(overrides, tokens_or_stand_in, only))
-    return plan, plan.sweep
+@dataclass(frozen=True)
+class Submitted:
+    """What a launch handed to Slurm."""
+
+    plan: Plan  # as it was when it was submitted; data may have come since the launch began
+    missing: Missing  # the families that were to be trained, and those that were left alone
+    draft: Draft | None  # the submission; None where there was nothing to submit
 
 
-def hand_over(
-    overrides: list[str], extend: bool = False, report: bool = True, only: Collection[str] = ()
-) -> tuple[Draft | None, Missing, SweepDir]:
-    """Plan a grid and submit what it lacks, saying so: all that `launch` and Hydra's launcher do. See `launch`."""
-    plan, sweep = planned(overrides, only)
-    refuse_damaged(plan)
-    made, left, plan = launch(plan, sweep, overrides, extend, report, say)
-    done = plan.done()
-    to_train = {family[0].family_id for family in left.families}
-    others = {trial.trial_id for trial in plan.trials if trial.family_id not in to_train}
-    nothing = f"{len(done)} of {len(plan.trials)} trials have a record; nothing more to submit"
-    print(f"sweep {plan.name}: {price(plan, done | others) if left.families else nothing}")
-    for line in messages.left_alone(left, plan):
-        print(line)
-    if made is not None:
-        print(messages.submission(made))
-        print(messages.how_it_goes(sweep.name))
-    return made, left, sweep
+def planned(overrides: list[str], only: Collection[str] = ()) -> Plan:
+    """The plan to submit, of these families if any are named. Data need not be there yet."""
+    return absolute_paths(make_plan(overrides, tokens_or_stand_in, only))
 
 
-def preview(plan: Plan, sweep: SweepDir, overrides: list[str], report: bool) -> Draft:
+def preview(plan: Plan, overrides: list[str], report: bool) -> Draft:
     """What a launch would submit now, without asking Slurm about anything that it holds already."""
-    code = code_snapshot.take(sweep.path / "code", copy=False)
+    code = code_snapshot.take(plan.sweep.path / "code", copy=False)
     slurm = plan.config.cluster.slurm
     limits = Limits(slurm.max_array_size or ARRAY_SIZE, slurm.max_submitted or float("inf"))
-    return draft(plan, sweep, plan.left(), launch_command(overrides), overrides, code, limits, report)
+    return draft(plan, plan.left(), launch_command(overrides), overrides, code, limits, report)
 
 
-def launch(
-    plan: Plan,
-    sweep: SweepDir,
-    overrides: list[str],
-    extend: bool,
-    report: bool,
-    say: Callable[[str], None],
-) -> tuple[Draft | None, Missing, Plan]:
-    """Submit what is missing (None where nothing is), of the plan as it is by then. UserError where it cannot be done.
+def submit(plan: Plan, overrides: list[str], extend: bool = False, report: bool = True) -> Submitted:
+    """Submit what is missing of a plan. UserError where it cannot be done.
 
-    Then nothing is in the queue; but if Slurm took some arrays and refused another, those taken stay, and it is said
-    how to go on.
+    Then nothing is in the queue. But if Slurm took some arrays and refused another, those that it took stay, and the
+    error says how to go on.
     """
     if not commands.available():
         raise UserError(
-            "sbatch is not on PATH: this is no machine to submit jobs from; log in to one of the cluster, or take "
+            "sbatch is not on PATH: jobs cannot be submitted from this machine; log in to one of the cluster, or use "
             "cluster=local (--dry-run shows the scripts anywhere)"
         )
     tokens_are_there = not any(map(is_provisional, plan.trials))
@@ -84,6 +65,7 @@ def launch(
         plan.config.cluster.slurm.paths_are_shared,
         only_read=("tokens",) if tokens_are_there else (),
     )
+    sweep = plan.sweep
     with exclusive(sweep) as lock:
         earlier = submissions(sweep)
         for line in adopt(earlier):
@@ -94,21 +76,20 @@ def launch(
         check_budget(plan, left.families)
         if not left.families and not (report and left.queued and not _collector_waits(earlier)):
             save(plan, sweep, overrides, extend)
-            return None, left, plan
+            return Submitted(plan, left, None)
         code = code_snapshot.take(sweep.path / "code")
-        command = launch_command(overrides, extend)
-        made = draft(plan, sweep, left.families, command, overrides, code, _limits(plan), report)
+        made = draft(plan, left.families, launch_command(overrides, extend), overrides, code, _limits(plan), report)
         first = not sweep.plan.exists()
         save(plan, sweep, overrides, extend)
         _write(made, code)
         try:
-            _submit(made.submission, plan, earlier, lock)
+            _submit_jobs(made.submission, plan, earlier, lock)
         except UserError:
             if first and not lock.lost and not submissions(sweep):  # nothing was submitted: the name is free again
                 sweep.plan.unlink()
                 (sweep.path / "sweep.json").unlink()
             raise
-    return made, left, plan
+    return Submitted(plan, left, made)
 
 
 def check_budget(plan: Plan, families: list[list[Trial]]) -> None:
@@ -152,7 +133,7 @@ def _write(made: Draft, code: code_snapshot.Snapshot) -> None:
     made.submission.write()
 
 
-def _submit(submission: Submission, plan: Plan, earlier: list[Submission], lock: Claim) -> None:
+def _submit_jobs(submission: Submission, plan: Plan, earlier: list[Submission], lock: Claim) -> None:
     """Every job, its id noted at once."""
     slurm = plan.config.cluster.slurm
     passed_on = [name for name, value in slurm.environment.items() if value is None]

@@ -6,7 +6,6 @@ elements. Nothing is returned to a sweeper but that its jobs were handed over, s
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
@@ -27,7 +26,7 @@ class SweepSlurmLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
-        self.handed_over: dict[str, Any] | None = None
+        self.handed_over: dict[str, str | None] | None = None
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         if self.handed_over is None:
@@ -37,10 +36,10 @@ class SweepSlurmLauncher(Launcher):
             for overrides in job_overrides
         ]
 
-    def _submit(self) -> dict[str, Any]:
-        from slurm import submit  # Hydra imports this file whenever it composes
-        from sweep.common.errors import UserError
+    def _submit(self) -> dict[str, str | None]:
+        from sweep.common.errors import UserError  # Hydra imports this file whenever it composes
         from sweep.plan.plan import scheduler
+        from sweep.verbs.launch import Request, on_slurm
 
         sweeper = self.config.hydra.sweeper["_target_"]
         if not sweeper.endswith("BasicSweeper"):
@@ -50,5 +49,6 @@ class SweepSlurmLauncher(Launcher):
             overrides.append("cluster=slurm")
         if (asked := scheduler(overrides)) != "slurm":
             raise UserError(f"cluster.scheduler={asked}: hydra/launcher=sweep_slurm needs slurm")
-        made, _, sweep = submit.hand_over(overrides)
-        return {"sweep": str(sweep.path), "submission": made.submission.folder.name if made else None}
+        submitted = on_slurm(Request(overrides))
+        draft = submitted.draft
+        return {"sweep": str(submitted.plan.sweep.path), "submission": draft.submission.folder.name if draft else None}

@@ -22,6 +22,7 @@ from rich.console import Console
 from slurm import messages, submit
 from slurm.queue_state import ask
 from slurm.shared_folders import check_seen
+from slurm.submit import Submitted
 from sweep.common.console import open_console
 from sweep.common.errors import UserError
 from sweep.common.exits import EXIT_AGAIN, say
@@ -70,11 +71,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def launch(request: Request) -> int:
-    """Train what is missing, here or by Slurm, then collect, fit and report; the exit status."""
-    return _on_slurm(request) if scheduler(request.overrides) == "slurm" else _here(request)
+    """Train what is missing, on this machine or by Slurm, then collect, fit and report. Returns the exit status."""
+    if scheduler(request.overrides) != "slurm":
+        return _on_this_machine(request)
+    submitted = on_slurm(request)
+    left = submitted.missing
+    if submitted.draft is not None:
+        return 0
+    if request.report and not left.queued and not left.held:
+        collect_fit_report(submitted.plan.sweep)
+    return 1 if left.given_up else 0
 
 
-def _here(request: Request) -> int:
+def _on_this_machine(request: Request) -> int:
+    """Plan, measure where it pays, train in worker processes, report."""
     local.listen()
     console = open_console(stderr=True)
     plan = plan_here(request.overrides, only=request.only)
@@ -93,25 +103,24 @@ def _here(request: Request) -> int:
     workers = local.worker_count(plan)
     on = f"{plan.device}, {workers} worker{'s' if workers > 1 else ''}" if workers else plan.device
     console.print(f"sweep {plan.name} on {on}: {price(plan, plan.done())}", highlight=False)
-    _say_who_else_trains(plan, console)  # workers outlive a launch that was killed
+    _say_who_else_trains(plan, console)  # the workers of a launch that was killed go on
     outcome = local.launch(plan, sweep, console, lambda: Sidecar(Task.of_sweep(sweep), sweep.logs / "wandb.log"))
     return _end(request, plan, sweep, outcome, console)
 
 
-def _on_slurm(request: Request) -> int:
-    """Submit what is missing, and return. Data that is not there yet is prepared by a job."""
-    made, left, sweep = submit.hand_over(request.overrides, request.extend, request.report, request.only)
-    if made is not None:
-        return 0
-    if request.report and not left.queued and not left.held:
-        collect_fit_report(sweep)
-    return 1 if left.given_up else 0
+def on_slurm(request: Request) -> Submitted:
+    """Submit what is missing, say so, and return. A job prepares data that is not there yet."""
+    plan = submit.planned(request.overrides, request.only)
+    refuse_damaged(plan)
+    submitted = submit.submit(plan, request.overrides, request.extend, request.report)
+    print(messages.submitted(submitted))
+    return submitted
 
 
 def _preview_on_slurm(request: Request) -> None:
-    plan, sweep = submit.planned(request.overrides)
-    additions(plan, sweep, request.extend)
-    preview = submit.preview(plan, sweep, request.overrides, request.report)
+    plan = submit.planned(request.overrides)
+    additions(plan, plan.sweep, request.extend)
+    preview = submit.preview(plan, request.overrides, request.report)
     show(plan)
     for name, text in preview.scripts.items():
         print(f"\n# ---- {name}\n{text}")
@@ -121,7 +130,7 @@ def _preview_on_slurm(request: Request) -> None:
 
 
 def _warn_of_folders(plan: Plan) -> None:
-    """A dry run may be typed on a machine that does not see the cluster's folders, so it is no error there."""
+    """Say which folders a launch would refuse. It is no error here: a dry run may be typed away from the cluster."""
     try:
         check_seen(vars(plan.config.paths), plan.config.cluster.slurm.paths_are_shared)
     except UserError as error:

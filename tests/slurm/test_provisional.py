@@ -41,7 +41,7 @@ def submitted(overrides, workspace):
         plan = absolute_paths(make_plan(typed, tokens_or_stand_in))
         sweep = plan.sweep
         code = code_snapshot.Snapshot(workspace / "code", None, b"", False, [])
-        made = draft(plan, sweep, plan.families(), ["launch"], typed, code, Limits(1001))
+        made = draft(plan, plan.families(), ["launch"], typed, code, Limits(1001))
         save(plan, sweep, typed)
         _write(made, code)
         return made.submission, plan, typed
