@@ -19,7 +19,7 @@ On a machine without a GPU, `TRITON_INTERPRET=1 … --check-only --device cpu` r
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -52,6 +52,19 @@ class Case:
     odd: bool = False
 
 
+@dataclass(frozen=True)
+class Row:
+    """A line of the result: the speeds of one direction of a case."""
+
+    direction: str  # forward or backward
+    tokens: int
+    head_dim: int
+    tflops: dict[str, float]  # by contender
+    ours_over: dict[str, float]  # our speed over each other contender's
+    of_matmul_ceiling: float | None  # our speed over that of a large matrix product; None where ours failed
+    not_run: dict[str, str]  # contender -> why it did not run
+
+
 SMALL = tuple(Case(**case) for case in (
     {"tokens": 1, "head_dim": 16},
     {"tokens": 129, "head_dim": 12, "kv_heads": 1},
@@ -78,12 +91,12 @@ def main(argv: list[str] | None = None) -> int:
 def time_all(seed: int) -> None:
     """Every timed shape; the result file is written after each, so that a run that is stopped keeps what it has."""
     ceiling = matmul_tflops()
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     report = {"command": "python -m benchmarks.attention", "matmul_tflops": ceiling, "seed": seed, "rows": rows}
     for case in TIMED:
         rows += time_case(case, ceiling)
         save("attention", ["torch", "triton"], report, "cuda")
-    print(json.dumps(report))
+    print(json.dumps(report, default=asdict))
 
 
 def check(device: str, seed: int) -> list[str]:
@@ -108,9 +121,10 @@ def check_case(case: Case, dtype: torch.dtype, device: str, generator: torch.Gen
     """Out and gradients must be within twice the specification's own error in this type, and a few units in the last
     place; and a second run must give the same bits."""
     given = inputs(case, 2, dtype, device, generator)
-    mask = {"window": case.window, "documents_BT": documents(case, 2, device)}
-    exact, spec = (specification(mask, given, t) for t in (torch.float64, dtype))
-    ours, again = (values_and_gradients(attention, {**mask, "backend": "triton"}, given) for _ in range(2))
+    documents_BT = documents(case, 2, device)
+    exact, spec = (specification(case.window, documents_BT, given, t) for t in (torch.float64, dtype))
+    kernels = partial(attention, window=case.window, documents_BT=documents_BT, backend="triton")
+    ours, again = (values_and_gradients(kernels, given) for _ in range(2))
     for name, e, s, o, a in zip(("out", "dq", "dk", "dv"), exact, spec, ours, again, strict=True):
         error, allowed = (o - e).abs().max().item(), tolerance(e, s)
         if not error <= allowed:  # NaN is not
@@ -139,8 +153,9 @@ def wide_checks(free_bytes: int, generator: torch.Generator) -> list[tuple[str, 
 def check_wide_offsets(batch: int, generator: torch.Generator) -> Iterator[str]:
     """The last sequence of such a batch must give the bits that it gives alone."""
     given = inputs(WIDE, batch, torch.bfloat16, "cuda", generator)
-    together = values_and_gradients(attention, {"window": 64, "backend": "triton"}, given)
-    alone = values_and_gradients(attention, {"window": 64, "backend": "triton"}, [x[-1:].clone() for x in given])
+    kernels = partial(attention, window=WIDE.window, backend="triton")
+    together = values_and_gradients(kernels, given)
+    alone = values_and_gradients(kernels, [x[-1:].clone() for x in given])
     for name, a, b in zip(("out", "dq", "dk", "dv"), together, alone, strict=True):
         if not torch.equal(a[-1:], b):
             yield f"{name} of the last sequence is wrong"
@@ -165,19 +180,20 @@ def documents(case: Case, batch: int, device: str) -> Tensor | None:
     return torch.stack([(t + 17 * b) // (case.documents + 5 * b) for b in range(batch)])
 
 
-def specification(mask: dict[str, Any], given: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Values and gradients by the specification, a sequence at a time: its scores are the largest tensors of all."""
-    ids_BT = mask["documents_BT"]
+def specification(window: int, documents_BT: Tensor | None, given: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Values and gradients by the reference, a sequence at a time: its scores are the largest tensors of all."""
     each = []
     for b in range(len(given[0])):
-        alone = {**mask, "documents_BT": None if ids_BT is None else ids_BT[b : b + 1]}
-        each.append(values_and_gradients(reference.attention, alone, [x[b : b + 1].to(dtype) for x in given]))
+        documents_1T = None if documents_BT is None else documents_BT[b : b + 1]
+        alone = partial(reference.attention, window=window, documents_BT=documents_1T)
+        each.append(values_and_gradients(alone, [x[b : b + 1].to(dtype) for x in given]))
     return [torch.cat(parts) for parts in zip(*each, strict=True)]
 
 
-def values_and_gradients(run: Callable[..., Tensor], mask: dict[str, Any], given: list[Tensor]) -> list[Tensor]:
+def values_and_gradients(run: Callable[..., Tensor], given: list[Tensor]) -> list[Tensor]:
+    """The output and the gradients of q, k and v; `given` is q, k, v and the gradient of the output."""
     q, k, v = (x.detach().requires_grad_() for x in given[:3])
-    out = run(q, k, v, **mask)
+    out = run(q, k, v)
     return [out.detach(), *torch.autograd.grad(out, (q, k, v), given[3])]
 
 
@@ -191,7 +207,7 @@ def launch(given: list[Tensor], window: int = 0, documents_BT: Tensor | None = N
     torch.ops.sweep.attention_backward(dout, q, k, v, starts, ends, out, lse, seen)
 
 
-def time_case(case: Case, ceiling: float) -> Iterator[dict[str, Any]]:
+def time_case(case: Case, ceiling: float) -> Iterator[Row]:
     """A row for the forward and one for the backward: TFLOP/s of each contender, and ours over each other's."""
     generator = torch.Generator("cuda").manual_seed(0)
     *qkv, dout = inputs(case, TOKENS // case.tokens, torch.bfloat16, "cuda", generator)
@@ -207,12 +223,15 @@ def time_case(case: Case, ceiling: float) -> Iterator[dict[str, Any]]:
         seconds, why_not = race(timed)
         tflops = {name: factor * forward_flops / s / 1e12 for name, s in seconds.items()}
         ours = tflops.get("triton")  # none where it failed
-        row = {
-            "direction": direction, "tokens": case.tokens, "head_dim": case.head_dim,
-            "tflops": {name: round(value, 1) for name, value in tflops.items()},
-            "ours_over": {name: round(ours / v, 3) for name, v in tflops.items() if ours and name != "triton"},
-            "of_matmul_ceiling": ours and round(ours / ceiling, 3), "not_run": why_not,
-        }  # fmt: skip
+        row = Row(
+            direction=direction,
+            tokens=case.tokens,
+            head_dim=case.head_dim,
+            tflops={name: round(value, 1) for name, value in tflops.items()},
+            ours_over={name: round(ours / v, 3) for name, v in tflops.items() if ours and name != "triton"},
+            of_matmul_ceiling=ours and round(ours / ceiling, 3),
+            not_run=why_not,
+        )
         print(row, flush=True)
         yield row
 

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,24 @@ ARGUMENTS = {
     **dict.fromkeys(("scale", "scale_log2", "gradient_scale"), "fp32"),
     "targets": "*i64",
 }  # i32 elsewhere
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what a compiled program takes."""
+
+    architecture: str
+    kernel: str
+    type: str
+    form: str
+    blocks: str
+    num_warps: int
+    num_stages: int | None
+    registers: int
+    shared_bytes: int
+    stack_bytes: int
+    spill_loads: int
+    fault: str | None  # what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -74,30 +92,37 @@ class Job:
         target = GPUTarget("cuda", int(self.architecture.removeprefix("sm_")), 32)
         return triton.compile(source, target=target, options=self.options)
 
-    def row(self) -> dict[str, Any]:
-        """What it takes, and its `fault`: null, or what is wrong with it."""
+    def row(self) -> Row:
+        """Compile it, and look at what it takes."""
         compiled = self.compile()
         usage = _tool("cuobjdump", "-res-usage", compiled.asm["cubin"])
         sass = _tool("nvdisasm", "-c", compiled.asm["cubin"])
-        blocks = [str(value) for name, value in self.constants.items() if name.startswith("BLOCK")]
-        row = {
-            "architecture": self.architecture, "kernel": self.kernel.__name__, "type": self.type, "form": self.form,
-            "blocks": "x".join(blocks), "num_warps": self.options["num_warps"],
-            "num_stages": self.options.get("num_stages"), "registers": _number("REG", usage),
-            "shared_bytes": compiled.metadata.shared, "stack_bytes": _number("STACK", usage),
-            "spill_loads": len(re.findall(r"\bLDL", sass)),
-        }  # fmt: skip
-        return {**row, "fault": self.fault(row, sass)}
+        shared_bytes, spill_loads = compiled.metadata.shared, len(re.findall(r"\bLDL", sass))
+        return Row(
+            architecture=self.architecture,
+            kernel=self.kernel.__name__,
+            type=self.type,
+            form=self.form,
+            blocks="x".join(str(value) for name, value in self.constants.items() if name.startswith("BLOCK")),
+            num_warps=self.options["num_warps"],
+            num_stages=self.options.get("num_stages"),
+            registers=_number("REG", usage),
+            shared_bytes=shared_bytes,
+            stack_bytes=_number("STACK", usage),
+            spill_loads=spill_loads,
+            fault=self.fault(shared_bytes, spill_loads, sass),
+        )
 
-    def fault(self, row: dict[str, Any], sass: str) -> str | None:
+    def fault(self, shared_bytes: int, spill_loads: int, sass: str) -> str | None:
+        """What is wrong with the compiled program, or None. `sass` is its assembly."""
         limit = SHARED_BYTES.get(self.architecture, min(SHARED_BYTES.values()))
-        if row["shared_bytes"] > limit:
+        if shared_bytes > limit:
             return f"shared memory over {limit}"
         if self.type == "fp32":
             return None
         if "D" in self.constants and not re.search(TENSOR_CORES.get(self.architecture, "HMMA"), sass):
             return "not on the tensor cores"
-        return "spills" if row["spill_loads"] and self.form != "grouped" else None
+        return "spills" if spill_loads and self.form != "grouped" else None
 
 
 def main() -> int:
@@ -112,8 +137,8 @@ def main() -> int:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for row in pool.map(Job.row, jobs):
             rows.append(row)
-            print(*row.values(), flush=True)
-    failed = [row for row in rows if row["fault"]]
+            print(*asdict(row).values(), flush=True)
+    failed = [row for row in rows if row.fault]
     if not args.dry:
         command = "python -m benchmarks.compile_ahead"
         save("compile_ahead", ["triton"], {"command": command, "source": source_hash(), "rows": rows})

@@ -16,8 +16,8 @@ On a machine without a GPU, `TRITON_INTERPRET=1 … --check-only --device cpu` r
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +35,31 @@ VOCABULARIES = (1024, 4096, 8192, 32_768, 50_304)
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
+@dataclass(frozen=True)
+class PlainRow:
+    """A line of the result: the loss and the gradient of logits that are there."""
+
+    form: str
+    vocabulary: int
+    bytes_per_second: dict[str, int]  # by contender
+    ours_over: dict[str, float]  # our speed over each other contender's
+    of_copy_ceiling: float | None  # our speed over that of a copy; None where ours failed
+    not_run: dict[str, str]  # contender -> why it did not run
+
+
+@dataclass(frozen=True)
+class FusedRow:
+    """A line of the result: the loss and the gradients from the inputs of the projection to logits."""
+
+    form: str
+    vocabulary: int
+    width: int
+    chunk_rows: int
+    seconds: dict[str, float]  # by contender
+    peak_bytes: dict[str, int]
+    not_run: dict[str, str]
+
+
 def main(argv: list[str] | None = None) -> int:
     return check_first("cross_entropy", __doc__, argv, check, lambda seed: time_all())
 
@@ -42,13 +67,14 @@ def main(argv: list[str] | None = None) -> int:
 def time_all() -> None:
     """Both forms; the result file is written after each case, so that a run that is stopped keeps what it has."""
     ceiling = copy_bytes_per_second()
-    rows: list[dict[str, Any]] = []
+    rows: list[PlainRow | FusedRow] = []
     report = {"command": "python -m benchmarks.cross_entropy", "copy_bytes_per_second": ceiling, "rows": rows}
-    cases = [partial(time_plain, vocabulary, ceiling) for vocabulary in VOCABULARIES]
-    for case in (*cases, *(partial(time_fused, vocabulary) for vocabulary in VOCABULARIES[2:])):
+    plain = (partial(time_plain, vocabulary, ceiling) for vocabulary in VOCABULARIES)
+    fused = (partial(time_fused, vocabulary) for vocabulary in VOCABULARIES[2:])
+    for case in (*plain, *fused):
         rows.append(case())
         save("cross_entropy", ["torch", "triton"], report, "cuda")
-    print(json.dumps(report))
+    print(json.dumps(report, default=asdict))
 
 
 def check(device: str, seed: int) -> list[str]:
@@ -103,7 +129,7 @@ def loss_and_gradients(run: Callable[..., Tensor], targets: Tensor, *inputs: Ten
     return [loss.detach(), *torch.autograd.grad(loss, leaves, torch.full_like(loss, share))]
 
 
-def time_plain(vocabulary: int, ceiling: float) -> dict[str, Any]:
+def time_plain(vocabulary: int, ceiling: float) -> PlainRow:
     """Bytes per second of loss and gradient, and ours over each other's."""
     logits = torch.randn(ROWS, vocabulary, device="cuda", dtype=torch.bfloat16)
     targets = torch.randint(vocabulary, (ROWS,), device="cuda")
@@ -112,17 +138,19 @@ def time_plain(vocabulary: int, ceiling: float) -> dict[str, Any]:
     seconds, why_not = race({n: (lambda f=f: loss_and_gradients(f, targets, logits)) for n, f in losses.items()})
     speeds = {name: 2 * logits.nbytes / s for name, s in seconds.items()}
     ours = speeds.get("triton")  # none where it failed
-    row = {
-        "form": "plain", "vocabulary": vocabulary,
-        "bytes_per_second": {name: round(speed) for name, speed in speeds.items()},
-        "ours_over": {name: round(ours / v, 3) for name, v in speeds.items() if ours and name != "triton"},
-        "of_copy_ceiling": ours and round(ours / ceiling, 3), "not_run": why_not,
-    }  # fmt: skip
+    row = PlainRow(
+        form="plain",
+        vocabulary=vocabulary,
+        bytes_per_second={name: round(speed) for name, speed in speeds.items()},
+        ours_over={name: round(ours / v, 3) for name, v in speeds.items() if ours and name != "triton"},
+        of_copy_ceiling=ours and round(ours / ceiling, 3),
+        not_run=why_not,
+    )
     print(row, flush=True)
     return row
 
 
-def time_fused(vocabulary: int) -> dict[str, Any]:
+def time_fused(vocabulary: int) -> FusedRow:
     """Seconds and peak bytes of loss and gradients from the projection's inputs."""
     x = torch.randn(ROWS, WIDTH, device="cuda", dtype=torch.bfloat16)
     head = torch.randn(vocabulary, WIDTH, device="cuda", dtype=torch.bfloat16) / WIDTH**0.5
@@ -141,10 +169,7 @@ def time_fused(vocabulary: int) -> dict[str, Any]:
         before = torch.cuda.memory_allocated()
         runs[name]()
         peaks[name] = torch.cuda.max_memory_allocated() - before
-    row = {
-        "form": "fused", "vocabulary": vocabulary, "width": WIDTH, "chunk_rows": chunk,
-        "seconds": seconds, "peak_bytes": peaks, "not_run": why_not,
-    }  # fmt: skip
+    row = FusedRow("fused", vocabulary, WIDTH, chunk, seconds, peaks, why_not)
     print(row, flush=True)
     return row
 

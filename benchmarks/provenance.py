@@ -8,9 +8,10 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from sweep.common.devices import device_model
 from sweep.runs.environment import code_hash
@@ -18,8 +19,11 @@ from sweep.runs.environment import code_hash
 RESULTS = Path(__file__).parent / "results"
 
 
-def save(name: str, packages: list[str], measured: dict[str, Any], device: str = "cpu") -> Path:
-    """Write `benchmarks/results/<name>.json` and return its path. `packages` are those whose version matters."""
+def save(name: str, packages: list[str], measured: Mapping[str, object], device: str = "cpu") -> Path:
+    """Write `benchmarks/results/<name>.json` and return its path.
+
+    `packages` are those whose version matters. `measured` may hold dataclasses, such as the rows of a table.
+    """
     commit = _git("rev-parse", "--short", "HEAD")
     result = {
         "device": device_model(device),
@@ -34,12 +38,12 @@ def save(name: str, packages: list[str], measured: dict[str, Any], device: str =
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1, default=asdict) + "\n")
     return path
 
 
 def _git(*arguments: str) -> str:
-    """What git says; nothing in a copy of the files without it."""
+    """What git prints; nothing where the files are a copy without git."""
     try:
         return subprocess.run(
             ["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, check=True

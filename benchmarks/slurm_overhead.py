@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.provenance import save
 from slurm.submission import submissions
@@ -27,6 +27,16 @@ GRID = ["data=markov", "model.params=3k", "budget.tokens=300k", "seq_len=128", "
 GRID += ["schedule.warmup_tokens=16k", "eval.sample_tokens=0", "sweep.name=packed"]
 ON_SLURM = ["cluster=devcluster", "cluster.slurm.cpus=1", "cluster.slurm.workers=1", "cluster.slurm.time_buckets=[2h]"]
 HERE = ["run.workers=1"]
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """The seconds of an element, or of a launch, beside those that its trials' training took."""
+
+    seconds: float
+    training_seconds: float
+    overhead_seconds_per_trial: float
+    overhead_share: float  # of the training's seconds
 
 
 def main() -> None:
@@ -55,7 +65,7 @@ def main() -> None:
     sys.stdout.write(save("slurm_overhead", ["torch"], measured).read_text())
 
 
-def packed(folder: Path, cluster: Cluster, grid: list[str]) -> dict[str, Any]:
+def packed(folder: Path, cluster: Cluster, grid: list[str]) -> Overhead:
     """One element of the cluster: its seconds by accounting."""
     sweep_verb(folder, "launch", "--no-report", *grid, *ON_SLURM)
     (submission,) = submissions(SweepDir(folder / "sweeps" / "packed"))
@@ -67,22 +77,22 @@ def packed(folder: Path, cluster: Cluster, grid: list[str]) -> dict[str, Any]:
     return overhead(folder, float(cluster.ask("sacct", *asked).split()[0]))
 
 
-def launched_here(folder: Path, grid: list[str]) -> dict[str, Any]:
+def launched_here(folder: Path, grid: list[str]) -> Overhead:
     """The same trials without Slurm: the seconds of the whole command, planning included."""
     began = time.perf_counter()
     sweep_verb(folder, "launch", "--no-report", *grid, *HERE)
     return overhead(folder, time.perf_counter() - began)
 
 
-def overhead(folder: Path, seconds: float) -> dict[str, Any]:
+def overhead(folder: Path, seconds: float) -> Overhead:
     records = [json.loads(path.read_text()) for path in (folder / "runs").glob("*/record.json")]
     training = sum(record["wall_seconds"] for record in records)
-    return {
-        "seconds": seconds,
-        "training_seconds": training,
-        "overhead_seconds_per_trial": (seconds - training) / len(records),
-        "overhead_share": seconds / training - 1,
-    }
+    return Overhead(
+        seconds=seconds,
+        training_seconds=training,
+        overhead_seconds_per_trial=(seconds - training) / len(records),
+        overhead_share=seconds / training - 1,
+    )
 
 
 def sweep_verb(folder: Path, verb: str, *words: str) -> None:

@@ -26,10 +26,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ from models.gpt import GPT, parameter_groups
 from sweep.common.checkout import ROOT
 from sweep.common.devices import device_model, resolve_device
 from sweep.common.files import append_json, read_json, read_json_lines, write_json_lines
-from sweep.config.compose import compose
+from sweep.config.compose import RunOptions, compose
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
 from sweep.plan.resolve import resolve
@@ -55,27 +54,77 @@ from sweep.workers.ceiling import flops_ceiling
 ROUNDS, SECONDS_PER_ROUND, WARM_UP_STEPS = 5, 1.0, 3
 LR_MULTIPLIERS, SEEDS = (0.5, 1.0, 2.0, 4.0), (0, 1, 2, 3)
 NOT_DETERMINISTIC = ("plain", "ours_free")  # of the contenders
-GPU = {
-    "single": ("1M", "3M", "10M", "30M", "30M@128x512", "125M@128x512"),  # sequences × their tokens
-    "stack": ("1M", "3M", "10M"),
-    "batch": "16x256",
-    "data": ["data.tokenizer.vocab_size=4096"],
-    "ladder": [
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is measured on a kind of device. Sizes are `params` or `params@SEQUENCESxTOKENS`."""
+
+    single: tuple[str, ...]
+    stack: tuple[str, ...]
+    batch: str  # sequences x their tokens, of a size that does not say another
+    data: tuple[str, ...]  # these and the following are Hydra overrides
+    ladder: tuple[str, ...]
+    run: tuple[str, ...]
+
+
+GPU = Scale(
+    single=("1M", "3M", "10M", "30M", "30M@128x512", "125M@128x512"),
+    stack=("1M", "3M", "10M"),
+    batch="16x256",
+    data=("data.tokenizer.vocab_size=4096",),
+    ladder=(
         "model.params=1M,3M,7M,16M,29M", "budget.flops=3e14,7e14,1.7e15,4e15,1e16", "schedule.warmup_tokens=256k",
         "seq_len=512", "batch.sequences=32", "eval.sequences=64",
-    ],
-    "run": ["run.device=cuda", "run.compile=true", "run.graph=true"],
-}  # fmt: skip
-CPU = {
-    "single": ("12k", "98k"),
-    "stack": ("3k", "7k", "28k", "98k"),
-    "batch": "8x128",
-    "data": [],
-    "ladder": [
+    ),
+    run=("run.device=cuda", "run.compile=true", "run.graph=true"),
+)  # fmt: skip
+CPU = Scale(
+    single=("12k", "98k"),
+    stack=("3k", "7k", "28k", "98k"),
+    batch="8x128",
+    data=(),
+    ladder=(
         "model.params=3k,7k", "budget.flops=2e9,4e9", "schedule.warmup_tokens=2k", "seq_len=128", "batch.sequences=8",
-    ],
-    "run": ["run.device=cpu"],
-}  # fmt: skip
+    ),
+    run=("run.device=cpu",),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Single:
+    """One model's speed by each contender."""
+
+    params_non_embedding: int
+    batch_tokens: int
+    tokens_per_second: dict[str, int]
+    ours_over_plain: float
+    mfu: dict[str, float]
+    ceiling_tflops: float
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """The speed of all models of a stack together, beside that of one."""
+
+    params_non_embedding: int
+    batch_tokens: int
+    tokens_per_second: dict[str, int]
+    over_alone: dict[str, float]
+    over_best_alone: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A ladder from grid to records."""
+
+    overrides: list[str]
+    wall_seconds: float
+    launches: int
+    flops_useful: float
+    worker_seconds: float
+    sweep_efficiency: float | None
+    trials: int
 
 
 def main() -> None:
@@ -87,31 +136,32 @@ def main() -> None:
     args = parser.parse_args()
     device, scale = ("cpu", CPU) if args.cpu else (resolve_device("cuda"), GPU)
     args.state.mkdir(parents=True, exist_ok=True)
-    measured: dict[str, Any] = {
+    measured: dict[str, object] = {
         "command": f"python -m benchmarks.sweep_throughput {args.part}{' --cpu' if args.cpu else ''}"
     }
+    kept = args.state / f"{args.part}-{device}{'-free' if args.free else ''}.jsonl"
     if args.part == "ladder":
-        measured |= ladder(args.state / f"ladder-{device}", scale)
+        measured |= asdict(ladder(args.state / f"ladder-{device}", scale))
+    elif args.part == "single":
+        measured["rows"] = rows(kept, scale.single, partial(single, scale=scale, device=device, free=args.free), device)
     else:
-        measure = partial(single, free=args.free) if args.part == "single" else stack
-        kept = args.state / f"{args.part}-{device}{'-free' if args.free else ''}.jsonl"
-        measured["rows"] = rows(kept, scale[args.part], measure, scale, device)
+        measured["rows"] = rows(kept, scale.stack, partial(stack, scale=scale, device=device), device)
     path = save(f"sweep_throughput_{args.part}_{device}", ["torch", "triton", "numpy"], measured, device)
     sys.stdout.write(path.read_text())
 
 
 def rows(
-    kept: Path, sizes: tuple[str, ...], measure: Callable[..., dict[str, Any]], scale: dict[str, Any], device: str
-) -> list[dict[str, Any]]:
-    """A row for each size; those that were measured before, with this code on this device, are read."""
+    kept: Path, sizes: tuple[str, ...], measure: Callable[[str], Single | Stacked], device: str
+) -> list[dict[str, object]]:
+    """A row for each size. Those that were measured before, with this code on this device, are read from `kept`."""
     here = {"code": code_hash(), "device": device_model(device), "torch": torch.__version__}
 
-    def done() -> dict[str, dict[str, Any]]:
+    def done() -> dict[str, dict[str, object]]:
         return {row["size"]: row for row in read_json_lines(kept) if here.items() <= row.items()}
 
     for size in sizes:
         if size not in done():
-            append_json(kept, {"size": size, **here, **measure(size, scale, device)})
+            append_json(kept, {"size": size, **here, **asdict(measure(size))})
             print(f"{size}: measured", file=sys.stderr, flush=True)
     return [{key: value for key, value in done()[size].items() if key not in here} for size in sizes]
 
@@ -119,7 +169,7 @@ def rows(
 # ---- one model, and a stack of them ----
 
 
-def single(size: str, scale: dict[str, Any], device: str, free: bool) -> dict[str, Any]:
+def single(size: str, scale: Scale, device: str, free: bool) -> Single:
     """One model by the product's way, and by a plain loop."""
     trial, tokens, options = a_trial(size, scale, device)
     check_numbers([trial], tokens, options, device)
@@ -134,17 +184,17 @@ def single(size: str, scale: dict[str, Any], device: str, free: bool) -> dict[st
     speeds = in_turns(contenders, trial.config.batch_tokens)
     ceiling = flops_ceiling(Path("runs"), device, trial.config.precision)
     flops = float(trial.flops_per_token.exact)
-    return {
-        "params_non_embedding": trial.params_non_embedding,
-        "batch_tokens": trial.config.batch_tokens,
-        "tokens_per_second": speeds,
-        "ours_over_plain": round(speeds["ours"] / speeds["plain"], 3),
-        "mfu": {name: round(speed * flops / ceiling, 4) for name, speed in speeds.items()},
-        "ceiling_tflops": round(ceiling / 1e12, 3),
-    }
+    return Single(
+        params_non_embedding=trial.params_non_embedding,
+        batch_tokens=trial.config.batch_tokens,
+        tokens_per_second=speeds,
+        ours_over_plain=round(speeds["ours"] / speeds["plain"], 3),
+        mfu={name: round(speed * flops / ceiling, 4) for name, speed in speeds.items()},
+        ceiling_tflops=round(ceiling / 1e12, 3),
+    )
 
 
-def stack(size: str, scale: dict[str, Any], device: str) -> dict[str, Any]:
+def stack(size: str, scale: Scale, device: str) -> Stacked:
     """All learning rates and seeds at once, a quarter of them, and one at a time in two ways."""
     base, tokens, options = a_trial(size, scale, device)
     trials = [
@@ -163,30 +213,30 @@ def stack(size: str, scale: dict[str, Any], device: str) -> dict[str, Any]:
     at_once = {name: int(name.rpartition("_")[2]) if "stack" in name else 1 for name in contenders}
     speeds = in_turns(contenders, tokens_of_step, at_once)
     best_alone = max(speeds["alone"], speeds["alone_as_stack_of_1"])
-    return {
-        "params_non_embedding": base.params_non_embedding,
-        "batch_tokens": tokens_of_step,
-        "tokens_per_second": speeds,
-        "over_alone": {name: round(speed / speeds["alone"], 3) for name, speed in speeds.items()},
-        "over_best_alone": {name: round(speed / best_alone, 3) for name, speed in speeds.items()},
-    }
+    return Stacked(
+        params_non_embedding=base.params_non_embedding,
+        batch_tokens=tokens_of_step,
+        tokens_per_second=speeds,
+        over_alone={name: round(speed / speeds["alone"], 3) for name, speed in speeds.items()},
+        over_best_alone={name: round(speed / best_alone, 3) for name, speed in speeds.items()},
+    )
 
 
-def a_trial(size: str, scale: dict[str, Any], device: str) -> tuple[Trial, Tokens, Any]:
+def a_trial(size: str, scale: Scale, device: str) -> tuple[Trial, Tokens, RunOptions]:
     params, _, batch = size.partition("@")
-    sequences, seq_len = (batch or scale["batch"]).split("x")
+    sequences, seq_len = (batch or scale.batch).split("x")
     shape = [f"model.params={params}", f"batch.sequences={sequences}", f"seq_len={seq_len}"]
-    config = compose([*shape, "budget.tokens=1G", "schedule.warmup_tokens=16k", *scale["data"], *scale["run"]])
+    config = compose([*shape, "budget.tokens=1G", "schedule.warmup_tokens=16k", *scale.data, *scale.run])
     prepare_torch(config.run, device)
     tokens = prepare(config.data, Path(config.paths.tokens))
     return resolve(config, tokens, device), tokens, config.run
 
 
-def setup_of(trial: Trial, tokens: Tokens, options: Any, device: str, model: GPT | None = None) -> Setup:
+def setup_of(trial: Trial, tokens: Tokens, options: RunOptions, device: str, model: GPT | None = None) -> Setup:
     return Setup.of(trial, tokens, options, device, "sdpa", execution_class="benchmark", shared_model=model)
 
 
-def alone_step(trial: Trial, tokens: Tokens, options: Any, device: str) -> Callable[[], Any]:
+def alone_step(trial: Trial, tokens: Tokens, options: RunOptions, device: str) -> Callable[[], torch.Tensor]:
     """The step of `loop.train`: compiled where the options say so, its batches from the host."""
     setup = setup_of(trial, tokens, options, device)
     state = State.fresh(setup)
@@ -199,7 +249,7 @@ def alone_step(trial: Trial, tokens: Tokens, options: Any, device: str) -> Calla
     return step
 
 
-def stacked_step(trials: list[Trial], tokens: Tokens, options: Any, device: str) -> Callable[[], Any]:
+def stacked_step(trials: list[Trial], tokens: Tokens, options: RunOptions, device: str) -> Callable[[], torch.Tensor]:
     """A stack's step, on CUDA captured as one graph, its data on the device."""
     made, _ = make_stack(trials, tokens, options, device)
 
@@ -210,7 +260,7 @@ def stacked_step(trials: list[Trial], tokens: Tokens, options: Any, device: str)
     return step
 
 
-def make_stack(trials: list[Trial], tokens: Tokens, options: Any, device: str) -> tuple[Stack, list[Curve]]:
+def make_stack(trials: list[Trial], tokens: Tokens, options: RunOptions, device: str) -> tuple[Stack, list[Curve]]:
     made = Stack(setup_of(trials[0], tokens, options, device), len(trials), graph=device == "cuda")
     curves = []
     for trial in trials:
@@ -256,7 +306,7 @@ def nothing_deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def check_numbers(trials: list[Trial], tokens: Tokens, options: Any, device: str) -> None:
+def check_numbers(trials: list[Trial], tokens: Tokens, options: RunOptions, device: str) -> None:
     """Ten steps in a stack, and each alone without compiling: the same losses, up to the precision's rounding."""
     steps, bound = 10, 2e-2 if trials[0].config.precision == "bf16" else 1e-4
     made, curves = make_stack(trials, tokens, options, device)
@@ -274,7 +324,7 @@ def check_numbers(trials: list[Trial], tokens: Tokens, options: Any, device: str
 
 
 def in_turns(
-    contenders: dict[str, Callable[[], Any]], tokens_of_step: int, at_once: dict[str, int] | None = None
+    contenders: dict[str, Callable[[], torch.Tensor]], tokens_of_step: int, at_once: dict[str, int] | None = None
 ) -> dict[str, int]:
     """Tokens per second of each, the median of rounds in which all take their turn.
 
@@ -307,14 +357,14 @@ def in_turns(
 # ---- a ladder, end to end ----
 
 
-def ladder(folder: Path, scale: dict[str, Any]) -> dict[str, Any]:
+def ladder(folder: Path, scale: Scale) -> Ladder:
     """Launch it, or go on with it. Its seconds are of all launches together."""
     folder.mkdir(parents=True, exist_ok=True)
     overrides = [
-        "sweep.name=ladder", *scale["ladder"], *scale["data"], *scale["run"], "eval.sample_tokens=0", "wandb.mode=off",
+        "sweep.name=ladder", *scale.ladder, *scale.data, *scale.run, "eval.sample_tokens=0", "wandb.mode=off",
         "run.checkpoint_seconds=30", f"paths.runs={folder.resolve() / 'runs'}", f"paths.sweeps={folder.resolve()}",
     ]  # fmt: skip
-    data = compose([*scale["data"], "budget.tokens=1G"])
+    data = compose([*scale.data, "budget.tokens=1G"])
     prepare(data.data, Path(data.paths.tokens))
     launches = folder / "launches.jsonl"
     end_of_killed(launches, folder / "runs")
@@ -325,15 +375,15 @@ def ladder(folder: Path, scale: dict[str, Any]) -> dict[str, Any]:
         raise SystemExit(f"the launch ended with {status}; the same command goes on")
     subprocess.run([sys.executable, "-m", "sweep", "collect", folder.resolve() / "ladder"], cwd=ROOT, check=True)
     meta = read_json(folder / "ladder" / "meta.json")
-    return {
-        "overrides": [text for text in overrides if not text.startswith("paths.")],
-        "wall_seconds": round(sum(row["ended"] - row["started"] for row in read_json_lines(launches)), 1),
-        "launches": len(read_json_lines(launches)),
-        "flops_useful": meta["flops_total"] - meta["flops_saved"],
-        "worker_seconds": round(meta["worker_seconds"], 1),
-        "sweep_efficiency": meta["efficiency"],
-        "trials": len(read_json_lines(folder / "ladder" / "plan.jsonl")),
-    }
+    return Ladder(
+        overrides=[text for text in overrides if not text.startswith("paths.")],
+        wall_seconds=round(sum(row["ended"] - row["started"] for row in read_json_lines(launches)), 1),
+        launches=len(read_json_lines(launches)),
+        flops_useful=meta["flops_total"] - meta["flops_saved"],
+        worker_seconds=round(meta["worker_seconds"], 1),
+        sweep_efficiency=meta["efficiency"],
+        trials=len(read_json_lines(folder / "ladder" / "plan.jsonl")),
+    )
 
 
 def interruptible(command: list[str]) -> int:

@@ -23,7 +23,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -113,7 +112,7 @@ def main() -> None:
     sys.stdout.write(path.read_text())
 
 
-def observe(folder: Path, minutes: float) -> tuple[Watch, dict[str, Any]]:
+def observe(folder: Path, minutes: float) -> tuple[Watch, dict[str, object]]:
     """Launch in an empty folder, and take turns until it ends."""
     grid = ["sweep=default", "schedule=cosine", "sweep.where=[]", "model.params=38k,55k"]
     grid += [f"budget.flops={minutes * FLOPS_PER_MINUTE:.3g}", "wandb.mode=offline"]

@@ -49,8 +49,8 @@ def test_a_row_says_that_our_own_kernel_failed(monkeypatch):
     monkeypatch.setattr(attention, "inputs", lambda *_: [torch.zeros(1, 4, 1, 16)] * 4)
     monkeypatch.setattr(torch, "Generator", lambda device: type("", (), {"manual_seed": lambda self, seed: self})())
     for row in attention.time_case(attention.Case(4, 16, 1, 1), ceiling=1.0):
-        assert row["not_run"] == {"triton": "OutOfResources: shared memory"}
-        assert (row["ours_over"], row["of_matmul_ceiling"]) == ({}, None)
+        assert row.not_run == {"triton": "OutOfResources: shared memory"}
+        assert (row.ours_over, row.of_matmul_ceiling) == ({}, None)
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,9 @@ def test_a_configuration_that_is_too_large_is_at_fault():
 from benchmarks.compile_ahead import attention_job
 from kernels.configurations import Configuration, Key
 key = Key("sm_86", "forward", 2, 128)
-print(attention_job(key, Configuration(128, 128, 8, 3), "bf16", "causal").row()["fault"])
-print(attention_job(key, Configuration(128, 64, 4, 1), "bf16", "causal").row()["fault"])
-print(attention_job(Key("sm_86", "forward", 4, 16), Configuration(16, 16, 1, 1), "fp32", "causal").row()["fault"])
+print(attention_job(key, Configuration(128, 128, 8, 3), "bf16", "causal").row().fault)
+print(attention_job(key, Configuration(128, 64, 4, 1), "bf16", "causal").row().fault)
+print(attention_job(Key("sm_86", "forward", 4, 16), Configuration(16, 16, 1, 1), "fp32", "causal").row().fault)
 """
     finished = run("-c", code)
     assert finished.stdout.splitlines() == ["shared memory over 101376", "spills", "None"], finished.stderr
