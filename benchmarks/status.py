@@ -22,7 +22,7 @@ from benchmarks.provenance import save
 from slurm import commands
 from slurm.submission import ArrayTask, Chunk, Submission
 from sweep.common import files
-from sweep.config.cluster import SlurmSection
+from sweep.config.schema import SlurmSection
 from sweep.data.placeholder import Unprepared
 from sweep.plan.plan import Plan, make_plan
 from sweep.plan.storage import save as save_plan

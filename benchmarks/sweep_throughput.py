@@ -38,7 +38,8 @@ from models.gpt import GPT, parameter_groups
 from sweep.common.checkout import ROOT
 from sweep.common.devices import device_model, resolve_device
 from sweep.common.files import append_json, read_json, read_json_lines, write_json_lines
-from sweep.config.compose import RunOptions, compose
+from sweep.config.compose import compose
+from sweep.config.schema import RunOptions
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
 from sweep.plan.resolve import resolve

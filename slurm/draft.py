@@ -14,7 +14,7 @@ from slurm.elements import Element
 from slurm.provisional import is_provisional
 from slurm.script import ArrayJob, Place
 from slurm.submission import ArrayTask, Chunk, JobRef, Submission, folder_of, submissions
-from sweep.config.cluster import SlurmSection
+from sweep.config.schema import SlurmSection
 from sweep.plan.plan import Plan
 from sweep.plan.trial import Trial
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sweep.common.errors import UserError
 from sweep.common.units import duration
-from sweep.config.cluster import Bucket, SlurmSection, buckets
+from sweep.config.schema import Bucket, SlurmSection, buckets
 from sweep.plan.packing import stack_key
 from sweep.plan.plan import ADAM_BYTES_PER_PARAM, Plan
 from sweep.plan.trial import Trial

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sweep.common.exits import EXIT_AGAIN
 from sweep.common.units import parse_duration
-from sweep.config.cluster import SlurmJobSection, SlurmSection
+from sweep.config.schema import SlurmJobSection, SlurmSection
 
 HEAD = """\
 #!/bin/bash -l

@@ -21,7 +21,7 @@ from pathlib import Path
 from sweep.common import artefacts
 from sweep.common.errors import UserError
 from sweep.common.files import write_json, write_json_lines
-from sweep.config.cluster import SlurmSection
+from sweep.config.schema import SlurmSection
 from sweep.runs import claim
 from sweep.runs.sweepdir import SweepDir
 

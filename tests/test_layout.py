@@ -215,7 +215,7 @@ NOT_HASHED = {
     "sweep.common.devices": "names the device and frees its memory",
     "sweep.common.errors": "an exception",
     "sweep.common.files": "writes files",
-    "sweep.config.compose": "the types of options; what decides rounding among them is in the execution class",
+    "sweep.config.schema": "the types of options; what decides rounding among them is in the execution class",
     "sweep.data.placeholder": "stands in for tokens in a plan, before there is anything to train on",
     "sweep.plan.packing": "refuses a micro-batch; the size that is taken is in the execution class",
     "sweep.plan.speeds": "remembers how fast a trial was, for the next plan",

@@ -6,10 +6,7 @@ define a trial.
 """
 
 import difflib
-import re
-from dataclasses import dataclass, field, fields, is_dataclass
-from math import inf
-from pathlib import Path
+from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -23,166 +20,10 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationE
 
 from sweep.common.checkout import CONF
 from sweep.common.errors import UserError
-from sweep.common.validate import at_least, between, one_of, positive, word_or_count
-from sweep.config.cluster import ClusterSection
+from sweep.common.validate import one_of
 from sweep.config.explain import explain_file, explain_override, explain_yaml
-from sweep.config.model import ModelSection
-from sweep.config.wandb import WandbSection
-from sweep.data.prepare import SCHEMAS, DataConfig
-
-SCHEDULES = ("wsd", "cosine")
-PRECISIONS = ("auto", "fp32", "bf16")
-DEVICES = ("auto", "cpu", "cuda")
-
-
-@dataclass
-class OptimSection:
-    lr: float | None = None
-    lr_base: float = 6e-3
-    lr_multiplier: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        for key in ("lr_base", "lr_multiplier", "eps", "clip_norm", *(() if self.lr is None else ("lr",))):
-            positive(f"optim.{key}", getattr(self, key))
-        for key in ("beta1", "beta2"):
-            if not 0 <= getattr(self, key) < 1:
-                raise UserError(f"optim.{key}={getattr(self, key)}: must be at least 0 and below 1")
-        at_least("optim.weight_decay", self.weight_decay, 0)
-
-
-@dataclass
-class ScheduleSection:
-    name: str = "wsd"
-    warmup_tokens: Any = None
-    warmup_tokens_per_param: float = 0.2
-    decay_fraction: float = 0.2
-    final_lr_fraction: float = 0.0
-
-    def __post_init__(self) -> None:
-        one_of("schedule.name", self.name, SCHEDULES)
-        between("schedule.decay_fraction", self.decay_fraction, 0, 1)
-        between("schedule.final_lr_fraction", self.final_lr_fraction, 0, 1)
-        at_least("schedule.warmup_tokens_per_param", self.warmup_tokens_per_param, 0)
-
-
-@dataclass
-class BatchSection:
-    sequences: int = 16
-
-    def __post_init__(self) -> None:
-        at_least("batch.sequences", self.sequences, 1)
-
-
-@dataclass
-class BudgetSection:
-    tokens: Any = None
-    flops: Any = None
-    tokens_per_param: Any = None
-
-
-@dataclass
-class EvalSection:
-    sequences: int = 128
-    first_step: int = 8
-    points_per_doubling: int = 2
-    log_every_steps: int = 100
-    sample_tokens: int = 96
-
-    def __post_init__(self) -> None:
-        for key in ("sequences", "first_step", "points_per_doubling", "log_every_steps"):
-            at_least(f"eval.{key}", getattr(self, key), 1)
-        at_least("eval.sample_tokens", self.sample_tokens, 0)
-
-
-@dataclass
-class RunOptions:
-    """How a trial is executed: rounding and speed, never identity."""
-
-    device: str = "auto"
-    backend: str = "auto"
-    compile: bool = False
-    micro_batch_sequences: int | None = None
-    stack: Any = "auto"
-    graph: bool = False
-    threads: int = 1
-    workers: Any = "auto"
-    deterministic: bool = True
-    checkpoint_seconds: float = 60.0
-    keep_weights: bool = True
-
-    def __post_init__(self) -> None:
-        one_of("run.device", self.device, DEVICES)
-        at_least("run.threads", self.threads, 1)
-        word_or_count("run.workers", self.workers, ("auto",), "processes")
-        word_or_count("run.stack", self.stack, ("auto", "off"), "trials")
-        if self.backend == "cudnn" and self.deterministic:
-            raise UserError("run.backend=cudnn: is not deterministic; give run.deterministic=false with it")
-        if self.micro_batch_sequences is not None:
-            at_least("run.micro_batch_sequences", self.micro_batch_sequences, 1)
-        if self.checkpoint_seconds != inf:  # never but at the end
-            at_least("run.checkpoint_seconds", self.checkpoint_seconds, 0)
-
-
-@dataclass
-class PathsSection:
-    runs: str = "runs"
-    sweeps: str = "sweeps"
-    tokens: str = "tokens"
-
-    def __post_init__(self) -> None:
-        for key, folder in vars(self).items():
-            if Path(folder).exists() and not Path(folder).is_dir():
-                raise UserError(f"paths.{key}={folder}: is a file; give a folder")
-
-
-@dataclass
-class SweepSection:
-    """A grid: axes in Hydra's sweep grammar, and conditions on what is derived from them."""
-
-    name: str = "adhoc"
-    axes: dict[str, Any] = field(default_factory=dict)
-    where: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.+-]*", self.name):
-            raise UserError(f"sweep.name={self.name}: names a folder; use letters, digits and . _ + -")
-        for key, values in self.axes.items():
-            if values is None or isinstance(values, dict):
-                raise UserError(f"sweep.axes.{key}={values}: no values of one key; write such as model.params: 3k,12k")
-        for condition in self.where:
-            if not isinstance(condition, str):
-                raise UserError(f"sweep.where: {condition}: not a condition; write one such as tokens_per_param <= 500")
-
-
-@dataclass
-class Config:
-    model: ModelSection
-    data: DataConfig
-    optim: OptimSection
-    schedule: ScheduleSection
-    batch: BatchSection
-    budget: BudgetSection
-    eval: EvalSection
-    run: RunOptions
-    cluster: ClusterSection
-    wandb: WandbSection
-    paths: PathsSection
-    sweep: SweepSection
-    seed: int = 0
-    seq_len: int = 256
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed}: must not be negative")
-        at_least("seq_len", self.seq_len, 2)
-        one_of("precision", self.precision, PRECISIONS)
-
+from sweep.config.schema import Config
+from sweep.data.prepare import SCHEMAS
 
 _KINDS: dict[str, type] = get_type_hints(Config)
 _SECTIONS = [name for name, kind in _KINDS.items() if is_dataclass(kind)]

@@ -1,39 +1,14 @@
-"""What `conf/model/*.yaml` says, and the resolved shape that it means."""
-
-from dataclasses import dataclass, field
-from typing import Any
+"""The resolved shape that the section `model` asks for."""
 
 from models.config import ModelConfig
 from models.count import params_non_embedding
 from models.ladder import Rung, choose_shape
-
-
-@dataclass
-class ModelSection:
-    """The keys of `conf/model/*.yaml`, explained in `conf/model/gpt.yaml`."""
-
-    name: str = "gpt"
-    params: Any = None
-    depth: int | None = None
-    width: int | None = None
-    heads: int | None = None
-    kv_heads: int | None = None
-    head_dim: int | None = None
-    mlp_width: int | None = None
-    mlp: str = "relu2"
-    norm: str = "rmsnorm"
-    positions: str = "rope"
-    rope_base: float = 10_000.0
-    qk_norm: bool = True
-    tied: bool = False
-    bias: bool = False
-    window: int = 0
-    within_documents: bool = False
-    ladder: list[list[int]] = field(default_factory=list)
+from sweep.common.units import parse_count
+from sweep.config.schema import ModelSection
 
 
 def resolve(section: ModelSection, vocab_size: int, seq_len: int) -> ModelConfig:
-    """The shape asked for by `params` (an int by now) or by depth, width, heads; ValueError names the key."""
+    """The shape that `params` or depth, width and heads ask for; ValueError names the key that is wrong."""
 
     def config(rung: Rung) -> ModelConfig:
         return _config(section, rung, vocab_size, seq_len)
@@ -47,7 +22,8 @@ def resolve(section: ModelSection, vocab_size: int, seq_len: int) -> ModelConfig
     rungs = [rung for rung in section.ladder if len(rung) != 3 or rung[2] % (section.kv_heads or 1) == 0]
     if section.ladder and not rungs:
         raise ValueError(f"model.kv_heads={section.kv_heads}: divides the heads of no rung of model.ladder")
-    return config(choose_shape(section.params, rungs, lambda rung: params_non_embedding(config(rung))))
+    params = parse_count("model.params", section.params)
+    return config(choose_shape(params, rungs, lambda rung: params_non_embedding(config(rung))))
 
 
 def _explicit_shape(section: ModelSection) -> Rung:

@@ -9,8 +9,9 @@ from models.count import params_non_embedding
 from models.ladder import nearest_size
 from sweep.common.errors import UserError
 from sweep.common.units import parse_quantity
-from sweep.config.compose import Config, compose
+from sweep.config.compose import compose
 from sweep.config.model import resolve as resolve_model
+from sweep.config.schema import Config
 from sweep.data.placeholder import Unprepared
 from sweep.plan.plan import Plan
 from sweep.plan.resolve import check, resolve

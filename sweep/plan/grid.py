@@ -19,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweep.common.checkout import CONF
 from sweep.common.errors import UserError
-from sweep.config.compose import Config, compose_untyped, scalar, section, typed
+from sweep.config.compose import compose_untyped, scalar, section, typed
 from sweep.config.explain import explain_override
+from sweep.config.schema import Config
 
 NOT_OF_A_TRIAL = ("run", "cluster", "wandb", "paths", "sweep")  # the same for a whole sweep, so no axis
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from models.count import largest_micro_batch, memory_bytes
 from sweep.common.errors import UserError
 from sweep.common.units import counted
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions
 from sweep.plan.speeds import ALONE, Packing, Speeds, shape_key
 from sweep.plan.trial import Trial, TrialConfig
 

@@ -15,8 +15,7 @@ from sweep.common import expressions
 from sweep.common.devices import device_memory_bytes, device_model, planned_device, resolve_device
 from sweep.common.errors import UserError
 from sweep.common.units import format_bytes
-from sweep.config.cluster import ClusterSection
-from sweep.config.compose import Config, PathsSection
+from sweep.config.schema import ClusterSection, Config, PathsSection
 from sweep.data.placeholder import Unprepared, stand_in
 from sweep.data.prepare import DataConfig
 from sweep.data.tokens import Tokens

@@ -7,8 +7,8 @@ from models.config import ModelConfig
 from models.count import flops_per_token, params_non_embedding
 from sweep.common.errors import UserError
 from sweep.common.units import parse_count, parse_quantity
-from sweep.config.compose import Config, OptimSection, ScheduleSection
 from sweep.config.model import resolve as resolve_model
+from sweep.config.schema import Config, OptimSection, ScheduleSection
 from sweep.data.placeholder import Unprepared
 from sweep.data.tokens import Tokens, count_sequences, more_than_available
 from sweep.plan.schedule import Schedule

@@ -13,7 +13,7 @@ from typing import Literal
 
 from sweep.common import artefacts
 from sweep.common.files import append_json
-from sweep.config.compose import ClusterSection, RunOptions
+from sweep.config.schema import ClusterSection, RunOptions
 from sweep.plan.trial import Trial
 
 Source = Literal["calibration", "records"]

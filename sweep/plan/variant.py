@@ -3,7 +3,8 @@
 from omegaconf import OmegaConf
 
 from sweep.common.checkout import CONF
-from sweep.config.compose import Config, compose_untyped
+from sweep.config.compose import compose_untyped
+from sweep.config.schema import Config
 from sweep.plan.grid import Composed
 from sweep.plan.trial import Trial
 

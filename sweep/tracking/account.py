@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.common.errors import UserError
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.tracking import client
 
 # The client would go on for hours where a server does not answer; whoever waits here wants to know within a minute.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.common.errors import UserError
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.tracking import wandb_files
 
 OLDEST = (0, 31)

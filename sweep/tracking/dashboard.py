@@ -16,7 +16,7 @@ import wandb_workspaces.workspaces as ws
 from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.common.units import short
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.report.format import power, with_interval
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import account as accounts

@@ -11,7 +11,7 @@ import pandas as pd
 
 from sweep.common import files
 from sweep.common.errors import UserError
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.runs.rundir import RunDir
 from sweep.tracking import account as accounts
 from sweep.tracking.account import sign_in

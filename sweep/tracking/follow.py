@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from sweep.common.errors import UserError
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.runs import claim
 from sweep.runs.claim import Holder
 from sweep.runs.rundir import Failure, RunDir

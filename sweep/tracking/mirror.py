@@ -15,7 +15,7 @@ from typing import Any
 
 from sweep.common.exits import EXIT_AGAIN
 from sweep.common.files import read_json, read_json_lines, read_json_lines_back, write_json
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.plan.schedule import Schedule
 from sweep.runs import claim
 from sweep.runs.claim import Claim

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from sweep.common.checkout import ROOT
 from sweep.common.files import Tail
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.tracking import client
 from sweep.tracking.follow import NEWS, Task
 

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 
 from sweep.common import files
 from sweep.common.errors import UserError
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.fit.table import read_collected
 from sweep.report import render
 from sweep.report.figure_spec import Axis, Figure, Panel, Series

@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions
 
 COMPILED_SHAPES = 1000  # in one process, over all micro-batches and stacks
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

@@ -18,7 +18,7 @@ import torch
 
 from sweep.common import files
 from sweep.common.devices import device_share
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions
 from sweep.plan.speeds import Packing, record_speed
 from sweep.plan.trial import Trial
 from sweep.runs.record import Ending, Record

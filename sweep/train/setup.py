@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from models.gpt import GPT
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions
 from sweep.data.tokens import Batches, Tokens, windows
 from sweep.plan.packing import check_micro_batch
 from sweep.plan.trial import Trial, TrialConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from sweep.common.errors import UserError
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.runs.lookup import add_sweep
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import client

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sweep.common.devices import resolve_device
 from sweep.common.errors import UserError
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions
 from sweep.data.prepare import prepare
 from sweep.plan.resolve import check, resolve
 from sweep.plan.trial import Trial, describe

@@ -17,7 +17,7 @@ import argparse
 import shlex
 
 from sweep.common.errors import UserError
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.runs.lookup import add_sweep
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking.account import sign_in

@@ -18,7 +18,7 @@ from slurm.queue_state import job_is_gone
 from slurm.submission import ArrayTask, submissions
 from sweep.common.errors import UserError
 from sweep.common.exits import EXIT_AGAIN, say
-from sweep.config.cluster import SlurmSection
+from sweep.config.schema import SlurmSection
 from sweep.runs import launches
 from sweep.runs.claim import Job
 from sweep.runs.state import States, has_record
@@ -56,7 +56,7 @@ def attempts_without_progress(slurm: dict[str, Any] | None) -> int:
 
 def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int) -> int:
     """Train in this process: all families of the sweep, or those named."""
-    from sweep.config.compose import RunOptions  # takes long, as torch does, and a supervisor does without
+    from sweep.config.schema import RunOptions  # takes long, as torch does, and a supervisor does without
     from sweep.plan.plan import by_family
     from sweep.plan.storage import planned_trials
     from sweep.workers.worker import Worker

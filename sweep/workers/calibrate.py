@@ -14,7 +14,7 @@ import torch
 
 from sweep.common.devices import attention_backend, device_memory_bytes, device_model, free_memory, resolve_device
 from sweep.common.errors import UserError
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions
 from sweep.data.tokens import Tokens
 from sweep.plan.packing import Execution, candidates, micro_batch
 from sweep.plan.plan import Plan

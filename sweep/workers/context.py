@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.common.exits import say
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions
 from sweep.runs import claim
 from sweep.runs.claim import JobIsGone
 from sweep.workers.process import PEERS, STOP

@@ -8,7 +8,7 @@ from models.count import memory_bytes
 from sweep.common import devices
 from sweep.common.errors import UserError
 from sweep.common.units import format_bytes
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions
 from sweep.plan import packing
 from sweep.plan.trial import Trial
 from sweep.runs import attempt_log, environment

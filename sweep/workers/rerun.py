@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from sweep.common import files
 from sweep.common.errors import UserError
-from sweep.config.compose import RunOptions, section
+from sweep.config.compose import section
+from sweep.config.schema import RunOptions
 from sweep.data.prepare import prepare
 from sweep.data.tokens import Tokens
 from sweep.plan.grid import lay_over

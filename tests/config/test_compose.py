@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from sweep.common.checkout import CONF
 from sweep.common.errors import UserError
-from sweep.config.cluster import Bucket, buckets
-from sweep.config.compose import RunOptions, compose, compose_untyped, section
+from sweep.config.compose import compose, compose_untyped, section
+from sweep.config.schema import Bucket, RunOptions, buckets
 from sweep.plan.grid import Composed
 
 

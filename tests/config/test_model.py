@@ -2,7 +2,8 @@
 
 import pytest
 
-from sweep.config.model import ModelSection, resolve
+from sweep.config.model import resolve
+from sweep.config.schema import ModelSection
 
 LADDER = [[1, 16, 1], [1, 32, 2], [2, 64, 4]]
 

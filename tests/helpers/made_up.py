@@ -8,7 +8,7 @@ import pytest
 from slurm import commands
 from slurm.submission import ArrayTask, Chunk, JobRef, Submission
 from sweep.common import files
-from sweep.config.cluster import SlurmSection
+from sweep.config.schema import SlurmSection
 from sweep.runs.claim import Holder, Job
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir

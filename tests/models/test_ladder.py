@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from models.count import params_non_embedding
 from models.ladder import TOLERANCE, choose_shape
-from sweep.config.model import ModelSection, resolve
+from sweep.config.model import resolve
+from sweep.config.schema import ModelSection
 
 SIZES = [m * 10**e for e in range(3, 10) for m in (1, 3)][1:-1]  # 3k, 10k, 30k, ... 1B
 RUNGS = [[1, 16, 1], [1, 32, 2], [2, 64, 2]]

@@ -7,7 +7,7 @@ import pytest
 from models.count import memory_bytes
 from sweep.cli import main
 from sweep.common.devices import device_model
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions
 from sweep.plan import packing
 from sweep.plan.speeds import ALONE, Estimate, Packing, Speeds, record_speed
 from sweep.runs.rundir import RunDir

@@ -6,7 +6,7 @@ import pytest
 from sweep.cli import main
 from sweep.common.errors import UserError
 from sweep.common.files import append_json
-from sweep.config.compose import ClusterSection, RunOptions
+from sweep.config.schema import ClusterSection, RunOptions
 from sweep.plan.packing import stack_key
 from sweep.plan.speeds import Packing, Speeds, record_speed, speed_key
 from sweep.verbs.plan import plan_here

@@ -9,8 +9,7 @@ import pytest
 from slurm.elements import Need, elements, needs, spread, workers_for
 from sweep.common.devices import device_model
 from sweep.common.errors import UserError
-from sweep.config.cluster import SlurmSection
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions, SlurmSection
 from sweep.plan.speeds import ALONE, Packing, record_speed
 from sweep.verbs.plan import plan_here
 

@@ -12,7 +12,7 @@ import pytest
 
 from slurm import script
 from slurm.script import ArrayJob, Place
-from sweep.config.cluster import SlurmSection
+from sweep.config.schema import SlurmSection
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "slurm"
 PLACE = Place(

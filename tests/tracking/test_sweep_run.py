@@ -8,7 +8,7 @@ from PIL import Image
 
 from sweep.cli import main
 from sweep.common.errors import UserError
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.report import render, report, results
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import sweep_run, wandb_files

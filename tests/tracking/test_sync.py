@@ -15,7 +15,7 @@ import pytest
 
 from sweep.cli import main
 from sweep.common.checkout import ROOT
-from sweep.config.wandb import WandbSection
+from sweep.config.schema import WandbSection
 from sweep.runs import claim
 from sweep.runs.claim import Holder
 from sweep.runs.sweepdir import SweepDir

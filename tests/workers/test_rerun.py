@@ -10,7 +10,7 @@ import pytest
 from sweep.cli import main
 from sweep.common import files
 from sweep.common.errors import UserError
-from sweep.config.compose import RunOptions
+from sweep.config.schema import RunOptions
 from sweep.plan.variant import variant
 from sweep.runs.rundir import RunDir
 from sweep.verbs.plan import plan_here
