@@ -13,7 +13,6 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from models.config import MLPS, NORMS, POSITIONS
 from sweep.common.errors import UserError
 from sweep.common.keys import key
 from sweep.common.units import parse_duration
@@ -24,10 +23,15 @@ Quantity = int | float | str  # a number, or text such as 500k, 1M, 3e15
 WordOrCount = Any  # one of the key's choices, or a number
 Scalar = str | int | float | bool
 
+# The choices of the model and of the backend are those of `models.config` and `kernels.attention`. They are repeated
+# here because what reads results must start without torch; a test compares them.
+MLPS = ("relu2", "swiglu", "gelu")
+NORMS = ("rmsnorm", "layernorm")
+POSITIONS = ("rope", "learned")
+BACKENDS = ("auto", "sdpa", "cudnn", "triton", "reference")
 SCHEDULES = ("wsd", "cosine")
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
-BACKENDS = ("auto", "sdpa", "cudnn", "triton", "reference")
 WANDB_MODES = ("auto", "online", "offline", "off")
 SCHEDULERS = ("local", "slurm")
 LONG_FAMILIES = ("refuse", "requeue")
