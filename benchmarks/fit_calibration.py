@@ -4,9 +4,9 @@
 
 Each design is a law, a number of families, five budgets, heavy-tailed noise (Student t, 4 degrees of freedom) shared
 within a family (`family_sd`) and of each run alone (`run_sd`), as standard deviations of log loss. Coverage is in
-percent, for a, for N_opt and loss at 10 times the dearest compute, for E, alpha and beta, for the loss of one
-new run there (prediction), and for a by the isoFLOP-Akima road. The standard error of a coverage near 90% is 0.95 for
-1,000 sweeps and 1.5 for 400.
+percent, for a, for N_opt and loss at 10 times the largest compute, for E, alpha and beta, for the loss of one
+new run there (prediction), and for a by isoFLOP with Akima splines. The standard error of a coverage near 90% is 0.95
+for 1,000 sweeps and 1.5 for 400.
 """
 
 import argparse
@@ -77,8 +77,8 @@ def one_sweep(design: dict, seed: int) -> dict[str, bool]:
         for name in truth
     }
     found["new run"] = inside(*new_run(design, solution, replicates, truth, seed))
-    road = approaches.all_roads(rows, None, solution, flops, replicates, seed)[0]["isoflop_akima"]
-    found["a by isoFLOP-Akima"] = inside(truth["a"], (road.get("intervals") or {}).get("a"))
+    approach = approaches.all_approaches(rows, None, solution, flops, replicates, seed)[0]["isoflop_akima"]
+    found["a by isoFLOP-Akima"] = inside(truth["a"], approach.intervals and approach.intervals.a)
     return found
 
 

@@ -80,8 +80,8 @@ def one_fit(point: dict, seed: int) -> dict:
         "point": {name: value for name, value in point.items()},
         "excess": float(found.value / others.value_B.min() - 1),
         "reached": float(np.mean(others.value_B <= best * (1 + SAME))),
-        "verdict": found.certificate["verdict"],
-        "starts_agreeing": found.certificate["starts_agreeing"],
+        "verdict": found.certificate.verdict,
+        "starts_agreeing": found.certificate.starts_agreeing,
     }
 
 

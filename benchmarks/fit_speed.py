@@ -75,7 +75,7 @@ def measure_ours(rows: Rows) -> dict:
         "refits_seconds": round(statistics.median(refits), 2),
         "objective": solution.value,
         "params": solution.params,
-        "certificate": solution.certificate,
+        "certificate": vars(solution.certificate),
     }
 
 
@@ -137,7 +137,7 @@ def measure_growth(n: int) -> dict:
         "rows": n,
         "fit_seconds": round(fitted - started, 3),
         "100_refits_seconds": round(refitted - fitted, 2),
-        "verdict": solution.certificate["verdict"],
+        "verdict": solution.certificate.verdict,
     }
 
 

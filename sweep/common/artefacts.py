@@ -5,17 +5,20 @@ number. Keys that the type does not know are ignored, so that older code reads n
 missing, so that newer code reads older ones.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from sweep.common.errors import UserError
 
 T = TypeVar("T")
+# A float that may be NaN or infinite. JSON has no such numbers: `plain` writes null, and null is read as NaN.
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 MEND = "restore it, or delete it to have it made again"
 
 

@@ -7,7 +7,7 @@ sizes is as well posed as the fit. Percentiles of the replicates are widened abo
 sqrt(F / (F - 1)) t / z, t with F - 3 degrees of freedom for F families (three parameters, E, A and alpha, are
 decided between families). `benchmarks/fit_calibration.py` simulates what that covers.
 
-The isoFLOP and envelope roads interpolate, and weights do not move an interpolation. Their intervals come from
+The isoFLOP and envelope approaches interpolate, and weights do not move an interpolation. Their intervals come from
 losses that are drawn again: the law's, plus deviations as they might have been. A law follows its rows, so residuals
 are too small (variance 1 - h times the truth, h the leverage); deviations from the law fitted without the row's family
 are too large (1 / (1 - h) times), with few families by far. Their geometric mean is neither (MacKinnon & White 1985,
@@ -18,13 +18,15 @@ Shape suffixes: B replicates, F families, P parameters, n rows.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
+from sweep.common.artefacts import Number
 from sweep.fit.laws import Params
 from sweep.fit.minimise import minimise
+from sweep.fit.solve import Solution
 
 LEVEL = 0.90
 LEAST_FAMILIES = 5
@@ -33,6 +35,34 @@ TOLERANCE = 1e-6  # of a replicate's objective: far under the spread between rep
 MOST_ROWS = 50_000  # a bootstrap of more would take minutes
 MOST_FOLDS = 50
 CHUNK_ROWS = 50_000  # rows times replicates refitted together: what stays in cache
+
+
+class Interval(NamedTuple):
+    """The two ends of an interval at LEVEL; [low, high] in files."""
+
+    low: Number
+    high: Number
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How the intervals were made: `replicates` refits over so many families, stretched by `widening`."""
+
+    method: str
+    replicates: int
+    families: int
+    widening: float
+    level: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """Standard deviation of log loss between runs of the same N and D, over so many cells (N, D) with replicates."""
+
+    sd_log_loss: float
+    degrees_of_freedom: int
+    cells: int
 
 
 @dataclass(frozen=True)
@@ -67,8 +97,8 @@ def refusal(rows: int, families: int) -> str | None:
     return None
 
 
-def resample(solution: Any, loss_n: np.ndarray, family_n: np.ndarray, count: int, seed: int) -> Replicates:
-    """`count` refits of `solution` (a `solve.Solution` on these rows) with random weights per family."""
+def resample(solution: Solution, loss_n: np.ndarray, family_n: np.ndarray, count: int, seed: int) -> Replicates:
+    """`count` refits of `solution` (made on these rows) with random weights per family."""
     _, family_n = np.unique(family_n.astype(str), return_inverse=True)
     families, log_loss_n = int(family_n.max()) + 1, np.log(loss_n)
     rng = np.random.default_rng(seed)
@@ -85,7 +115,9 @@ def resample(solution: Any, loss_n: np.ndarray, family_n: np.ndarray, count: int
     return Replicates(theta_BP, params, residual_n, deviation_n, family_n, widening(families))
 
 
-def deviations(solution: Any, log_loss_n: np.ndarray, family_n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def deviations(
+    solution: Solution, log_loss_n: np.ndarray, family_n: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Log loss of each row minus the law fitted without its family (with many families, without its fold)."""
     families = int(family_n.max()) + 1
     folds = min(families, MOST_FOLDS)
@@ -98,7 +130,7 @@ def deviations(solution: Any, log_loss_n: np.ndarray, family_n: np.ndarray, rng:
     return log_loss_n - predicted_n
 
 
-def refit(solution: Any, log_loss_n: np.ndarray, weight_Bn: np.ndarray) -> np.ndarray:
+def refit(solution: Solution, log_loss_n: np.ndarray, weight_Bn: np.ndarray) -> np.ndarray:
     """theta_BP of the law refitted from the solution, with its weights times those of each replicate."""
     step = max(1, CHUNK_ROWS // weight_Bn.shape[1])
     parts = []
@@ -112,11 +144,17 @@ def refit(solution: Any, log_loss_n: np.ndarray, weight_Bn: np.ndarray) -> np.nd
     return np.concatenate(parts)
 
 
-def interval(estimate: Any, draws_B: np.ndarray, widen: float, positive: bool = False) -> list[float] | None:
-    """[low, high]: percentiles of the replicates, stretched about the estimate (in the log where `positive`).
-    None where replicates are missing, or lie on one side of the estimate: then they are not of what it is."""
+def interval(estimate: float | None, draws_B: np.ndarray, widen: float, positive: bool = False) -> Interval | None:
+    """Percentiles of the replicates, stretched about the estimate (in the log where `positive`).
+    None where the estimate or many replicates are not finite, or all lie on one side of the estimate: they are then no
+    sample around it."""
     draws_B = np.asarray(draws_B, dtype=float)
-    if not np.isfinite(estimate) or (positive and estimate <= 0) or np.mean(np.isfinite(draws_B)) < 0.9:
+    if (
+        estimate is None
+        or not np.isfinite(estimate)
+        or (positive and estimate <= 0)
+        or np.mean(np.isfinite(draws_B)) < 0.9
+    ):
         return None
     draws_B = draws_B[np.isfinite(draws_B)]
     if positive:
@@ -126,10 +164,12 @@ def interval(estimate: Any, draws_B: np.ndarray, widen: float, positive: bool = 
     if ends[0] > estimate + ROUNDING or ends[1] < estimate - ROUNDING:
         return None
     ends = np.exp(ends) if positive else ends
-    return [float(ends[0]), float(ends[1])]
+    return Interval(float(ends[0]), float(ends[1]))
 
 
-def prediction_interval(solution: Any, replicates: Replicates, x: Mapping[str, np.ndarray], seed: int) -> np.ndarray:
+def prediction_interval(
+    solution: Solution, replicates: Replicates, x: Mapping[str, np.ndarray], seed: int
+) -> np.ndarray:
     """[low, high] of the loss (nats) that new runs at `x` (variable -> (m,)) will show, (2, m)."""
     centre_m = solution.law.loss(solution.params, x)
     params = {name: values_B[:, None] for name, values_B in replicates.params.items()}
@@ -165,7 +205,7 @@ def draw_deviations(replicates: Replicates, count: int, seed: int) -> tuple[np.n
     return shared_BF[:, family_n] + draw(own_n), shared_BF
 
 
-def seed_noise(N_n: np.ndarray, D_n: np.ndarray, loss_n: np.ndarray, family_n: np.ndarray) -> dict[str, Any] | None:
+def seed_noise(N_n: np.ndarray, D_n: np.ndarray, loss_n: np.ndarray, family_n: np.ndarray) -> SeedNoise | None:
     """Standard deviation of log loss between replicates: runs of the same N and D in different families. None
     without any."""
     cells: dict[tuple[float, float], dict[str, float]] = {}
@@ -176,4 +216,4 @@ def seed_noise(N_n: np.ndarray, D_n: np.ndarray, loss_n: np.ndarray, family_n: n
         return None
     freedom = sum(len(values) - 1 for values in repeated)
     squares = sum(float(np.sum((np.array(values) - np.mean(values)) ** 2)) for values in repeated)
-    return {"sd_log_loss": float(np.sqrt(squares / freedom)), "degrees_of_freedom": freedom, "cells": len(repeated)}
+    return SeedNoise(float(np.sqrt(squares / freedom)), freedom, len(repeated))

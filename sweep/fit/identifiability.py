@@ -1,7 +1,8 @@
 """Whether the losses fall with N and with D at all, as far as the rows can tell.
 
-Where they do not, a law still fits: its parameters run to the bounds of the search, and whatever best buy they give is
-noise. So the law is fitted once more without the variable; one that tells something makes the objective clearly worse.
+Where they do not, a law still fits: its parameters run to the bounds of the search, and the compute-optimal N and D
+that they give are noise. So the law is fitted once more without the variable; leaving out a variable that matters makes
+the objective clearly worse.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ def described(variables: list[str]) -> str:
     return f"the losses do not fall with {' or '.join(variables)}, as far as this table tells"
 
 
-def refuse_best_buy(variables: list[str]) -> None:
-    """UserError where there are such variables: what to buy of them is not in the data."""
+def refuse_without_effect(variables: list[str]) -> None:
+    """UserError where there are such variables: the data do not determine a compute-optimal N and D."""
     if variables:
-        raise UserError(f"{described(variables)}: there is no best size to buy")
+        raise UserError(f"{described(variables)}: there is no compute-optimal size")

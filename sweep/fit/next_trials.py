@@ -1,4 +1,4 @@
-"""Which trials to run next: those that most shrink what is not known about the best buy at a target compute.
+"""Which trials to run next: those that most shrink what is not known about the compute-optimal run at a target compute.
 
 The fit's bootstrap replicates say how each candidate's loss varies together with the two questions, ln N_opt and ln
 loss at the target. Observing a candidate leaves, of a question's variance, Var(q) - Cov(q, y)^2 / (Var(y) + noise), the
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweep.common.errors import UserError
-from sweep.fit.fitted_law import Fitted
+from sweep.fit.fitted_law import FittedLaw
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,19 @@ class Choice:
     left_Q: np.ndarray
 
 
-def questions(fit: Fitted, target_flops: float) -> np.ndarray:
+def questions(law: FittedLaw, target_flops: float) -> np.ndarray:
     """(B, 2): ln N_opt and ln loss at the target, of each replicate. UserError without replicates."""
-    if not fit.replicates:
-        raise UserError("fit.json has no bootstrap replicates (too few families, or --bootstrap 0): nothing to go by")
-    N_B1, _, loss_B1 = fit.drawn.optimum(target_flops)
+    if not law.replicates:
+        raise UserError(
+            "fit.json has no bootstrap replicates (too few families, or --bootstrap 0): there is nothing to choose by"
+        )
+    N_B1, _, loss_B1 = law.drawn.optimum(target_flops)
     return np.log(np.concatenate([N_B1, loss_B1], axis=1))
 
 
-def outcomes(fit: Fitted, N_M: np.ndarray, D_M: np.ndarray) -> np.ndarray:
+def outcomes(law: FittedLaw, N_M: np.ndarray, D_M: np.ndarray) -> np.ndarray:
     """(B, M): ln loss of each candidate under each replicate."""
-    return np.log(fit.drawn.loss(N_M, D_M))
+    return np.log(law.drawn.loss(N_M, D_M))
 
 
 def propose(

@@ -5,11 +5,13 @@ Shape suffixes: B starts, P parameters, n rows.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from pydantic import AliasChoices, Field
 
+from sweep.common.artefacts import Number
 from sweep.fit.laws import Bound, Law
 from sweep.fit.minimise import Objective, derivatives, joined, minimise, value
 from sweep.fit.table import FitError
@@ -24,6 +26,39 @@ WEAK_CONDITION = 1e3
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """How sure the search is of its optimum.
+
+    `gradient_norm` is in units of the objective per standardised parameter, `condition_number` that of the
+    standardised least-squares problem, `bounds_hit` the coordinates that lie on a bound of the search. The starts
+    counted are those polished to the end, of which `starts_agreeing` ended at the best optimum. `without_effect`:
+    the variables that the losses do not fall with (`identifiability.py`)."""
+
+    gradient_norm: Number
+    condition_number: Number
+    bounds_hit: list[str]
+    starts: int
+    starts_agreeing: int
+    starts_stopped_early: Annotated[
+        int, Field(validation_alias=AliasChoices("starts_stopped_early", "starts_given_up"))
+    ]
+    converged: bool
+    verdict: str
+    without_effect: list[str] = field(default_factory=list)
+
+    @property
+    def at_bounds(self) -> list[str]:
+        """The parameters on a bound of the search, by published name."""
+        return [name.removeprefix("log ") for name in self.bounds_hit]
+
+    @property
+    def pinned(self) -> list[str]:
+        """Those parameters without the floor: a floor at its bound is as good as zero, which it cannot be below.
+        Replicates pile up at the others, and look sure of what the data leave open."""
+        return [name for name in self.at_bounds if name != "E"]
+
+
+@dataclass(frozen=True)
 class Solution:
     """The best parameters found for `law` on some rows, and the certificate of the search."""
 
@@ -33,17 +68,11 @@ class Solution:
     weight_n: np.ndarray
     theta_P: np.ndarray
     value: float
-    certificate: dict[str, Any]
+    certificate: Certificate
 
     @property
     def params(self) -> dict[str, float]:
         return {name: float(v[0]) for name, v in self.bound.to_params(self.theta_P[None]).items()}
-
-
-def pinned(certificate: Mapping[str, Any]) -> list[str]:
-    """The parameters on a bound of the search, by published name, without the floor: one at its bound is as good as
-    zero, which it cannot be below. Replicates pile up at the others, and look sure of what the data leave open."""
-    return [name.removeprefix("log ") for name in certificate.get("bounds_hit", []) if name != "log E"]
 
 
 def solve(
@@ -76,13 +105,18 @@ def solve(
         found, behind_BP = joined(found, minimise(bound, *problem, more_BP)), behind_BP[:0]
     best = int(found.value_B.argmin())
     theta_P = found.theta_BP[best]
-    certificate = certify(bound, *problem, theta_P) | {
-        "starts": len(found.value_B),
-        "starts_agreeing": int(_agreeing(found.value_B, objective).sum()),
-        "starts_stopped_early": len(behind_BP),
-        "converged": bool(found.converged_B[best]),
-    }
-    certificate["verdict"] = _verdict(certificate)
+    gradient_norm, condition_number, bounds_hit = certify(bound, *problem, theta_P)
+    agreeing, converged = int(_agreeing(found.value_B, objective).sum()), bool(found.converged_B[best])
+    certificate = Certificate(
+        gradient_norm=gradient_norm,
+        condition_number=condition_number,
+        bounds_hit=bounds_hit,
+        starts=len(found.value_B),
+        starts_agreeing=agreeing,
+        starts_stopped_early=len(behind_BP),
+        converged=converged,
+        verdict=_verdict(converged and agreeing >= 2, bounds_hit, condition_number),
+    )
     return Solution(law, bound, objective, weight_n, theta_P, float(found.value_B[best]), certificate)
 
 
@@ -117,26 +151,26 @@ def _spread_out(value_B: np.ndarray, count: int) -> np.ndarray:
 
 def certify(
     bound: Bound, log_loss_n: np.ndarray, weight_n: np.ndarray, objective: Objective, theta_P: np.ndarray
-) -> dict[str, Any]:
+) -> tuple[float, float, list[str]]:
     """Gradient norm (in units of the objective per standardised parameter), condition number of the
-    standardised least-squares problem, and the bounds that the parameters lie on."""
+    standardised least-squares problem, and the coordinates that lie on a bound of the search."""
     value_B, g_BP, _, M_BPP = derivatives(bound, log_loss_n, weight_n, objective, theta_P[None])
     spread_P = np.sqrt(np.maximum(np.diag(M_BPP[0]), 1e-300))
     at_bound_P = (theta_P <= bound.low_P) | (theta_P >= bound.high_P)
     standard_P = np.where(at_bound_P, 0.0, objective.unit * g_BP[0] / spread_P)
     scale = math.sqrt(max(float(value_B[0]) * objective.unit, 1e-18))  # exact rows: rounding, not a slope
     singular = np.linalg.eigvalsh(M_BPP[0] / spread_P[:, None] / spread_P)
-    return {
-        "gradient_norm": float(np.linalg.norm(standard_P) / scale),
-        "condition_number": float(np.sqrt(singular[-1] / max(singular[0], 1e-30))),
-        "bounds_hit": [name for name, hit in zip(bound.theta_names, at_bound_P, strict=True) if hit],
-    }
+    return (
+        float(np.linalg.norm(standard_P) / scale),
+        float(np.sqrt(singular[-1] / max(singular[0], 1e-30))),
+        [name for name, hit in zip(bound.theta_names, at_bound_P, strict=True) if hit],
+    )
 
 
-def _verdict(certificate: Mapping[str, Any]) -> str:
-    if not certificate["converged"] or certificate["starts_agreeing"] < 2:
+def _verdict(agreed: bool, bounds_hit: list[str], condition_number: float) -> str:
+    if not agreed:
         return "uncertain optimum"
-    if certificate["bounds_hit"] or certificate["condition_number"] > WEAK_CONDITION:
+    if bounds_hit or condition_number > WEAK_CONDITION:
         return "weakly identified"
     return "certified"
 

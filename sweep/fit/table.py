@@ -82,6 +82,14 @@ REASONS = {
 
 
 @dataclass(frozen=True)
+class Convention:
+    """How parameters and FLOPs are counted: N non_embedding or total, C exact (the table's) or 6nd."""
+
+    N: str
+    C: str
+
+
+@dataclass(frozen=True)
 class Rows:
     """The rows that a fit uses (arrays of shape (n,)), those that it does not, and where they come from."""
 
@@ -97,7 +105,7 @@ class Rows:
     dropped: list[Dropped]
     unused: dict[str, np.ndarray]  # N, D, C, loss, extra and row of dropped rows that have the first four
     data_sha256: str
-    convention: dict[str, str]
+    convention: Convention
     warnings: list[str] = field(default_factory=list)
 
     def variables(self) -> dict[str, np.ndarray]:
@@ -114,7 +122,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Home:
+class OutputPaths:
     """Where what is made of a table goes: into a sweep's folder, or beside a file, named after it, so that the files of
     one folder keep apart (runs.csv: runs.fit.json, runs.report, runs.predictions)."""
 
@@ -130,7 +138,7 @@ class Home:
         return self.folder / f"{self.prefix}{name}"
 
 
-def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.DataFrame | None, Home]:
+def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.DataFrame | None, OutputPaths]:
     """(table, curves or None, where results go) for a sweep's name or a file. UserError where there is no such thing
     or it cannot be read."""
     path = Path(source)
@@ -142,10 +150,10 @@ def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.D
             raise UserError(f"{error}, or give a file") from None
         curves = folder / "curves.parquet"
         table = read_collected(folder / "table.parquet")
-        return table, read_collected(curves) if curves.is_file() else None, Home(source, folder)
+        return table, read_collected(curves) if curves.is_file() else None, OutputPaths(source, folder)
     if not path.is_file():
         raise UserError(f"{source}: no such file")
-    return _read_file(path), None, Home(source, path.parent, f"{path.stem}.")
+    return _read_file(path), None, OutputPaths(source, path.parent, f"{path.stem}.")
 
 
 def read_collected(path: Path) -> pd.DataFrame:
@@ -257,7 +265,7 @@ def prepare(
         dropped=sorted(check.dropped, key=lambda d: d.row),
         unused=_unused(values, check.used_n),
         data_sha256=_fingerprint(values, family_n),
-        convention={"N": n_convention, "C": c_convention if "C" in names else "6nd"},
+        convention=Convention(n_convention, c_convention if "C" in names else "6nd"),
         warnings=warnings,
     )
 
@@ -268,9 +276,9 @@ def alternatives(table: pd.DataFrame, chosen: Rows, **options: Any) -> list[Rows
     own_N = options.get("columns") and "N" in options["columns"]
     sizes = [n for n, column in N_CONVENTIONS.items() if column in table.columns and not own_N]
     found = []
-    for n_convention in sizes or [chosen.convention["N"]]:
+    for n_convention in sizes or [chosen.convention.N]:
         for c_convention in C_CONVENTIONS if has_C else ("6nd",):
-            if {"N": n_convention, "C": c_convention} != chosen.convention:
+            if Convention(n_convention, c_convention) != chosen.convention:
                 names = options | {"n_convention": n_convention, "c_convention": c_convention}
                 found.append(prepare(table, **names))
     return found

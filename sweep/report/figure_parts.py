@@ -1,23 +1,37 @@
-"""Pieces that several figures share: axes, lines, points, the frontier, and what the fit says of roads and rows."""
+"""Pieces that several figures share: axes, lines, points, the frontier, what the fit says of approaches and rows."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from sweep.common.units import short
-from sweep.fit import frontier
+from sweep.fit import isoflop
+from sweep.fit.fit_file import Residual
+from sweep.fit.frontier import Approach, Optimum
+from sweep.fit.holdout import PredictedRow
 from sweep.report import answers
 from sweep.report.figure_spec import Axis, Color, Series
 from sweep.report.format import power
 from sweep.report.results import Results
 
-ROADS: dict[str, dict[str, Any]] = {
-    "parametric": {"label": "parametric", "color": "vermillion", "marker": "circle"},
-    "isoflop_parabola": {"label": "isoFLOP, parabola", "color": "blue", "marker": "diamond"},
-    "isoflop_akima": {"label": "isoFLOP, Akima", "color": "green", "marker": "star"},
-    "envelope": {"label": "envelope (undecayed)", "color": "ink", "marker": "square"},
+
+@dataclass(frozen=True)
+class Style:
+    """How an approach to the frontier is named and drawn."""
+
+    label: str
+    color: Color
+    marker: Literal["circle", "diamond", "star", "square"]
+
+
+APPROACHES = {
+    "parametric": Style("parametric", "vermillion", "circle"),
+    "isoflop_parabola": Style("isoFLOP, parabola", "blue", "diamond"),
+    "isoflop_akima": Style("isoFLOP, Akima", "green", "star"),
+    "envelope": Style("envelope (undecayed)", "ink", "square"),
 }
 
 
@@ -80,22 +94,29 @@ def padded(low: float, high: float, share: float = 0.05) -> tuple[float, float]:
     return float(low - room), float(high + room)
 
 
-def with_ids(results: Results, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the fit, which name trials by their place in the table, with their trial ids."""
-    ids = results.table["trial_id"].to_dict()
-    return [row | {"trial_id": ids.get(row["row"], str(row["row"]))} for row in rows]
+def with_trial_ids(results: Results, rows: Sequence[Residual] | Sequence[PredictedRow]) -> pd.DataFrame:
+    """Rows of the fit, which name trials by their position in the table, as a frame with their trial ids."""
+    frame = pd.DataFrame([vars(row) for row in rows])
+    frame["trial_id"] = [results.trial_ids.get(row.row, str(row.row)) for row in rows]
+    return frame
 
 
-def road(results: Results, name: str) -> dict[str, Any]:
-    return results.fit.get("roads", {}).get(name, {})
+def optima_frame(optima: Sequence[Optimum]) -> pd.DataFrame:
+    """C, N, D and loss_nats of the optima of an approach, smallest C first."""
+    frame = pd.DataFrame([(o.C, o.N, o.D, o.loss_nats) for o in optima], columns=["C", "N", "D", "loss_nats"])
+    return frame.sort_values("C")
 
 
-def refusals(road: dict[str, Any]) -> list[str]:
-    """Why a road refused the budgets that it refused, a line for each reason."""
+def approach(results: Results, name: str) -> Approach:
+    """An approach of the fit; an empty one where there is no fit."""
+    return results.fit.approaches.get(name, Approach()) if results.fit is not None else Approach()
+
+
+def refusals(approach: Approach) -> list[str]:
+    """Why an approach refused the budgets that it refused, a line for each reason."""
     by_reason: dict[str, list[str]] = {}
-    refused = road.get("refused", [])  # a road refused as a whole keeps its budgets apart
-    for budget in road.get("budgets_refused", []) if isinstance(refused, str) else refused:
-        by_reason.setdefault(budget["reason"], []).append(power(budget["C"]))
+    for budget in approach.budgets_refused:
+        by_reason.setdefault(budget.reason, []).append(power(budget.C))
     return [f"at {', '.join(budgets)} FLOPs {reason}" for reason, budgets in by_reason.items()]
 
 
@@ -139,13 +160,13 @@ def budgets(results: Results) -> dict[float, pd.DataFrame]:
     rows = results.finished
     if rows.empty:
         return {}
-    groups = frontier.budgets(*(rows[letter].to_numpy(float) for letter in ("N", "D", "C")))
+    groups = isoflop.budgets(*(rows[letter].to_numpy(float) for letter in ("N", "D", "C")))
     return {group.C: rows[np.asarray(group.average_mn.sum(axis=0)).ravel() > 0] for group in groups}
 
 
 def frontier_line(results: Results, reach: float = 10) -> list[Series]:
-    """The least loss at each compute by the fit; dashed beyond the dearest finished run."""
-    fit = answers.fitted(results)
+    """The least loss at each compute by the fit; dashed beyond the compute of the largest finished run."""
+    fit = answers.fitted_law(results)
     if isinstance(fit, str):
         return []
     C = results.finished["C"]
@@ -160,8 +181,7 @@ def frontier_line(results: Results, reach: float = 10) -> list[Series]:
 
 
 def envelope_line(results: Results) -> list[Series]:
-    optima = road(results, "envelope").get("optima")
-    if not optima:
+    optima = optima_frame(approach(results, "envelope").optima)
+    if optima.empty:
         return []
-    ordered = pd.DataFrame(optima).sort_values("C")
-    return [line(ordered["C"], ordered["loss_nats"], ROADS["envelope"]["label"], "ink", dash="dot", width=2)]
+    return [line(optima["C"], optima["loss_nats"], APPROACHES["envelope"].label, "ink", dash="dot", width=2)]

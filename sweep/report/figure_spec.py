@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Numbers = Sequence[float]
+from sweep.common.artefacts import Number
+
+Numbers = Sequence[Number]
 # A number from 0 to 1 is a place on the viridis scale (sizes, budgets); a name is a role in render.PALETTE.
 Color = float | str
 

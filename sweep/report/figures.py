@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sweep.common.units import short
+from sweep.fit.frontier import Approach
 from sweep.report import answers, figure_parts
 from sweep.report.figure_spec import Axis, Figure, LeftOut, Panel, Series
 from sweep.report.format import dollars, power, significant, with_interval
@@ -46,9 +47,9 @@ def headline(results: Results) -> Figure | LeftOut:
     spread = figure_parts.padded(lowest, highest + 0.6 * (highest - lowest))
     caption = "Each line is one run's validation loss, each point its final loss. "
     if frontiers:
-        caption += "The frontier is dashed beyond the dearest run."
+        caption += "The frontier is dashed beyond the compute of the largest run."
     else:
-        caption += f"No frontier is drawn: {answers.fitted(results)}."
+        caption += f"No frontier is drawn: {answers.fitted_law(results)}."
     shown = [x for each in (*curves, *ends) for x, y in zip(each.x, each.y, strict=True) if y < spread[1]]
     reach = (min(shown) / 1.3, rows["C"].max() * (10 if frontiers else 1.3))
     x_axis = Axis(figure_parts.compute_axis().label, True, "power", reach)
@@ -70,13 +71,13 @@ def isoflop(results: Results) -> Figure | LeftOut:
         series.append(figure_parts.line(best["N"], best["loss"], name, shades[budget], width=1.2, opacity=0.7))
         series.append(figure_parts.points(group, "N", "loss", name, shades[budget]))
     refused = []
-    for key_of_road in ("isoflop_parabola", "isoflop_akima"):
-        road, style = figure_parts.road(results, key_of_road), figure_parts.ROADS[key_of_road]
-        if road.get("optima"):
-            minima, name = pd.DataFrame(road["optima"]), f"minimum, {style['label'].removeprefix('isoFLOP, ')}"
-            spot = {"marker": style["marker"], "size": 11}
-            series.append(figure_parts.points(minima, "N", "loss_nats", name, style["color"], id_column=None, **spot))
-        refused += [f"{style['label']}: {reason}" for reason in figure_parts.refusals(road)]
+    for method in ("isoflop_parabola", "isoflop_akima"):
+        approach, style = figure_parts.approach(results, method), figure_parts.APPROACHES[method]
+        minima, name = figure_parts.optima_frame(approach.optima), f"minimum, {style.label.removeprefix('isoFLOP, ')}"
+        if len(minima):
+            spot = {"marker": style.marker, "size": 11}
+            series.append(figure_parts.points(minima, "N", "loss_nats", name, style.color, id_column=None, **spot))
+        refused += [f"{style.label}: {reason}" for reason in figure_parts.refusals(approach)]
     caption = "Lines join the runs; a parabola's minimum lies on the parabola through all sizes of its budget."
     caption += " Refused: " + "; ".join(refused) + "." if refused else ""
     panel = Panel(figure_parts.size_axis(results), Axis(LOSS), series)
@@ -84,67 +85,80 @@ def isoflop(results: Results) -> Figure | LeftOut:
 
 
 def optimal_params(results: Results) -> Figure | LeftOut:
-    """N_opt against C by every road."""
+    """N_opt against C by every approach."""
     return _optimum(results, "N", "optimal_params", "Compute-optimal size")
 
 
 def optimal_tokens(results: Results) -> Figure | LeftOut:
-    """D_opt against C by every road."""
+    """D_opt against C by every approach."""
     return _optimum(results, "D", "optimal_tokens", "Compute-optimal tokens")
 
 
 def _optimum(results: Results, letter: str, key: str, title: str) -> Figure | LeftOut:
+    """N_opt or D_opt against C: the optima of every approach, and the power law through them."""
     exponent = {"N": "a", "D": "b"}[letter]
-    series, refused, fit = [], [], answers.fitted(results)
-    for key_of_road, style in figure_parts.ROADS.items():
-        road = figure_parts.road(results, key_of_road)
-        if isinstance(road.get("refused"), str):
-            refused.append(f"{style['label']} ({road['refused']})")
-        if not road.get("optima"):
-            continue
-        optima, name, slope = pd.DataFrame(road["optima"]), style["label"], road.get(exponent)
-        if slope is not None:
-            interval = (road.get("intervals") or {}).get(exponent)
-            name = f"{name}: {exponent} = {with_interval(slope, interval)}"
-            ends = np.geomspace(optima["C"].min(), max(optima["C"].max(), 3 * results.finished["C"].max()), 2)
-            through = np.exp(np.log(optima[letter]).mean() - slope * np.log(optima["C"]).mean())
-            dash = "dash" if key_of_road == "envelope" else "solid"
-            series.append(figure_parts.line(ends, through * ends**slope, name, style["color"], dash=dash))
-            if key_of_road == "parametric" and not isinstance(fit, str):
-                x, lower, upper = answers.band(fit, np.geomspace(ends[0], ends[1], 30), letter)
-                series += [Series("band", name, x, lower=lower, upper=upper, color=style["color"])] if x else []
-        if key_of_road != "parametric":  # its optima lie on its line by construction
-            spot = {"marker": style["marker"], "size": 2.5 if key_of_road == "envelope" else 9}
-            series.append(figure_parts.points(optima, "C", letter, name, style["color"], id_column=None, **spot))
+    series, refused = [], []
+    for name, style in figure_parts.APPROACHES.items():
+        approach = figure_parts.approach(results, name)
+        if approach.refused:
+            refused.append(f"{style.label} ({approach.refused})")
+        if approach.optima:
+            series += _approach_lines(results, approach, name, letter)
     if not series:
-        return LeftOut(key, title, "; ".join(refused) or results.refused or "no road gave an optimum")
+        return LeftOut(key, title, "; ".join(refused) or results.refused or "no approach gave an optimum")
     label = "parameters N" if letter == "N" else "training tokens D"
-    caption = f"Lines: {letter} ∝ C^{exponent}, drawn to three times the dearest run."
+    caption = f"Lines: {letter} ∝ C^{exponent}, drawn to three times the compute of the largest run."
     caption += " Refused: " + "; ".join(refused) + "." if refused else ""
     y_axis = Axis(f"compute-optimal {label}", log=True, ticks="size")
-    return Figure(key, title, [Panel(figure_parts.compute_axis(), y_axis, series)], caption, legend_title="road")
+    return Figure(key, title, [Panel(figure_parts.compute_axis(), y_axis, series)], caption, legend_title="approach")
+
+
+def _approach_lines(results: Results, approach: Approach, key: str, letter: str) -> list[Series]:
+    """The optima of one approach as points, its power law as a line, and for the fitted form its 90% interval."""
+    style, optima, fit = (
+        figure_parts.APPROACHES[key],
+        figure_parts.optima_frame(approach.optima),
+        answers.fitted_law(results),
+    )
+    exponent, slope = ("a", approach.a) if letter == "N" else ("b", approach.b)
+    name, series = style.label, []
+    if slope is not None:
+        both = approach.intervals
+        interval = None if both is None else both.a if letter == "N" else both.b
+        name = f"{name}: {exponent} = {with_interval(slope, interval)}"
+        ends = np.geomspace(optima["C"].min(), max(optima["C"].max(), 3 * results.finished["C"].max()), 2)
+        through = np.exp(np.log(optima[letter]).mean() - slope * np.log(optima["C"]).mean())
+        dash = "dash" if key == "envelope" else "solid"
+        series.append(figure_parts.line(ends, through * ends**slope, name, style.color, dash=dash))
+        if key == "parametric" and not isinstance(fit, str):
+            x, lower, upper = answers.band(fit, np.geomspace(ends[0], ends[1], 30), letter)
+            series += [Series("band", name, x, lower=lower, upper=upper, color=style.color)] if x else []
+    if key != "parametric":  # its optima lie on its line by construction
+        spot = {"marker": style.marker, "size": 2.5 if key == "envelope" else 9}
+        series.append(figure_parts.points(optima, "C", letter, name, style.color, id_column=None, **spot))
+    return series
 
 
 def contour(results: Results) -> Figure | LeftOut:
     """The fitted surface L(N, D) with the runs, lines of equal compute, and the optimal line."""
     key, title = "contour", "Loss surface L(N, D)"
-    fit, rows = answers.fitted(results), results.finished
+    fit, rows = answers.fitted_law(results), results.finished
     if isinstance(fit, str):
         return LeftOut(key, title, fit)
     N = np.geomspace(rows["N"].min() / 2, rows["N"].max() * 2, 60)
     D = np.geomspace(rows["D"].min() / 2, rows["D"].max() * 2, 60)
-    cheapest, dearest = (math.log10(fit.flops.flops(N[end], D[end])) for end in (0, -1))
+    least, most = (math.log10(fit.flops.flops(N[end], D[end])) for end in (0, -1))
     loss = fit.loss(N[None, :], D[:, None])
     wanted = float(np.ptp(loss)) / 25
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, wanted) if step >= wanted)
     series = [Series("contour", x=figure_parts.floats(N), y=figure_parts.floats(D), z=loss.tolist(), step=step)]
-    for exponent in range(math.ceil(cheapest), math.floor(dearest) + 1):
+    for exponent in range(math.ceil(least), math.floor(most) + 1):
         D_same = fit.flops.tokens(10.0**exponent, N)
         inside = (D_same >= D[0]) & (D_same <= D[-1])
         style = {"dash": "dot", "width": 1.2, "hover": [f"{power(10.0**exponent)} FLOPs"] * int(inside.sum())}
         series.append(figure_parts.line(N[inside], D_same[inside], "equal compute (steps of 10×)", "gray", **style))
     series.append(figure_parts.points(rows, "N", "D", "runs", "ink"))
-    N_best, D_best, _ = fit.optimum(np.geomspace(10**cheapest, 10**dearest, 200))
+    N_best, D_best, _ = fit.optimum(np.geomspace(10**least, 10**most, 200))
     inside = (N_best >= N[0]) & (N_best <= N[-1]) & (D_best >= D[0]) & (D_best <= D[-1])
     series.append(figure_parts.line(N_best[inside], D_best[inside], "compute-optimal", "vermillion", width=2.5))
     x_axis = Axis(figure_parts.size_axis(results).label, True, "size", (N[0], N[-1]))
@@ -178,7 +192,7 @@ def _slices(results: Results, along: str, held: str, key: str, title: str) -> Fi
     if len(levels) > 8:  # tokens differ in nearly every trial of an isoFLOP grid: a few levels show the trend
         levels = figure_parts.floats(np.geomspace(levels[0], levels[-1], 5))
     shades, reach = figure_parts.shades(levels), np.geomspace(rows[along].min() / 1.5, rows[along].max() * 3, 80)
-    series, fit = [], answers.fitted(results)
+    series, fit = [], answers.fitted_law(results)
     if not isinstance(fit, str):
         for level in levels:
             loss = fit.loss(**{along: reach, held: level})
@@ -200,7 +214,7 @@ def _slices(results: Results, along: str, held: str, key: str, title: str) -> Fi
 def loss_against_compute(results: Results) -> Figure | LeftOut:
     """L(C): final losses, the fit's curve of each size, and the frontier that they touch."""
     key, title = "loss_against_compute", "Loss against compute, L(C), by size"
-    fit, rows = answers.fitted(results), results.finished
+    fit, rows = answers.fitted_law(results), results.finished
     if isinstance(fit, str):
         return LeftOut(key, title, fit)
     shades, C = figure_parts.shades(rows["N"]), np.geomspace(rows["C"].min() / 2, rows["C"].max() * 30, 80)
@@ -252,15 +266,13 @@ def learning_curves(results: Results) -> Figure | LeftOut:
 def residuals(results: Results) -> Figure | LeftOut:
     """What the fit leaves unexplained, against N and D: a trend here means that the form is wrong."""
     key, title = "residuals", "Residuals of the fit"
-    if not results.fit.get("residuals"):
+    if results.fit is None or not results.fit.residuals:
         return LeftOut(key, title, results.refused or "the fit lists no residuals")
-    rows = pd.DataFrame(figure_parts.with_ids(results, results.fit["residuals"]))
+    rows = figure_parts.with_trial_ids(results, results.fit.residuals)
     rows["percent"] = 100 * np.log(rows["loss_nats"] / rows["predicted_nats"])
     used = rows["used"].astype(bool)
     panels = []
     for letter, axis in (("N", figure_parts.size_axis(results)), ("D", figure_parts.tokens_axis())):
-        if letter not in rows:
-            continue
         series = [
             Series("reference", y=[0.0], color="gray"),
             figure_parts.points(rows[used], letter, "percent", "used in the fit", "blue"),
@@ -269,46 +281,44 @@ def residuals(results: Results) -> Figure | LeftOut:
         shown = [each for each in series if each.kind == "reference" or len(each.x)]
         panels.append(Panel(axis, Axis("residual (% of loss)"), shown))
     spread = rows.loc[used, "percent"].std()
-    caption = "100 · log(seen / predicted loss): above zero is worse than predicted. "
-    caption += f"Standard deviation {significant(spread, 2)}%."
+    caption = "100 · log(observed / predicted loss): above zero is worse than predicted. "
+    caption += f"The standard deviation is {significant(spread, 2)}%."
     return Figure(key, title, panels, caption)
 
 
 def extrapolation(results: Results) -> Figure | LeftOut:
-    """The cheaper runs fitted and the dearer ones predicted: what was seen, and the error as the cut moves."""
-    key, title = "extrapolation", "Extrapolation check: fit the cheaper runs, predict the dearer ones"
-    cuts = [cut for cut in results.fit.get("holdout") or [] if cut.get("rows")]
+    """The runs up to a cut in compute fitted and the larger ones predicted: what was observed, and the error as the cut
+    moves."""
+    key, title = "extrapolation", "Hold-out by compute: fit the smaller runs, predict the larger ones"
+    cuts = [cut for cut in results.fit.holdout if cut.rows] if results.fit is not None else []
     if not cuts:
         return LeftOut(key, title, results.refused or "too few budgets to fit some and predict the rest")
-    shades = figure_parts.shades(cut["cut_flops"] for cut in cuts)
-    losses = [row[column] for cut in cuts for row in cut["rows"] for column in ("loss_nats", "predicted_nats")]
+    shades = figure_parts.shades(cut.cut_flops for cut in cuts)
+    losses = [loss for cut in cuts for row in cut.rows for loss in (row.loss_nats, row.predicted_nats)]
     ends = figure_parts.padded(min(losses), max(losses))
     scatter = [figure_parts.line(ends, ends, "exact", "gray", width=1)]
     for cut in cuts:
-        predicted, name = (
-            pd.DataFrame(figure_parts.with_ids(results, cut["rows"])),
-            f"fitted on C ≤ {power(cut['cut_flops'])}",
-        )
-        scatter.append(figure_parts.points(predicted, "predicted_nats", "loss_nats", name, shades[cut["cut_flops"]]))
+        predicted, name = figure_parts.with_trial_ids(results, cut.rows), f"fitted on C ≤ {power(cut.cut_flops)}"
+        scatter.append(figure_parts.points(predicted, "predicted_nats", "loss_nats", name, shades[cut.cut_flops]))
     errors = Series(
         "points",
-        x=[cut["cut_flops"] for cut in cuts],
-        y=[100 * cut["mean_error"] for cut in cuts],
+        x=[cut.cut_flops for cut in cuts],
+        y=[100 * cut.mean_error for cut in cuts],
         color="vermillion",
         size=9,
-        hover=[f"{cut['n_fit']} runs fitted, {cut['n_predicted']} dearer ones predicted" for cut in cuts],
+        hover=[f"{cut.n_fit} runs fitted, {cut.n_predicted} larger ones predicted" for cut in cuts],
     )
     panels = [
-        Panel(Axis("predicted " + LOSS, range=ends), Axis("seen " + LOSS, range=ends), scatter),
+        Panel(Axis("predicted " + LOSS, range=ends), Axis("observed " + LOSS, range=ends), scatter),
         Panel(
             Axis("fitted up to (FLOPs)", True, "power"),
             Axis("mean error of the loss (%)", range=(0, 1.15 * max(errors.y))),
             [errors],
         ),
     ]
-    farthest = max(cut["max_flops_ratio"] for cut in cuts)
+    farthest = max(cut.max_flops_ratio for cut in cuts)
     caption = f"Predictions reach up to {significant(farthest, 2)}× the compute that was fitted. "
-    rule = "The farthest check that fitted at least two runs for each parameter"
+    rule = "The farthest hold-out that fitted at least two runs for each parameter"
     caption += "".join(f"{rule}, {line}." for line in answers.extrapolation(cuts))
     return Figure(key, title, panels, caption)
 
@@ -319,11 +329,11 @@ def extrapolation(results: Results) -> Figure | LeftOut:
 def cost(results: Results) -> Figure | LeftOut:
     """What a loss costs at least, and what the next 0.1 nat costs from there."""
     key, title = "cost", "Cost of a loss, and of the next 0.1 nat"
-    fit, span = answers.fitted(results), answers.reachable(results)
-    priced = answers.costs(results, figure_parts.floats(np.linspace(*span, 40))) if span else []
+    fit, span = answers.fitted_law(results), answers.reachable(results)
+    priced = answers.costs(results, figure_parts.floats(np.linspace(span[0], span[1], 40))) if span else []
     if isinstance(fit, str) or not priced:
         return LeftOut(key, title, fit if isinstance(fit, str) else "the fit gives no compute for the losses in reach")
-    prices = pd.DataFrame(priced)
+    prices = pd.DataFrame([vars(cost) for cost in priced])
     unit = next(unit for unit in ("dollars", "device_hours", "flops") if prices[unit].notna().any())
     following = prices.dropna(subset=[f"next_{unit}"])
     panels = []
@@ -339,7 +349,7 @@ def cost(results: Results) -> Figure | LeftOut:
     caption = f"The best finished run has {significant(best)} nats; anything below that is extrapolated."
     if rate:
         caption += f" A device-hour is {power(rate)} FLOPs, as measured on the trials of the largest size"
-        price = results.meta.get("dollars_per_device_hour")
+        price = results.meta.dollars_per_device_hour
         caption += f", and {dollars(price)}." if price is not None else "."
     return Figure(key, title, panels, caption)
 

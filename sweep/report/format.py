@@ -1,6 +1,7 @@
 """How the report writes numbers: 0.523, 3×10¹¹, $12, 0.52 [0.47, 0.58]. For counts and times: `sweep.common.units`."""
 
 import math
+from collections.abc import Sequence
 
 from sweep.common.units import short
 
@@ -42,7 +43,7 @@ def dollars(value: float) -> str:
     return "$" + (short(value) if value >= 1 else significant(value, 2))
 
 
-def with_interval(value: float, interval: list[float] | None, digits: int = 3) -> str:
+def with_interval(value: float, interval: Sequence[float] | None, digits: int = 3) -> str:
     """`0.52 [0.47, 0.58]`, or the bare value when there is no interval."""
     text = significant(value, digits)
     if not interval:

@@ -4,7 +4,8 @@ The template is report.html and its script report.js, beside this file. Jinja es
 and texts that models wrote reach the page only as JSON that the script sets as text.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import jinja2
 import plotly
 from markupsafe import Markup
 
+from sweep.common.plain import plain
 from sweep.common.units import duration, short
 from sweep.report.format import dollars, power, significant
+from sweep.report.report_file import Cell, Report
 
 HERE = Path(__file__).parent
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
-def render(report: dict[str, Any], figures: dict[str, Any]) -> str:
-    """The page as HTML. `report` is what report.json holds, `figures` maps a figure's key to plotly's JSON."""
+def render(report: Report, figures: dict[str, Any]) -> str:
+    """The page as HTML; `figures` maps a figure's key to plotly's JSON."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {
         "short": _or_dash(short),
@@ -33,7 +36,7 @@ def render(report: dict[str, Any], figures: dict[str, Any]) -> str:
         "span": _span,
         "cell": _cell,
     }
-    page_data = {"figures": figures, "calculator": report["calculator"], "samples": report["samples"]}
+    page_data = {"figures": figures, "calculator": plain(report.calculator), "samples": plain(report.samples)}
     return environment.from_string(_read(HERE / "report.html")).render(
         r=report,
         page_data=page_data,
@@ -48,16 +51,16 @@ def _read(path: Path) -> str:
 
 def _or_dash(written: Callable[..., str]) -> Callable[..., str]:
     """A number as `written` writes it, and a dash for an unknown one."""
-    return lambda value, *digits: "–" if value is None else written(value, *digits)
+    return lambda value, *digits: "–" if value is None or math.isnan(value) else written(value, *digits)
 
 
-def _span(interval: list[float] | None, style: str = "significant") -> str:
+def _span(interval: Sequence[float] | None, style: str = "significant") -> str:
     """` [low, high]`, or nothing."""
     styles: dict[str, Callable[[float], str]] = {"significant": significant, "short": short, "nats": "{:.3f}".format}
     return f" [{', '.join(map(styles[style], interval))}]" if interval else ""
 
 
-def _cell(value: Any, style: str) -> str:
+def _cell(value: Cell, style: str) -> str:
     """A cell of the table of trials, empty for what is unknown."""
     styles: dict[str, Callable[[Any], str]] = {
         "text": str,

@@ -74,7 +74,7 @@ function intervals(best) {
 }
 
 // At the optimum B D^-beta = A N^-alpha alpha / (gamma beta): the loss alone gives N, and then D.
-function cheapest(loss_nats) {
+function leastCompute(loss_nats) {
   const { E, A, B, alpha, beta } = page.calculator.params;
   const { k, gamma } = page.calculator.flops_model;
   const ratio = alpha / (gamma * beta);
@@ -99,13 +99,13 @@ function calculate() {
   if (unit === "loss_nats" && amount <= floor)
     return void (answer.textContent = `No compute reaches ${amount}: the fitted floor is E = ${floor.toPrecision(4)} nats.`);
   const flops = { flops: amount, device_hours: amount * perHour, dollars: (amount / rate) * perHour }[unit];
-  const best = unit === "loss_nats" ? cheapest(amount) : optimum(flops);
+  const best = unit === "loss_nats" ? leastCompute(amount) : optimum(flops);
   const cost = [`${best.flops.toExponential(2)} FLOPs`];
   if (perHour) cost.push(`${count(best.flops / perHour)} device-hours`);
   if (perHour && rate) cost.push(`$${count((best.flops / perHour) * rate)}`);
   const bits = page.calculator.bytes_per_token
     ? ` (${(best.loss_nats / Math.LN2 / page.calculator.bytes_per_token).toPrecision(3)} bits per byte)` : "";
-  const far = best.flops > 1.01 * largest ? ` Extrapolated: ${count(best.flops / largest)}× the dearest run.` : "";
+  const far = best.flops > 1.01 * largest ? ` Extrapolated: ${count(best.flops / largest)}× the compute of the largest run.` : "";
   const known = unit === "loss_nats" ? {} : intervals(best);
   const span = (name, write) => known[name] ? ` [${known[name].map(write).join(", ")}]` : "";
   const nats = (value) => value.toFixed(3);

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from sweep.common import artefacts
 from sweep.common.errors import UserError
-from sweep.common.files import read_json
-from sweep.fit import fit as fits
-from sweep.fit.table import Home, read_collected
+from sweep.fit import fit_file
+from sweep.fit.fit_file import Fit, Refusal
+from sweep.fit.table import OutputPaths, read_collected
 
 # The columns that the figures use, for a sweep without curves or samples.
 NO_CURVES = pd.DataFrame(
@@ -30,22 +30,48 @@ AXIS_COLUMNS = {"N": "params_non_embedding", "D": "tokens", "C": "flops", "loss"
 
 
 @dataclass(frozen=True)
+class ExcludedPoint:
+    """A point of the grid that was not planned: its overrides, the condition that it broke, and its values there."""
+
+    overrides: list[str]
+    condition: str
+    facts: str
+
+
+@dataclass(frozen=True)
+class SweepMeta:
+    """meta.json, which `collect` writes beside the table: how the sweep was launched, what was measured of its devices
+    and data, and what to read its losses against (name -> nats per token)."""
+
+    name: str = ""
+    command: str | list[str] = ""
+    device: str | list[str] = ""
+    dollars_per_device_hour: float | None = None
+    flops_saved: float | None = None  # by trunks that trials of a family share
+    efficiency: float | None = None  # useful FLOPs over what the devices could do in the workers' time
+    excluded: list[ExcludedPoint] = field(default_factory=list)
+    reference_lines: dict[str, float | None] = field(default_factory=dict)
+    bytes_per_token: float | None = None
+
+
+@dataclass(frozen=True)
 class Results:
-    """A sweep's table, curves, samples and fit. `fit` is empty, and `refused` says why, when there is no fit."""
+    """A sweep's table, curves, samples and fit. Where there is no fit, `refused` says why."""
 
     name: str
     table: pd.DataFrame
     curves: pd.DataFrame = field(default_factory=NO_CURVES.copy)
     samples: pd.DataFrame = field(default_factory=NO_SAMPLES.copy)
-    fit: dict[str, Any] = field(default_factory=dict)
+    fit: Fit | None = None
     refused: str = ""
-    meta: dict[str, Any] = field(default_factory=dict)
-    foreign: dict[str, str] | None = None  # by letter, the columns of the table that it was made of, if no sweep's
+    meta: SweepMeta = field(default_factory=SweepMeta)
+    foreign: dict[str, str] | None = None  # role -> column of the file that the table was made from, if no sweep's
 
     @property
     def columns(self) -> dict[str, str]:
-        """The table's columns that stand for N, D, C and the loss: the fit's choice, where there is a fit."""
-        chosen = self.fit.get("columns", {})
+        """The table's columns that stand for N, D, C and the loss: the fit's choice, where there is a fit. A foreign
+        table was made with a sweep's own names (`foreign.as_sweep`)."""
+        chosen = self.fit.columns if self.fit is not None and self.foreign is None else {}
         return {letter: chosen.get(letter, column) for letter, column in AXIS_COLUMNS.items()}
 
     @cached_property
@@ -56,41 +82,47 @@ class Results:
             rows[letter] = rows[column].astype(float)
         return rows.dropna(subset=["N", "D", "C", "loss"]).sort_values(["N", "D"])
 
+    @cached_property
+    def trial_ids(self) -> dict[int, str]:
+        """The trial of each row of the table, by its position: how a fit names rows."""
+        return {int(row): str(trial_id) for row, trial_id in self.table["trial_id"].items()}
+
     @property
     def outdated(self) -> bool:
         """Whether the fit was made of another table than this one: other rows, or other losses in them."""
-        if not self.fit:
+        if self.fit is None:
             return False
-        fitted = {row["row"]: row["loss_nats"] for row in self.fit["residuals"]}
-        rows = set(fitted) | {row["row"] for row in self.fit["dropped"]}
+        fitted = {residual.row: residual.loss_nats for residual in self.fit.residuals}
+        rows = set(fitted) | {dropped.row for dropped in self.fit.dropped}
         losses = self.table[self.columns["loss"]].astype(float).to_dict()
         return rows != set(losses) or any(abs(losses[row] - loss) > 1e-9 for row, loss in fitted.items())
 
     @property
     def reference_lines(self) -> dict[str, float]:
-        """Name → nats per token of what the losses are read against (uniform, unigram, bigram, trigram, …)."""
-        return {name: float(nats) for name, nats in (self.meta.get("reference_lines") or {}).items() if nats}
+        """Name -> nats per token of what the losses are read against (uniform, unigram, bigram, trigram, …)."""
+        return {name: nats for name, nats in self.meta.reference_lines.items() if nats}
 
 
 def load(folder: Path) -> Results:
     """Read a sweep folder, of which only `table.parquet` must be there. UserError names a file that is damaged."""
-    results: dict[str, Any] = {"table": read_collected(folder / "table.parquet")}
-    for name in ("curves", "samples"):
-        if (folder / f"{name}.parquet").exists():
-            results[name] = read_collected(folder / f"{name}.parquet")
+    table, curves, samples = read_collected(folder / "table.parquet"), NO_CURVES.copy(), NO_SAMPLES.copy()
+    if (folder / "curves.parquet").exists():
+        curves = read_collected(folder / "curves.parquet")
+    if (folder / "samples.parquet").exists():
+        samples = read_collected(folder / "samples.parquet")
     path, again = folder / "meta.json", f"delete it and run `python -m sweep collect {folder.name}`"
-    meta = read_json(path, mend=again) if path.exists() else {}
+    meta = artefacts.read(SweepMeta, path, again) if path.exists() else SweepMeta()
     fit, refused = _fit(folder)
-    return Results(name=meta.get("name", folder.name), fit=fit, refused=refused, meta=meta, **results)
+    return Results(meta.name or folder.name, table, curves, samples, fit, refused, meta)
 
 
-def _fit(folder: Path) -> tuple[dict[str, Any], str]:
-    """What fit.json holds, or nothing and the reason."""
-    home = Home(folder.name, folder)
-    if not home.path("fit.json").is_file():
-        return {}, f"there is no fit.json yet: make it with `python -m sweep fit {folder.name}`"
+def _fit(folder: Path) -> tuple[Fit | None, str]:
+    """The fit of a sweep, or the reason why there is none."""
+    outputs = OutputPaths(folder.name, folder)
+    if not outputs.path("fit.json").is_file():
+        return None, f"there is no fit.json yet: make it with `python -m sweep fit {folder.name}`"
     try:
-        content = fits.load(home)
+        found = fit_file.load(outputs)
     except UserError as unreadable:  # the data can be shown all the same
-        return {}, str(unreadable)
-    return ({}, content["refused"]) if "refused" in content else (content, "")
+        return None, str(unreadable)
+    return (None, found.refused or "") if isinstance(found, Refusal) else (found, "")

@@ -199,7 +199,7 @@ def _laid_out(panels: list[Any]) -> list[Any]:
 
 
 def answers(numbers: dict[str, Any]) -> list[str]:
-    """The report's numbers as Markdown: warnings, the law, the roads, what to buy."""
+    """The report's numbers as Markdown: warnings, the law, the approaches to the frontier, compute-optimal N and D."""
     texts = ["\n".join(f"- **{warning}**" for warning in numbers["warnings"])] if numbers["warnings"] else []
     if fit := numbers["fit"]:
         rows = [[row["name"], with_interval(row["value"], row["interval"]), row["meaning"]] for row in fit["rows"]]
@@ -207,15 +207,15 @@ def answers(numbers: dict[str, Any]) -> list[str]:
             f"`{fit['formula']}`, fitted to {fit['n_rows']} runs of {fit['n_families']} families\n\n"
             + _table(["", "90% interval", ""], rows)
         )
-        roads = [
+        approaches = [
             [
-                road["label"],
-                *(with_interval(road[e], road[f"{e}_interval"]) if road[e] is not None else "–" for e in "ab"),
-                road["note"],
+                row["label"],
+                *(with_interval(row[e], row[f"{e}_interval"]) if row[e] is not None else "–" for e in "ab"),
+                row["note"],
             ]
-            for road in fit["roads"]
+            for row in fit["approaches"]
         ]
-        texts.append(_table(["road to the frontier", "a (N ∝ C^a)", "b (D ∝ C^b)", ""], roads))
+        texts.append(_table(["approach to the frontier", "a (N ∝ C^a)", "b (D ∝ C^b)", ""], approaches))
     if numbers["budgets"]:
         rows = [
             [
@@ -226,7 +226,7 @@ def answers(numbers: dict[str, Any]) -> list[str]:
             ]
             for row in numbers["budgets"]
         ]
-        texts.append(_table(["C (FLOPs)", "× dearest run", "N", "D", NATS], rows))
+        texts.append(_table(["C (FLOPs)", "× largest run", "N", "D", NATS], rows))
     return texts
 
 

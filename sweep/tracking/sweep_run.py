@@ -161,7 +161,7 @@ def config(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def budgets(report: dict[str, Any]) -> pd.DataFrame:
-    """What to buy for some multiples of the dearest run's compute, intervals as columns of their own."""
+    """The compute-optimal N and D for multiples of the largest run's compute, intervals as columns of their own."""
     rows = []
     for row in report["budgets"]:
         flat = {name: value for name, value in row.items() if name != "outside" and not name.endswith("_interval")}
@@ -181,9 +181,11 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
     if fit := report["fit"]:
         for row in fit["rows"]:
             found |= _with_ends(f"fit/{row['name']}", row["value"], row["interval"])
-        for road in fit["roads"]:
+        for approach in fit["approaches"]:
             for exponent in ("a", "b"):
-                found |= _with_ends(f"{exponent}/{road['key']}", road[exponent], road[f"{exponent}_interval"])
+                found |= _with_ends(
+                    f"{exponent}/{approach['key']}", approach[exponent], approach[f"{exponent}_interval"]
+                )
         found |= {"fit/rows_used": fit["n_rows"], "fit/rows_dropped": len(fit["dropped"])}
     return {name: value for name, value in found.items() if value is not None}
 

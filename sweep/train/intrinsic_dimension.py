@@ -7,12 +7,9 @@ the layer and on the model (it cannot exceed the width), and alpha here is what 
 theirs has none.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy import special
 
 from sweep.common.errors import UserError
@@ -61,42 +58,5 @@ def intrinsic_dimension(points_nd: np.ndarray, seed: int = 0) -> Dimension:
     return Dimension(float(kept / exposure), len(log_mu))
 
 
-Sized = tuple[float | None, Dimension]  # N of the model, where it is known, and what its activations have
-
-
 def _kept(points: int) -> int:
     return int(points * (1 - DISCARDED))
-
-
-def by_size(table: pd.DataFrame, row: np.ndarray, N: np.ndarray, D: np.ndarray) -> list[Sized]:
-    """(N, dimension) of each size, smallest first, as training measured it on the run of most tokens; empty where the
-    table has no such columns. `row`, `N`, `D`: (n,), positions in the table and what is there."""
-    if not {"intrinsic_dimension", "dimension_points"} <= set(table.columns):
-        return []
-    runs = table.iloc[row][["intrinsic_dimension", "dimension_points"]].apply(pd.to_numeric, errors="coerce")
-    runs = runs.assign(N=N, D=D).dropna()
-    longest = runs.sort_values(["N", "D"]).drop_duplicates("N", keep="last")
-    columns = (longest[name] for name in ("N", "intrinsic_dimension", "dimension_points"))
-    return [(float(N), Dimension(float(d), int(points))) for N, d, points in zip(*columns, strict=True)]
-
-
-def beside_exponent(alpha: float, alpha_interval: list[float] | None, sizes: Sequence[Sized]) -> dict[str, Any]:
-    """alpha beside 4/d, d of the last of `sizes`: {"N", "d", "interval", "points", "alpha", "alpha_interval",
-    "four_over_d", "four_over_d_interval", "compatible", "by_size": [{"N", "d"}]}."""
-    N, dimension = sizes[-1]
-    low, high = dimension.interval
-    found: dict[str, Any] = {
-        "N": N,
-        "d": dimension.d,
-        "interval": dimension.interval,
-        "points": dimension.points,
-        "alpha": alpha,
-        "alpha_interval": alpha_interval,
-        "four_over_d": 4 / dimension.d,
-        "four_over_d_interval": [4 / high, 4 / low],
-        "compatible": None,
-        "by_size": [{"N": N, "d": each.d} for N, each in sizes],
-    }
-    if alpha_interval:
-        found["compatible"] = bool(alpha_interval[0] <= 4 / low and 4 / high <= alpha_interval[1])
-    return found

@@ -5,11 +5,11 @@
   python -m sweep fit export.csv                                        as W&B exports a project
   python -m sweep fit wandb:ENTITY/PROJECT                              the same, fetched, and kept as a CSV
   python -m sweep fit default --where "tokens_per_param > 5" --form kaplan_joint
-  python -m sweep fit default --budget 1e15 --target-loss 2.8           what to buy, and what a loss takes
+  python -m sweep fit default --budget 1e15 --target-loss 2.8           the optimum for FLOPs, and the FLOPs for a loss
 
-Writes fit.json (parameters, 90% intervals, the certificate of the search, the three roads to the frontier, every
-dropped row with its reason, extrapolation) into the sweep's folder and prints a summary. For runs.csv it writes
-runs.fit.json and a report, runs.report/, beside the file.
+Writes fit.json (parameters, 90% intervals, the certificate of the search, approaches 1, 2 and 3 of Hoffmann
+et al. 2022 to the frontier, every dropped row with its reason, hold-out by compute) into the sweep's folder and prints
+a summary. For runs.csv it writes runs.fit.json and a report, runs.report/, beside the file.
 """
 
 import argparse
@@ -17,21 +17,21 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.common.units import parse_quantity
-from sweep.fit import fit, table
-from sweep.fit.fit import rows_and_families
-from sweep.fit.fitted_law import Fitted
+from sweep.fit import dimension_check, fit, fit_file, table
+from sweep.fit.bootstrap import Interval
+from sweep.fit.fit_file import Fit
 from sweep.fit.foreign import as_sweep, from_wandb
+from sweep.fit.frontier import Approach, Optimum
 from sweep.report.answers import extrapolation, false_confidence
 from sweep.runs.lookup import add_sweeps
 from sweep.runs.sweepdir import SweepDir
-from sweep.train import intrinsic_dimension
+from sweep.train.intrinsic_dimension import intrinsic_dimension
 
 MOST_REPORTED = 5000
 
@@ -68,8 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="final-layer activations, for alpha beside 4/d (a sweep's own were measured in training)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the fit goes (default: beside the table)")
-    parser.add_argument("--budget", default="", metavar="C,…", help="also say the best buy for these FLOPs")
-    parser.add_argument("--target-loss", default="", metavar="L,…", help="also say the least FLOPs for these losses")
+    parser.add_argument(
+        "--budget", default="", metavar="C,…", help="also give the compute-optimal N and D for these FLOPs"
+    )
+    parser.add_argument("--target-loss", default="", metavar="L,…", help="also give the least FLOPs for these losses")
     parser.add_argument("--no-report", action="store_true", help="only the fit, where TABLE is a file")
     parser.add_argument("--json", action="store_true", help="print the fit as JSON and write nothing")
 
@@ -78,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
     if not (args.bootstrap == 0 or 100 <= args.bootstrap <= 20_000):
         raise UserError(f"--bootstrap {args.bootstrap}: 0 for no intervals, or 100 to 20000 refits")
     source = fetched(args.table) if args.table.startswith(("wandb:", "https://", "http://")) else args.table
-    data, curves, home = table.read(source, Path(args.sweeps))
+    data, curves, outputs = table.read(source, Path(args.sweeps))
     data = from_wandb(data)
-    home = replace(home, folder=args.out) if args.out else home
+    outputs = replace(outputs, folder=args.out) if args.out else outputs
     options = {
         "columns": table.parse_columns(args.columns),
         "where": args.where,
@@ -88,9 +90,9 @@ def run(args: argparse.Namespace) -> int:
     }
     try:
         rows = table.prepare(data, n_convention=args.n, c_convention=args.c, **options)
-        dimensions = intrinsic_dimension.by_size(data, rows.row, rows.N, rows.D)
+        dimensions = dimension_check.by_size(data, rows.row, rows.N, rows.D)
         if args.activations:
-            dimensions = [(None, intrinsic_dimension.intrinsic_dimension(table.read_activations(args.activations)))]
+            dimensions = [(None, intrinsic_dimension(table.read_activations(args.activations)))]
         result = fit.fit_rows(
             rows,
             curves,
@@ -104,20 +106,20 @@ def run(args: argparse.Namespace) -> int:
             command=shlex.join(["python", "-m", "sweep", *sys.argv[1:]]),
         )
     except table.FitError as refusal:
-        if home.is_sweep and not args.json:
-            fit.write_refusal(str(refusal), home.folder)
+        if outputs.is_sweep and not args.json:
+            fit_file.write_refusal(str(refusal), outputs.path("fit.json"))
         raise
     if args.activations and not result.dimension:
         raise UserError(f"--activations: {args.form} has no exponent of N to compare with 4/d; leave the option out")
     if args.json:
         sys.stdout.write(result.to_json())
         return 0
-    path = fit.write(result, home.folder, home.path("fit.json").name)
-    print("\n".join([*summary(result.as_dict()), *answers(result.as_dict(), args), f"written to {path}"]))
-    if home.is_sweep and not args.out:
+    fit_file.write(result, outputs.path("fit.json"))
+    print("\n".join([*summary(result), *answers(result, args), f"written to {outputs.path('fit.json')}"]))
+    if outputs.is_sweep and not args.out:
         print(f"its report: python -m sweep report {args.table}")
-    elif not home.is_sweep and not args.no_report:
-        print(report_of(as_sweep(data, rows), result.as_dict(), Path(source).stem, home.path("report")))
+    elif not outputs.is_sweep and not args.no_report:
+        print(report_of(as_sweep(data, rows), result, Path(source).stem, outputs.path("report")))
     return 0
 
 
@@ -139,65 +141,70 @@ def fetched(address: str) -> str:
     return str(target)
 
 
-def report_of(table: pd.DataFrame, fit: dict[str, Any], name: str, out: Path) -> str:
+def report_of(table: pd.DataFrame, fit: Fit, name: str, out: Path) -> str:
     """Write the report of a table that is no sweep's, and say where it is."""
     from sweep.report import report  # plotting
     from sweep.report.results import Results
 
     if len(table) > MOST_REPORTED:
         return f"no report: {len(table)} rows are more than a figure can show ({MOST_REPORTED})"
-    report.write(Results(name=name, table=table, fit=fit | {"columns": {}}, foreign=fit["columns"]), out)
+    report.write(Results(name=name, table=table, fit=fit, foreign=fit.columns), out)
     return f"its report: {out / 'report.html'}"
 
 
-def summary(fit: dict[str, Any]) -> list[str]:
+def summary(fit: Fit) -> list[str]:
     """The fit in a screenful for a terminal."""
-    intervals, certificate = fit["intervals"] or {}, fit["certificate"]
-    lines = [f"{fit['form']} on {rows_and_families(fit)}"]
-    lines += [f"  dropped: {count} {reason}" for reason, count in fit["dropped_by_reason"].items()]
-    lines += [f"  {name:8} {number(v)}{ends(intervals.get(name))}" for name, v in fit["params"].items()]
+    certificate = fit.certificate
+    lines = [f"{fit.form} on {fit.rows_and_families}"]
+    lines += [f"  dropped: {count} {reason}" for reason, count in fit.dropped_by_reason.items()]
+    lines += [f"  {name:8} {number(v)}{ends(fit.interval(name))}" for name, v in fit.params.items()]
     lines.append(
-        f"{certificate['verdict']}: {certificate['starts_agreeing']} of {certificate['starts']} starts end there, "
-        f"condition number {certificate['condition_number']:.0f}"
+        f"{certificate.verdict}: {certificate.starts_agreeing} of {certificate.starts} starts end there, "
+        f"condition number {certificate.condition_number:.0f}"
     )
-    for name, road in fit["roads"].items():
-        if "a" in road:
-            found = road.get("intervals") or {}
-            a, b = (f"{road[e]:.3f}{ends(found.get(e))}" for e in ("a", "b"))
-            lines.append(f"  {name:17} N_opt ~ C^{a}   D_opt ~ C^{b}")
-        else:
-            lines.append(f"  {name:17} refused: {road['refused']}")
-    lines += [f"  {buy(best)}" for best in fit["targets"]]
-    lines += extrapolation(fit["holdout"])
-    if found := fit["dimension"]:
-        four = number(found["four_over_d"]) + ends(found["four_over_d_interval"])
-        lines.append(f"alpha = {number(found['alpha'])} beside 4/d = {four}, d = {found['d']:.1f} (a rough estimate)")
-    told = fit["disagreements"] + false_confidence(fit["holdout"]) + fit["warnings"]
+    lines += [f"  {name:17} {exponents(approach)}" for name, approach in fit.approaches.items()]
+    lines += [f"  {in_words(best)}" for best in fit.targets]
+    lines += extrapolation(fit.holdout)
+    if found := fit.dimension:
+        four = number(found.four_over_d) + ends(found.four_over_d_interval)
+        lines.append(f"alpha = {number(found.alpha)} beside 4/d = {four}, d = {found.d:.1f} (a rough estimate)")
+    told = fit.disagreements + false_confidence(fit.holdout) + fit.warnings
     lines += [f"warning: {text}" for text in told]
     return lines
 
 
-def answers(fit: dict[str, Any], args: argparse.Namespace) -> list[str]:
+def exponents(approach: Approach) -> str:
+    """a and b of an approach with their intervals, or why it is refused."""
+    if approach.a is None or approach.b is None:
+        return f"refused: {approach.refused}"
+    found = approach.intervals
+    a = f"{approach.a:.3f}{ends(found.a if found else None)}"
+    b = f"{approach.b:.3f}{ends(found.b if found else None)}"
+    return f"N_opt ~ C^{a}   D_opt ~ C^{b}"
+
+
+def answers(fit: Fit, args: argparse.Namespace) -> list[str]:
     """What was asked with --budget and --target-loss, a line each."""
-    fitted, lines = Fitted.of(fit), []
+    lines = []
     for text in filter(None, args.budget.split(",")):
-        lines.append(buy(fitted.optimal(parse_quantity("--budget", text))))
+        lines.append(in_words(fit.law.optimal(parse_quantity("--budget", text))))
     for text in filter(None, args.target_loss.split(",")):
         loss = parse_quantity("--target-loss", text)
-        least = fitted.compute_for_loss(loss)
-        sure = ends(fitted.compute_for_loss_interval(loss))
-        lines.append(f"loss {loss:g} takes at least C = {least:.3g}{sure}: " + buy(fitted.optimal(least)))
+        least = fit.law.compute_for_loss(loss)
+        sure = ends(fit.law.compute_for_loss_interval(loss))
+        lines.append(f"loss {loss:g} takes at least C = {least:.3g}{sure}: " + in_words(fit.law.optimal(least)))
     return lines
 
 
-def buy(best: dict[str, Any]) -> str:
-    N, D, loss = (number(best[e]) + ends(best.get(f"{e}_interval")) for e in ("N", "D", "loss_nats"))
-    return f"C = {best['C']:.2e}: N = {N}, D = {D}, loss = {loss}"
+def in_words(best: Optimum) -> str:
+    """A compute-optimal model with its intervals, in one line."""
+    N, D = number(best.N) + ends(best.N_interval), number(best.D) + ends(best.D_interval)
+    return f"C = {best.C:.2e}: N = {N}, D = {D}, loss = {number(best.loss_nats)}{ends(best.loss_nats_interval)}"
 
 
 def number(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e5 else f"{value:.3e}"
 
 
-def ends(interval: list[float] | None) -> str:
-    return f" [{number(interval[0])}, {number(interval[1])}]" if interval else ""
+def ends(interval: Interval | None) -> str:
+    return f" [{number(interval.low)}, {number(interval.high)}]" if interval else ""

@@ -26,26 +26,27 @@ from sweep.verbs.plan import plan_here
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sweep(parser, about="a fitted sweep's name or folder")
     parser.add_argument("--budget", required=True, metavar="C", help="training FLOPs to spend, e.g. 3e12")
-    parser.add_argument("--target", metavar="C", help="the compute asked about (default: 10 times the dearest run)")
+    parser.add_argument(
+        "--target", metavar="C", help="the compute asked about, in FLOPs (default: 10 times that of the largest run)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    from sweep.fit import fit, next_trials  # scipy
-    from sweep.fit.fitted_law import Fitted
+    from sweep.fit import fit_file, next_trials  # scipy
+    from sweep.fit.table import OutputPaths
 
     sweep = SweepDir.find(args.sweep, args.sweeps)
     budget = parse_quantity("--budget", args.budget)
-    fitted = fit.read(sweep.path)
-    dearest = max(row["C"] for row in fitted["residuals"])
-    target = parse_quantity("--target", args.target) if args.target else 10 * dearest
+    fit = fit_file.read(OutputPaths(sweep.name, sweep.path))
+    largest = max(row.C for row in fit.residuals)
+    target = parse_quantity("--target", args.target) if args.target else 10 * largest
     plan = _candidates(sweep, budget)
-    N_M = np.array([float(trial.facts()[fitted["columns"]["N"]]) for trial in plan.trials])
+    N_M = np.array([float(trial.facts()[fit.columns["N"]]) for trial in plan.trials])
     D_M = np.array([float(trial.tokens) for trial in plan.trials])
-    law = Fitted.of(fitted)
     choices = next_trials.propose(
-        next_trials.questions(law, target),
-        next_trials.outcomes(law, N_M, D_M),
-        noise_variance=float(np.var(fitted["deviations"])),
+        next_trials.questions(fit.law, target),
+        next_trials.outcomes(fit.law, N_M, D_M),
+        noise_variance=float(np.var(fit.law.deviation_n)),
         cost=candidates.trunk_cost(plan.trials, sweep),
         budget_flops=budget,
     )

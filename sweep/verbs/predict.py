@@ -1,6 +1,6 @@
 """Predict the loss of a larger run before it is trained, and score the prediction when it is.
 
-  python -m sweep predict default --flops 1e13                   the fit's best buy for 1e13 FLOPs
+  python -m sweep predict default --flops 1e13                   the compute-optimal run for 1e13 FLOPs
   python -m sweep predict default --params 1M --tokens 30M       one run
   python -m sweep predict default --score                        every prediction made so far
 
@@ -15,14 +15,15 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from sweep.common.errors import UserError
 from sweep.common.units import parse_quantity, scientific, short
-from sweep.fit import fit, predictions, table
-from sweep.fit.table import Home, Rows
+from sweep.fit import fit_file, predictions, table
+from sweep.fit.fit_file import Fit
+from sweep.fit.predictions import Allocation, Prediction, Score
+from sweep.fit.table import OutputPaths, Rows
 from sweep.plan import candidates
 from sweep.runs.lookup import add_sweeps
 from sweep.runs.sweepdir import SweepDir
@@ -39,58 +40,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    data, _, home = table.read(args.table, Path(args.sweeps))
-    home = replace(home, folder=Path(args.out)) if args.out else home
+    data, _, outputs = table.read(args.table, Path(args.sweeps))
+    outputs = replace(outputs, folder=Path(args.out)) if args.out else outputs
     if args.score:
-        for path, prediction in predictions.load(home.path("predictions")):
-            rows = _same_rows(data, prediction)
-            print(f"{path.name}: {describe(prediction)}")
-            scores = [outcome(entry) for entry in predictions.score(prediction, rows)]
-            print("\n".join(f"  {line}" for line in scores or ["not trained yet"]))
+        show_scores(data, outputs.path("predictions"))
         return 0
-    fitted = fit.read(home)
-    asked = {name: getattr(args, name) for name in ("params", "tokens", "flops")}
-    N, D, C = (None if v is None else parse_quantity(f"--{name}", v) for name, v in asked.items())
-    wanted = predictions.allocation(fitted, N, D, C)
-    launch = None
-    if _counts_as_launches_do(home, fitted):
-        budget = f"tokens={args.tokens}" if C is None else f"flops={args.flops}"
-        try:
-            trial, launch = candidates.one_more(SweepDir(home.folder), args.params or wanted["N"], budget)
-            wanted = {"N": float(trial.params_non_embedding), "D": float(trial.tokens), "C": trial.flops}
-        except UserError as error:  # a law answers for more than a launch can train
-            print(f"no launch in {args.table} trains just this: {error}", file=sys.stderr)
+    fit = fit_file.read(outputs)
+    wanted, launch = _run_to_predict(fit, outputs, args)
     command = shlex.join(["python", "-m", "sweep", *sys.argv[1:]])
-    prediction = predictions.make(fitted, _same_rows(data, fitted), wanted, command)
-    path = predictions.save(prediction | {"asked": asked}, home.path("predictions"))
-    print(f"{describe(prediction)}, {prediction['times_dearest_run']:.3g}x the dearest run\nwritten to {path}")
+    asked = {"params": args.params, "tokens": args.tokens, "flops": args.flops}
+    prediction = predictions.make(fit, _same_rows(data, fit), wanted, command, asked)
+    path = predictions.save(prediction, outputs.path("predictions"))
+    print(f"{describe(prediction)}, {prediction.times_largest_run:.3g}x the compute of the largest run")
+    print(f"written to {path}")
     if launch is not None:
         print(f"to train it:\n  {shlex.join(launch)}")
     return 0
 
 
-def _counts_as_launches_do(home: Home, fitted: dict[str, Any]) -> bool:
+def show_scores(data: pd.DataFrame, folder: Path) -> None:
+    """Every prediction made so far, and how the runs trained since compare with it."""
+    for path, prediction in predictions.load(folder):
+        print(f"{path.name}: {describe(prediction)}")
+        scores = [outcome(score) for score in predictions.score(prediction, _same_rows(data, prediction))]
+        print("\n".join(f"  {line}" for line in scores or ["not trained yet"]))
+
+
+def _run_to_predict(fit: Fit, outputs: OutputPaths, args: argparse.Namespace) -> tuple[Allocation, list[str] | None]:
+    """The run that is asked for, and the words of the launch that trains it; no words where none does."""
+    asked = {"params": args.params, "tokens": args.tokens, "flops": args.flops}
+    N, D, C = (None if text is None else parse_quantity(f"--{name}", text) for name, text in asked.items())
+    wanted = predictions.allocation(fit, N, D, C)
+    if not _counts_as_launches_do(outputs, fit):
+        return wanted, None
+    budget = f"tokens={args.tokens}" if C is None else f"flops={args.flops}"
+    try:
+        trial, launch = candidates.one_more(SweepDir(outputs.folder), args.params or wanted.N, budget)
+    except UserError as error:  # a law answers for more than a launch can train
+        print(f"no launch in {args.table} trains just this: {error}", file=sys.stderr)
+        return wanted, None
+    return Allocation(float(trial.params_non_embedding), float(trial.tokens), trial.flops), launch
+
+
+def _counts_as_launches_do(outputs: OutputPaths, fit: Fit) -> bool:
     """Whether the fit is of a sweep that was launched here, and its N and C are those of model.params, budget.flops."""
-    ours = home.is_sweep and SweepDir(home.folder).plan.exists()
-    return ours and (fitted["columns"]["N"], fitted["convention"]["C"]) == ("params_non_embedding", "exact")
+    ours = outputs.is_sweep and SweepDir(outputs.folder).plan.exists()
+    return ours and (fit.columns["N"], fit.convention.C) == ("params_non_embedding", "exact")
 
 
-def _same_rows(data: pd.DataFrame, made: dict[str, Any]) -> Rows:
+def _same_rows(data: pd.DataFrame, made: Fit | Prediction) -> Rows:
     """The table's rows, read as the fit (or the prediction) read them."""
-    convention = made["convention"]
-    return table.prepare(data, columns=made["columns"], n_convention=convention["N"], c_convention=convention["C"])
+    return table.prepare(data, columns=made.columns, n_convention=made.convention.N, c_convention=made.convention.C)
 
 
-def describe(prediction: dict[str, Any]) -> str:
-    ends = prediction["interval"]
-    sure = f" [{ends[0]:.4f}, {ends[1]:.4f}] (90%)" if ends else ""
+def describe(prediction: Prediction) -> str:
+    ends = prediction.interval
+    sure = f" [{ends.low:.4f}, {ends.high:.4f}] (90%)" if ends else ""
     return (
-        f"N = {short(prediction['N'])}, D = {short(prediction['D'])}, C = {scientific(prediction['C'])}: "
-        f"loss {prediction['loss_nats']:.4f}{sure}"
+        f"N = {short(prediction.N)}, D = {short(prediction.D)}, C = {scientific(prediction.C)}: "
+        f"loss {prediction.loss_nats:.4f}{sure}"
     )
 
 
-def outcome(entry: dict[str, Any]) -> str:
-    inside = {True: ", inside the interval", False: ", OUTSIDE the interval", None: ""}[entry["inside"]]
-    at = f"N = {short(entry['N'])}, D = {short(entry['D'])} as trained"
-    return f"row {entry['row']}: {entry['loss_nats']:.4f}; predicted for {at}: {100 * entry['error']:+.2f}% off{inside}"
+def outcome(score: Score) -> str:
+    inside = {True: ", inside the interval", False: ", OUTSIDE the interval", None: ""}[score.inside]
+    at = f"N = {short(score.N)}, D = {short(score.D)} as trained"
+    return f"row {score.row}: {score.loss_nats:.4f}; predicted for {at}: {100 * score.error:+.2f}% off{inside}"

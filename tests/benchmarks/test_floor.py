@@ -20,9 +20,9 @@ def test_the_interval_of_the_floor_holds_the_entropy_rate(workspace):
     plan, sweep = tiny.make_sweep(["sweep=markov", *SMALLER, "run.device=cpu"])
     assert tiny.train(plan) == 0
     rows = table.prepare(collect(sweep).table)
-    found = fit_rows(rows, bootstrap=400).as_dict()
+    found = fit_rows(rows, bootstrap=400)
     rate = MarkovSource(vocab_size=128).entropy_rate_nats()
-    low, high = found["intervals"]["E"]
+    low, high = found.interval("E")
     assert low <= rate <= high
     assert high - low < 0.1 < rows.loss.max() - rate
     assert 0.001 < rows.loss.min() - rate < 0.1

@@ -4,8 +4,9 @@ import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, table
 from sweep.fit import bootstrap, frontier
-from sweep.fit.approaches import all_roads, disagreements
-from sweep.fit.frontier import FlopsModel
+from sweep.fit.approaches import all_approaches, disagreements
+from sweep.fit.bootstrap import Interval
+from sweep.fit.frontier import Approach, ExponentIntervals, FlopsModel
 from sweep.fit.laws import law_named
 from sweep.fit.minimise import objective_named
 from sweep.fit.solve import solve
@@ -28,49 +29,59 @@ def curves_of(frame):
 
 
 @pytest.fixture(scope="module")
-def roads():
+def approaches():
     frame = table(BESIROGLU, family_sd=0.003, run_sd=0.003, seed=3)
     rows = prepare(frame)
     solution = solve(LAW, rows.variables(), rows.loss, objective_named("huber"))
     replicates = bootstrap.resample(solution, rows.loss, rows.family, 200, 0)
-    return all_roads(rows, curves_of(frame), solution, SIX_ND, replicates)
+    return all_approaches(rows, curves_of(frame), solution, SIX_ND, replicates)
 
 
-def test_every_road_covers_the_truth_and_says_how_sure_it_is(roads):
-    found, _ = roads
+def test_every_approach_covers_the_truth_and_says_how_sure_it_is(approaches):
+    found, _ = approaches
     for name in ("envelope", "isoflop_akima", "parametric"):
-        low, high = found[name]["intervals"]["a"]
-        assert low < found[name]["a"] < high, name
+        low, high = found[name].intervals.a
+        assert low < found[name].a < high, name
         assert low < TRUE_A < high, name
-    widths = {name: np.ptp(road["intervals"]["a"]) for name, road in found.items()}
+    widths = {name: np.ptp(approach.intervals.a) for name, approach in found.items()}
     assert widths["parametric"] < widths["isoflop_akima"]
 
 
-def test_optima_carry_intervals(roads):
-    found, drawn = roads
+def test_optima_carry_intervals(approaches):
+    found, drawn = approaches
     for name in ("isoflop_parabola", "isoflop_akima", "parametric"):
-        for optimum in found[name]["optima"]:
-            low, high = optimum["N_interval"]
-            assert low < optimum["N"] < high
-    assert drawn["isoflop_akima"]["loss_nats"].shape[1] == len(found["isoflop_akima"]["optima"])
+        for optimum in found[name].optima:
+            low, high = optimum.N_interval
+            assert low < optimum.N < high
+    assert drawn["isoflop_akima"]["loss_nats"].shape[1] == len(found["isoflop_akima"].optima)
 
 
 def test_without_replicates_there_are_no_intervals():
     rows = prepare(table(BESIROGLU))
     solution = solve(LAW, rows.variables(), rows.loss, objective_named("huber"))
-    found, drawn = all_roads(rows, None, solution, SIX_ND, None)
-    assert all(road.get("intervals") is None for road in found.values())
+    found, drawn = all_approaches(rows, None, solution, SIX_ND, None)
+    assert all(approach.intervals is None for approach in found.values())
     assert not any(drawn.values())
 
 
+def gives(a: float, low: float | None = None, high: float | None = None) -> Approach:
+    ends = None if low is None else ExponentIntervals(Interval(low, high), Interval(0.0, 1.0))
+    return Approach(a=a, b=1 - a, intervals=ends)
+
+
 def test_disagreement_alarm():
-    found = {"one": {"a": 0.5}, "other": {"a": 0.7}, "third": {"refused": "no"}}
-    assert len(disagreements(found)) == 1
-    found = {"one": {"a": 0.5, "intervals": {"a": [0.3, 0.65]}}, "other": {"a": 0.7, "intervals": {"a": [0.6, 0.8]}}}
-    assert disagreements(found) == []
-    assert disagreements({"one": {"a": 0.5, "intervals": {"a": [0.3, 0.65]}}, "other": {"a": 0.64}}) == []
-    assert len(disagreements({"one": {"a": 0.5, "intervals": {"a": [0.3, 0.65]}}, "other": {"a": 0.66}})) == 1
-    found["other"]["intervals"]["a"] = [0.66, 0.8]
-    assert disagreements(found) == [
-        "N_opt ~ C^a: one gives a = 0.500 [0.300, 0.650], other gives a = 0.700 [0.660, 0.800]"
+    assert len(disagreements({"one": gives(0.5), "other": gives(0.7), "third": Approach(refused="no")})) == 1
+    assert disagreements({"one": gives(0.5, 0.3, 0.65), "other": gives(0.7, 0.6, 0.8)}) == []
+    assert disagreements({"one": gives(0.5, 0.3, 0.65), "other": gives(0.64)}) == []
+    assert len(disagreements({"one": gives(0.5, 0.3, 0.65), "other": gives(0.66)})) == 1
+    assert disagreements({"one": gives(0.5, 0.3, 0.65), "other": gives(0.7, 0.66, 0.8)}) == [
+        "the approaches disagree on a, N_opt ~ C^a: one 0.500 [0.300, 0.650], other 0.700 [0.660, 0.800]"
     ]
+
+
+def test_approaches_that_disagree_are_one_line():
+    apart = {"one": gives(0.4), "two": gives(0.6, 0.55, 0.65), "three": gives(0.8)}
+    assert disagreements(apart | {"four": Approach(refused="no")}) == [
+        "the approaches disagree on a, N_opt ~ C^a: one 0.400, two 0.600 [0.550, 0.650], three 0.800"
+    ]
+    assert disagreements({"one": gives(0.4), "two": gives(0.41)}) == []

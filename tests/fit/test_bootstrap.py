@@ -111,7 +111,7 @@ def test_seed_noise_is_recovered_from_replicates():
     frame = table(BESIROGLU, families=60, distinct_sizes=6, run_sd=0.01)
     columns = (frame[c].to_numpy() for c in ("N", "D", "loss", "family"))
     found = bootstrap.seed_noise(*columns)
-    assert found["sd_log_loss"] == pytest.approx(0.01, rel=0.15)
-    assert found["degrees_of_freedom"] == 54 * 5
+    assert found.sd_log_loss == pytest.approx(0.01, rel=0.15)
+    assert found.degrees_of_freedom == 54 * 5
     alone = table(BESIROGLU)
     assert bootstrap.seed_noise(*(alone[c].to_numpy() for c in ("N", "D", "loss", "family"))) is None

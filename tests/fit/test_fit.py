@@ -5,14 +5,17 @@ import pandas as pd
 import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, HOFFMANN, SMALL, table
+from sweep.common import artefacts
 from sweep.common.errors import UserError
-from sweep.fit.fit import Fit, _disagreements, fit_rows, read, warnings_about, write
-from sweep.fit.fitted_law import Fitted
-from sweep.fit.frontier import FlopsModel
+from sweep.fit.bootstrap import Interval
+from sweep.fit.fit import fit_rows
+from sweep.fit.fit_file import Fit, read, write
+from sweep.fit.fit_warnings import warnings_about
+from sweep.fit.frontier import Approach, FlopsModel
 from sweep.fit.laws import law_named
 from sweep.fit.minimise import minimise, objective_named
 from sweep.fit.solve import solve
-from sweep.fit.table import FitError, Home, prepare
+from sweep.fit.table import FitError, OutputPaths, prepare
 
 HUBER = objective_named("huber")
 
@@ -28,7 +31,7 @@ def test_published_constants_come_back(params, objective):
     found = solve(law_named("additive"), arrays(frame), frame["loss"].to_numpy(), objective_named(objective))
     for name, true in params.items():
         assert found.params[name] == pytest.approx(true, rel=1e-4), name
-    assert found.certificate["verdict"] == "certified"
+    assert found.certificate.verdict == "certified"
 
 
 MUENNIGHOFF = {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.39, "R_N": 5.31}
@@ -92,8 +95,8 @@ def test_weights_are_repetitions():
 def test_a_missing_floor_is_reported_as_a_bound():
     frame = table(SMALL | {"E": 1e-9})
     found = solve(law_named("additive"), arrays(frame), frame["loss"].to_numpy(), HUBER)
-    assert found.certificate["bounds_hit"] == ["log E"]
-    assert found.certificate["verdict"] == "weakly identified"
+    assert found.certificate.bounds_hit == ["log E"]
+    assert found.certificate.verdict == "weakly identified"
 
 
 @pytest.mark.parametrize(
@@ -124,29 +127,43 @@ def test_json_and_back(whole):
     text = whole.to_json()
     values = json.loads(text)
     documented = "form objective delta columns n_rows n_families dropped data_sha256 params objective_value "
-    documented += "flops_model exponents intervals certificate roads residuals holdout disagreements warnings"
+    documented += "flops_model exponents intervals certificate approaches residuals holdout disagreements warnings"
     assert set(documented.split()) | {"versions", "command"} <= set(values)
-    assert Fit.from_dict(values).to_json() == text
-    with pytest.raises(ValueError, match="fit again"):
-        Fit.from_dict({k: v for k, v in values.items() if k != "roads"})
+    assert artefacts.decode(Fit, text, "fit.json").to_json() == text
+    with pytest.raises(UserError, match=r"fit.json: damaged \(approaches is missing\)"):
+        artefacts.decode(Fit, json.dumps({k: v for k, v in values.items() if k != "approaches"}), "fit.json")
 
 
 def test_a_damaged_fit_says_how_to_make_it_again(whole, tmp_path):
-    sweep = Home("mine", tmp_path)
-    old = json.dumps({k: v for k, v in whole.as_dict().items() if k != "roads"})
-    for text, why in (("{", "damaged"), ("[]", "damaged"), ("", "damaged"), (old, "has no roads")):
+    sweep = OutputPaths("mine", tmp_path)
+    old = json.dumps({k: v for k, v in json.loads(whole.to_json()).items() if k != "params"})
+    for text, why in (("{", "damaged"), ("[]", "damaged"), ("", "damaged"), (old, "params is missing")):
         (tmp_path / "fit.json").write_text(text)
         with pytest.raises(UserError, match=rf"fit.json: .*{why}.* with `python -m sweep fit mine`$"):
             read(sweep)
-    write(whole, tmp_path)
-    assert read(sweep)["n_rows"] == read(tmp_path)["n_rows"] == 100
+    write(whole, tmp_path / "fit.json")
+    assert read(sweep).n_rows == 100
+
+
+def test_a_file_of_an_older_version_is_read(whole):
+    """Its approaches were called roads, and the budgets that one refused stood under the word for its own refusal."""
+    values = json.loads(whole.to_json())
+    values["roads"] = values.pop("approaches")
+    for approach in values["roads"].values():
+        if not approach["refused"]:
+            approach["refused"] = approach.pop("budgets_refused")
+        for unknown in [name for name, value in approach.items() if value is None]:
+            del approach[unknown]
+    values["certificate"]["starts_given_up"] = values["certificate"].pop("starts_stopped_early")
+    assert artefacts.decode(Fit, json.dumps(values), "fit.json").to_json() == whole.to_json()
 
 
 def test_targets_are_what_anybody_gets_from_the_file(whole):
     """Their intervals come from the replicates that are stored, as those of the report do."""
     for times, best in zip((1, 10, 100, 1000), whole.targets, strict=True):
-        assert best == Fitted.of(whole.as_dict()).optimal(1e21 * times) | {"times": times}
-        assert best["loss_nats_interval"]
+        assert best.times == times
+        assert vars(best) == vars(whole.law.optimal(1e21 * times)) | {"times": times}
+        assert best.loss_nats_interval
     stored = {name: len(values) for name, values in whole.replicates.items()}
     assert set(stored.values()) == {200}
 
@@ -155,37 +172,29 @@ def test_targets_do_not_use_more_replicates_than_are_stored(monkeypatch):
     monkeypatch.setattr("sweep.fit.fit.STORED", 50)
     found = fit_rows(prepare(table(BESIROGLU, families=8, run_sd=0.002)), bootstrap=200)
     assert len(found.replicates["E"]) == 50
-    assert found.targets[1] == Fitted.of(found.as_dict()).optimal(found.targets[1]["C"]) | {"times": 10}
-
-
-def test_roads_that_disagree_are_one_line():
-    apart = {"one": {"a": 0.4}, "two": {"a": 0.6, "intervals": {"a": [0.55, 0.65]}}, "three": {"a": 0.8}}
-    assert _disagreements(apart | {"four": {"refused": "no"}}) == [
-        "the roads disagree on a, N_opt ~ C^a: one 0.400, two 0.600 [0.550, 0.650], three 0.800"
-    ]
-    assert _disagreements({"one": {"a": 0.4}, "two": {"a": 0.41}}) == []
+    assert vars(found.targets[1]) == vars(found.law.optimal(found.targets[1].C)) | {"times": 10}
 
 
 def test_whole_fit(whole):
     assert whole.n_rows == 100
     assert whole.n_families == 20
-    assert set(whole.roads) == {"envelope", "isoflop_parabola", "isoflop_akima", "parametric"}
-    assert whole.roads["envelope"] == {"refused": "no training curves"}
-    for road, miss in {"isoflop_parabola": 0.08, "isoflop_akima": 0.06, "parametric": 0.03}.items():
-        assert whole.roads[road]["a"] == pytest.approx(0.513, abs=miss), road
-    assert whole.exponents["a"] == pytest.approx(0.513, abs=0.03)
-    assert whole.flops_model["k"] == pytest.approx(6)
-    assert whole.flops_model["gamma"] == pytest.approx(1)
+    assert set(whole.approaches) == {"envelope", "isoflop_parabola", "isoflop_akima", "parametric"}
+    assert whole.approaches["envelope"] == Approach(refused="no training curves")
+    for name, miss in {"isoflop_parabola": 0.08, "isoflop_akima": 0.06, "parametric": 0.03}.items():
+        assert whole.approaches[name].a == pytest.approx(0.513, abs=miss), name
+    assert whole.exponents.a == pytest.approx(0.513, abs=0.03)
+    assert whole.flops_model.k == pytest.approx(6)
+    assert whole.flops_model.gamma == pytest.approx(1)
     assert len(whole.residuals) == 100
-    assert abs(np.median([r["predicted_nats"] / r["loss_nats"] - 1 for r in whole.residuals])) < 1e-3
+    assert abs(np.median([r.predicted_nats / r.loss_nats - 1 for r in whole.residuals])) < 1e-3
 
 
 def test_questions(whole):
-    fitted = Fitted.of(whole.as_dict())
+    fitted = whole.law
     best = fitted.optimal(1e22)
-    assert best["loss_nats"] == pytest.approx(float(fitted.loss(best["N"], best["D"])))
-    assert 6 * best["N"] * best["D"] == pytest.approx(1e22, rel=1e-6)
-    assert fitted.compute_for_loss(best["loss_nats"]) == pytest.approx(1e22, rel=1e-6)
+    assert best.loss_nats == pytest.approx(float(fitted.loss(best.N, best.D)))
+    assert pytest.approx(1e22, rel=1e-6) == 6 * best.N * best.D
+    assert fitted.compute_for_loss(best.loss_nats) == pytest.approx(1e22, rel=1e-6)
     with pytest.raises(ValueError, match="floor"):
         fitted.compute_for_loss(whole.params["E"] * 0.99)
 
@@ -193,7 +202,9 @@ def test_questions(whole):
 def test_a_wide_exponent_is_named_in_words():
     rows = prepare(table(BESIROGLU, run_sd=0.002))
     solution = solve(law_named("additive"), rows.variables(), rows.loss, HUBER)
-    said = warnings_about(rows, solution, FlopsModel(6.0, 1.0), None, {"a": [0.1, 0.9], "beta": [0.1, 0.9]}, None)
+    said = warnings_about(
+        rows, solution, FlopsModel(6.0, 1.0), None, dict.fromkeys(("a", "beta"), Interval(0.1, 0.9)), None
+    )
     assert "weakly identified: the exponent of N_opt, a, is anywhere in [0.10, 0.90]" in said
     assert "weakly identified: beta is anywhere in [0.10, 0.90]" in said
 
@@ -206,9 +217,9 @@ def test_repeated_data_is_warned_about():
 def test_every_row_with_a_loss_has_a_residual():
     frame = table(HOFFMANN, run_sd=0.001).assign(steps=1000.0)
     found = fit_rows(prepare(frame, where="C < 9e20"), bootstrap=0)
-    assert [r["row"] for r in found.residuals] == list(range(100))
-    assert sum(r["used"] for r in found.residuals) == 80
-    unused = [r["predicted_nats"] / r["loss_nats"] for r in found.residuals if not r["used"]]
+    assert [r.row for r in found.residuals] == list(range(100))
+    assert sum(r.used for r in found.residuals) == 80
+    unused = [r.predicted_nats / r.loss_nats for r in found.residuals if not r.used]
     assert np.allclose(unused, 1, atol=0.02)
 
 
@@ -224,8 +235,8 @@ def test_a_form_is_refused_rows_without_its_variable():
 def test_many_rows_are_fitted_from_some_of_them():
     frame = table(HOFFMANN, families=1200, run_sd=0.005)
     found = solve(law_named("additive"), arrays(frame), frame["loss"].to_numpy(), HUBER)
-    assert found.certificate["verdict"] == "certified"
-    assert found.certificate["starts"] == 3
+    assert found.certificate.verdict == "certified"
+    assert found.certificate.starts == 3
     assert found.params == pytest.approx(HOFFMANN, rel=0.05)
 
 
@@ -241,11 +252,11 @@ def test_a_parameter_on_its_bound_has_no_interval():
     N, D = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e4, 1e6, 8), np.geomspace(1e6, 1e8, 5)))
     loss = (30 * N**-0.2 + 50 * D**-0.2) * np.exp(rng.normal(0, 1e-3, len(N)))
     frame = pd.DataFrame({"N": N, "D": D, "loss": loss, "family": N.astype(str)})
-    found = fit_rows(prepare(frame), bootstrap=200).as_dict()
-    assert "log E" in found["certificate"]["bounds_hit"]
-    assert found["intervals"]["E"] is None
-    assert found["intervals"]["alpha"][0] < 0.2 < found["intervals"]["alpha"][1]
-    assert any("log E" in warning for warning in found["warnings"])
+    found = fit_rows(prepare(frame), bootstrap=200)
+    assert "log E" in found.certificate.bounds_hit
+    assert found.interval("E") is None
+    assert found.interval("alpha").low < 0.2 < found.interval("alpha").high
+    assert any("log E" in warning for warning in found.warnings)
 
 
 @pytest.mark.parametrize("form", ["repeated", "repeated_both"])
@@ -257,7 +268,7 @@ def test_a_form_with_repeated_data_has_an_optimum_on_data_that_is_not(form):
     seen = frame["unique_tokens"] * (1 + 15.4 * (1 - np.exp(-repeats / 15.4)))
     p = HOFFMANN
     frame["loss"] = p["E"] + p["A"] * frame["N"] ** -p["alpha"] + p["B"] * seen ** -p["beta"]
-    found = fit_rows(prepare(frame), None, form=form, bootstrap=0, seed=0).as_dict()
+    found = fit_rows(prepare(frame), None, form=form, bootstrap=0, seed=0)
     exponent = p["beta"] / (p["alpha"] + p["beta"])
-    assert found["exponents"]["a"] == pytest.approx(exponent, abs=0.02)
-    assert found["targets"][0]["N"] > 0
+    assert found.exponents.a == pytest.approx(exponent, abs=0.02)
+    assert found.targets[0].N > 0

@@ -11,7 +11,6 @@ from sweep.cli import main
 from sweep.common.errors import UserError
 from sweep.fit.bootstrap import interval
 from sweep.fit.fit import fit_rows
-from sweep.fit.fitted_law import Fitted
 from sweep.fit.table import prepare
 
 
@@ -30,21 +29,21 @@ def noise(seed: int, kind: str) -> pd.DataFrame:
 def fitted(frame, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        return fit_rows(prepare(frame), **options).as_dict()
+        return fit_rows(prepare(frame), **options)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
-def test_noise_has_no_best_buy(seed, kind):
+def test_noise_has_no_compute_optimum(seed, kind):
     fit = fitted(noise(seed, kind), bootstrap=100)
-    assert fit["certificate"]["without_effect"] == ["N", "D"]
-    assert sum("do not fall with N or D, as far as this table tells" in text for text in fit["warnings"]) == 1
-    assert fit["targets"] == []
-    assert fit["exponents"] == {"a": None, "b": None}
-    assert "do not fall with" in fit["roads"]["parametric"]["refused"]
-    for answer in (Fitted.of(fit).optimal, Fitted.of(fit).compute_for_loss):
-        with pytest.raises(UserError, match="there is no best size to buy"):
+    assert fit.certificate.without_effect == ["N", "D"]
+    assert sum("do not fall with N or D, as far as this table tells" in text for text in fit.warnings) == 1
+    assert fit.targets == []
+    assert (fit.exponents.a, fit.exponents.b) == (None, None)
+    assert "do not fall with" in fit.approaches["parametric"].refused
+    for answer in (fit.law.optimal, fit.law.compute_for_loss):
+        with pytest.raises(UserError, match="there is no compute-optimal size"):
             answer(3.0)
 
 
@@ -52,14 +51,14 @@ def test_noise_has_no_best_buy(seed, kind):
 def test_only_the_variable_that_tells_nothing_is_named(noise_sd):
     rng, frame = np.random.default_rng(0), grid()
     frame["loss"] = (2 + 400 * frame["D"] ** -0.3) * np.exp(noise_sd * rng.normal(size=24))
-    assert fitted(frame, bootstrap=0)["certificate"]["without_effect"] == ["N"]
+    assert fitted(frame, bootstrap=0).certificate.without_effect == ["N"]
 
 
 @pytest.mark.parametrize("params", [HOFFMANN, BESIROGLU, SMALL])
 def test_laws_are_not_taken_for_noise(params):
     for noise_sd in (0.0, 0.01):
         fit = fitted(table(params, families=6, run_sd=noise_sd), bootstrap=0)
-        assert fit["certificate"]["without_effect"] == []
+        assert fit.certificate.without_effect == []
 
 
 @pytest.mark.slow
@@ -83,10 +82,10 @@ def test_fit_says_it_and_predict_refuses(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_a_best_buy_that_is_no_run_is_refused():
+def test_an_optimum_that_cannot_be_trained_is_refused():
     fit = fitted(table(BESIROGLU), bootstrap=0)
-    with pytest.raises(UserError, match=r"1 FLOPs: the best buy, N = .* is no run"):
-        Fitted.of(fit).optimal(1.0)
+    with pytest.raises(UserError, match=r"1 FLOPs: the compute-optimal N = .* cannot be trained"):
+        fit.law.optimal(1.0)
 
 
 def test_what_depends_on_a_parameter_at_its_bound_has_no_interval():
@@ -94,14 +93,15 @@ def test_what_depends_on_a_parameter_at_its_bound_has_no_interval():
     rng, frame = np.random.default_rng(0), grid()
     true = 2 + 400 * frame["N"] ** -0.34 + (frame["D"].min() / frame["D"]) ** 5
     fit = fitted(frame.assign(loss=true * np.exp(0.01 * rng.normal(size=24))), bootstrap=100)
-    assert fit["certificate"]["bounds_hit"] == ["beta"]
-    assert fit["certificate"]["without_effect"] == []
-    assert fit["roads"]["parametric"]["intervals"] is None
-    assert fit["roads"]["parametric"]["note"].endswith("no intervals: beta at a bound of what is searched")
-    assert fit["intervals"]["a"] is None
-    assert fit["intervals"]["alpha"][0] < fit["params"]["alpha"] < fit["intervals"]["alpha"][1]
-    assert not any("N_interval" in best for best in fit["targets"])
-    assert Fitted.of(fit).loss_interval(1e8, 1e10) is None
+    assert fit.certificate.bounds_hit == ["beta"]
+    assert fit.certificate.without_effect == []
+    assert fit.approaches["parametric"].intervals is None
+    assert fit.approaches["parametric"].note.endswith("no intervals: beta at a bound of the search")
+    assert fit.interval("a") is None
+    assert fit.interval("alpha").low < fit.params["alpha"] < fit.interval("alpha").high
+    assert fit.targets
+    assert all(best.N_interval is None for best in fit.targets)
+    assert fit.law.loss_interval(1e8, 1e10) is None
 
 
 def test_an_interval_holds_its_estimate_or_is_none():

@@ -10,7 +10,7 @@ from sweep.cli import main
 from sweep.common.errors import UserError
 from sweep.common.files import append_json, write_json
 from sweep.common.units import short
-from sweep.fit.fitted_law import Fitted
+from sweep.fit.fitted_law import FittedLaw
 from sweep.fit.frontier import FlopsModel
 from sweep.fit.laws import law_named
 from sweep.fit.next_trials import propose, questions
@@ -149,6 +149,6 @@ def test_what_next_cannot_do_is_one_line(fitted_sweep, capsys):
 
 
 def test_without_replicates_there_is_nothing_to_go_by():
-    law = Fitted(law_named("additive"), {}, FlopsModel(6.0, 1.0))
+    law = FittedLaw(law_named("additive"), {}, FlopsModel(6.0, 1.0))
     with pytest.raises(UserError, match="replicates"):
         questions(law, 1e12)

@@ -7,9 +7,8 @@ import pytest
 from benchmarks.fit_simulation import BESIROGLU, table
 from sweep.common.errors import UserError
 from sweep.fit.fit import fit_rows
-from sweep.fit.fitted_law import Fitted
 from sweep.fit.laws import law_named
-from sweep.fit.predictions import allocation, make, score
+from sweep.fit.predictions import Allocation, allocation, make, score
 from sweep.fit.table import prepare
 from sweep.verbs import fit as fit_verb
 from sweep.verbs import predict as verb
@@ -22,59 +21,59 @@ def rows():
 
 @pytest.fixture(scope="module")
 def fitted(rows):
-    return fit_rows(rows, bootstrap=200).as_dict()
+    return fit_rows(rows, bootstrap=200)
 
 
 def test_allocation_from_any_two(fitted):
     best = allocation(fitted, None, None, 1e22)
-    assert best["N"] == pytest.approx(Fitted.of(fitted).optimal(1e22)["N"])
+    assert pytest.approx(fitted.law.optimal(1e22).N) == best.N
     for given in (("N", "D"), ("N", "C"), ("D", "C")):
-        asked = [best[name] if name in given else None for name in ("N", "D", "C")]
-        assert allocation(fitted, *asked) == pytest.approx(best)
+        asked = [vars(best)[name] if name in given else None for name in ("N", "D", "C")]
+        assert vars(allocation(fitted, *asked)) == pytest.approx(vars(best))
     with pytest.raises(UserError, match="--flops"):
         allocation(fitted, 1e9, None, None)
 
 
 def test_a_prediction_carries_its_date_data_and_interval(fitted, rows):
     made = make(fitted, rows, allocation(fitted, None, None, 1e22), "command")
-    assert made["data_sha256"] == rows.data_sha256
-    assert made["made"].endswith("+00:00")
-    assert made["interval"][0] < made["loss_nats"] < made["interval"][1]
-    assert made["times_dearest_run"] == pytest.approx(10)
+    assert made.data_sha256 == rows.data_sha256
+    assert made.made.endswith("+00:00")
+    assert made.interval.low < made.loss_nats < made.interval.high
+    assert made.times_largest_run == pytest.approx(10)
 
 
 def test_what_is_known_is_not_predicted(fitted, rows):
-    known = {"N": rows.N[3], "D": rows.D[3] * 1.001, "C": rows.C[3]}
+    known = Allocation(rows.N[3], rows.D[3] * 1.001, rows.C[3])
     with pytest.raises(UserError, match="row 3 of the table is this run"):
         make(fitted, rows, known, "")
     changed = prepare(table(BESIROGLU, run_sd=0.01))
     with pytest.raises(UserError, match="fit again"):
-        make(fitted, changed, {"N": 1e9, "D": 1e12, "C": 6e21}, "")
+        make(fitted, changed, Allocation(1e9, 1e12, 6e21), "")
 
 
 def test_score(fitted, rows):
     wanted = allocation(fitted, None, None, 1e22)
     made = make(fitted, rows, wanted, "")
     assert score(made, rows) == []
-    true = float(law_named("additive").loss(BESIROGLU, wanted))
-    new = {"N": wanted["N"] * 1.003, "D": wanted["D"] * 0.998, "C": wanted["C"], "loss": true, "family": 99}
+    true = float(law_named("additive").loss(BESIROGLU, vars(wanted)))
+    new = {"N": wanted.N * 1.003, "D": wanted.D * 0.998, "C": wanted.C, "loss": true, "family": 99}
     later = prepare(pd.concat([table(BESIROGLU, run_sd=0.002), pd.DataFrame([new])], ignore_index=True))
     (entry,) = score(made, later)
-    assert entry["row"] == 100
-    assert entry["inside"] is True
-    assert abs(entry["error"]) < 0.01
+    assert entry.row == 100
+    assert entry.inside is True
+    assert abs(entry.error) < 0.01
 
 
 def test_a_run_of_the_same_size_and_flops_is_scored_at_the_tokens_that_it_saw(fitted, rows):
     """A fit's power law for FLOPs and the exact count of them make other tokens of the same compute."""
     made = make(fitted, rows, allocation(fitted, None, None, 1e22), "")
-    more = {"N": made["N"], "D": 1.2 * made["D"], "C": made["C"], "family": 99}
-    more["loss"] = float(Fitted.of(fitted).loss(more["N"], more["D"]))
+    more = {"N": made.N, "D": 1.2 * made.D, "C": made.C, "family": 99}
+    more["loss"] = float(fitted.law.loss(more["N"], more["D"]))
     later = prepare(pd.concat([table(BESIROGLU, run_sd=0.002), pd.DataFrame([more])], ignore_index=True))
     (entry,) = score(made, later)
-    assert entry["D"] == pytest.approx(1.2 * made["D"])
-    assert entry["error"] == pytest.approx(0, abs=1e-12)
-    assert entry["inside"] is True
+    assert pytest.approx(1.2 * made.D) == entry.D
+    assert entry.error == pytest.approx(0, abs=1e-12)
+    assert entry.inside is True
 
 
 def run(module, *words):

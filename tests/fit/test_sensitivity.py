@@ -20,11 +20,11 @@ def test_the_spoiled_row_is_on_top():
     rows = prepare(frame)
     solution = solve(LAW, rows.variables(), rows.loss, SQUARES)
     listed = leave_out(rows, solution, SIX_ND)
-    assert listed[0].get("row") == 0 or listed[0].get("family") == "0"
+    assert listed[0].row == 0 or listed[0].family == "0"
     without = prepare(frame.drop(index=0))
     refit = solve(LAW, without.variables(), without.loss, SQUARES)
-    by_row = next(entry for entry in listed if entry.get("row") == 0)
-    assert by_row["a"] == pytest.approx(exponents(LAW, refit.params, SIX_ND)[0], abs=1e-3)
+    by_row = next(entry for entry in listed if entry.row == 0)
+    assert by_row.a == pytest.approx(exponents(LAW, refit.params, SIX_ND)[0], abs=1e-3)
 
 
 def test_effect_of_each_reason():
@@ -33,11 +33,11 @@ def test_effect_of_each_reason():
     frame.loc[7, "loss"] = np.nan
     rows = prepare(frame, where="C < 1e21 or N > 1e8")
     a = exponents(LAW, solve(LAW, rows.variables(), rows.loss, HUBER).params, SIX_ND)[0]
-    found = {e["reason"]: e for e in effect_of_drops(rows, LAW, HUBER, SIX_ND, a)}
-    assert found["unfinished"]["rows"] >= 4
-    assert "a" in found["unfinished"]
-    assert found["not_finite"]["rows_with_loss"] == 0
-    assert "a" not in found["not_finite"]
+    found = {e.reason: e for e in effect_of_drops(rows, LAW, HUBER, SIX_ND, a)}
+    assert found["unfinished"].rows >= 4
+    assert found["unfinished"].a is not None
+    assert found["not_finite"].rows_with_loss == 0
+    assert found["not_finite"].a is None
 
 
 def test_dropped_rows_that_no_refit_can_take_have_no_effect():
@@ -46,9 +46,9 @@ def test_dropped_rows_that_no_refit_can_take_have_no_effect():
     frame.loc[0:2, "steps"] = [np.nan, 0.0, -1.0]
     frame.loc[[5, 6], "N"] = [-1.0, 0.0]
     rows = prepare(frame)
-    found = {e["reason"]: e for e in effect_of_drops(rows, law_named("kaplan_steps"), HUBER, SIX_ND, 0.5)}
-    assert (found["unfinished"]["rows"], found["unfinished"]["rows_with_loss"]) == (5, 2)
-    assert (found["not_positive"]["rows"], found["not_positive"]["rows_with_loss"]) == (2, 0)
+    found = {e.reason: e for e in effect_of_drops(rows, law_named("kaplan_steps"), HUBER, SIX_ND, 0.5)}
+    assert (found["unfinished"].rows, found["unfinished"].rows_with_loss) == (5, 2)
+    assert (found["not_positive"].rows, found["not_positive"].rows_with_loss) == (2, 0)
 
 
 def test_a_refit_that_breaks_down_is_no_effect_known(monkeypatch):
@@ -59,8 +59,8 @@ def test_a_refit_that_breaks_down_is_no_effect_known(monkeypatch):
 
     monkeypatch.setattr("sweep.fit.sensitivity.solve", singular)
     (found,) = effect_of_drops(rows, LAW, HUBER, SIX_ND, 0.5)
-    assert "no effect known" in found["refused"]
-    assert found["reason"] == "outside_range (--where 'C < 1e21')"
+    assert "no effect known" in found.refused
+    assert found.reason == "outside_range (--where 'C < 1e21')"
 
 
 def test_conventions_move_a():
@@ -68,8 +68,8 @@ def test_conventions_move_a():
     frame["params_total"] = frame["params_non_embedding"] + 40 * frame["params_non_embedding"] ** 0.5
     rows = prepare(frame)
     fit = fit_rows(rows, bootstrap=0, alternatives=alternatives(frame, rows))
-    listed = {(c["N"], c["C"]): c["a"] for c in fit.conventions}
+    listed = {(c.N, c.C): c.a for c in fit.conventions}
     assert set(listed) == {("non_embedding", "6nd"), ("total", "exact"), ("total", "6nd")}
     alpha, beta = BESIROGLU["alpha"], BESIROGLU["beta"]
-    assert fit.exponents["a"] == pytest.approx(beta / (alpha + 0.9 * beta), abs=1e-3)
+    assert fit.exponents.a == pytest.approx(beta / (alpha + 0.9 * beta), abs=1e-3)
     assert listed["non_embedding", "6nd"] == pytest.approx(beta / (alpha + beta), abs=1e-3)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweep.fit import fit
+from sweep.fit import fit, fit_file
 from sweep.fit import table as tables
-from sweep.train.intrinsic_dimension import by_size
+from sweep.fit.dimension_check import by_size
 
 LAW = {"E": 1.7, "A": 30.0, "B": 600.0, "alpha": 0.36, "beta": 0.5}
 SIZES = (820, 3_200, 6_300, 12_700, 25_000, 50_000, 127_000, 440_000)
@@ -56,7 +56,8 @@ def write(folder: Path, kind: str = "normal") -> Path:
         data, curves, _ = tables.read(str(folder))
         rows = tables.prepare(data)
         sizes = by_size(data, rows.row, rows.N, rows.D)
-        fit.write(fit.fit_rows(rows, curves, dimensions=sizes, command="python -m sweep fit example"), folder)
+        fitted = fit.fit_rows(rows, curves, dimensions=sizes, command="python -m sweep fit example")
+        fit_file.write(fitted, folder / "fit.json")
     else:
         (folder / "fit.json").write_text(json.dumps({"refused": "too few budgets (1): the fit needs at least 3"}))
     return folder

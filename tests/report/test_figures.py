@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects
 import pytest
 
-from sweep.fit.fitted_law import Fitted
+from sweep.fit.frontier import Approach, Optimum
 from sweep.report import answers, render, results
 from sweep.report.figure_spec import Axis, Figure, LeftOut, Panel, Series
 from sweep.report.figures import FIGURES, describe
@@ -123,27 +123,21 @@ def test_isoflop_minima_and_refusals(described):
     assert "edge" in figure.caption
 
 
-def test_roads_are_shown_side_by_side_with_their_exponents(sweeps, described):
+def test_approaches_are_shown_side_by_side_with_their_exponents(sweeps, described):
     for key, exponent in (("optimal_params", "a"), ("optimal_tokens", "b")):
         names = {series.name for series in described["normal"][key].panels[0].series}
         assert len(names) == 4
         assert all(f"{exponent} = 0." in name for name in names)
     line = next(s for s in described["normal"]["optimal_params"].panels[0].series if s.name.startswith("parametric"))
-    optimum = Fitted.of(sweeps["normal"].fit).optimal(line.x[-1])
-    assert line.y[-1] == pytest.approx(optimum["N"], rel=1e-3)
+    optimum = sweeps["normal"].fit.law.optimal(line.x[-1])
+    assert line.y[-1] == pytest.approx(optimum.N, rel=1e-3)
 
 
-def test_refused_road_keeps_its_points_and_says_why(sweeps):
+def test_refused_approach_keeps_its_points_and_says_why(sweeps):
     sweep = sweeps["normal"]
-    roads = sweep.fit["roads"] | {
-        "isoflop_akima": {
-            "refused": "2 budgets with a minimum inside",
-            "optima": [{"C": 1e11, "N": 1e4, "D": 1e6, "loss_nats": 3.5}],
-        }
-    }
-    figure = {f.key: f for f in describe(dataclasses.replace(sweep, fit=sweep.fit | {"roads": roads}))}[
-        "optimal_params"
-    ]
+    refused = Approach(refused="2 budgets with a minimum inside", optima=[Optimum(1e11, 1e4, 1e6, 3.5)])
+    fit = dataclasses.replace(sweep.fit, approaches=sweep.fit.approaches | {"isoflop_akima": refused})
+    figure = {f.key: f for f in describe(dataclasses.replace(sweep, fit=fit))}["optimal_params"]
     akima = named(figure, "isoFLOP, Akima")
     assert [series.kind for series in akima] == ["points"]
     assert "isoFLOP, Akima (2 budgets with a minimum inside)" in figure.caption
@@ -151,7 +145,7 @@ def test_refused_road_keeps_its_points_and_says_why(sweeps):
 
 def test_contour_and_slices_follow_the_fitted_law(sweeps, described):
     surface = described["normal"]["contour"].panels[0].series[0]
-    params = sweeps["normal"].fit["params"]
+    params = sweeps["normal"].fit.params
     N, D = surface.x[3], surface.y[7]
     expected = params["E"] + params["A"] * N ** -params["alpha"] + params["B"] * D ** -params["beta"]
     assert surface.z[7][3] == pytest.approx(expected)
@@ -161,24 +155,24 @@ def test_contour_and_slices_follow_the_fitted_law(sweeps, described):
 
 def test_cost_rises_as_the_loss_falls_and_is_what_the_frontier_says(sweeps):
     rows = answers.costs(sweeps["normal"], answers.round_losses(sweeps["normal"]))
-    flops = [row["flops"] for row in rows]
+    flops = [row.flops for row in rows]
     assert flops == sorted(flops)
     first = rows[0]
-    fit = Fitted.of(sweeps["normal"].fit)
-    assert fit.optimal(first["flops"])["loss_nats"] == pytest.approx(first["loss_nats"], abs=1e-6)
-    reached = fit.optimal(first["flops"] + first["next_flops"])["loss_nats"]
-    assert reached == pytest.approx(first["loss_nats"] - 0.1, abs=1e-6)
-    assert first["dollars"] == pytest.approx(0.05 * first["device_hours"])
+    fit = sweeps["normal"].fit.law
+    assert fit.optimal(first.flops).loss_nats == pytest.approx(first.loss_nats, abs=1e-6)
+    reached = fit.optimal(first.flops + first.next_flops).loss_nats
+    assert reached == pytest.approx(first.loss_nats - 0.1, abs=1e-6)
+    assert first.dollars == pytest.approx(0.05 * first.device_hours)
 
 
 def test_answers_recover_the_simulated_law(sweeps):
     row = answers.budgets(sweeps["normal"])[0]
-    loss = LAW["E"] + LAW["A"] * row["N"] ** -LAW["alpha"] + LAW["B"] * row["D"] ** -LAW["beta"]
-    assert row["loss_nats"] == pytest.approx(loss, rel=0.01)
-    assert row["error_nats"] < 0.02
-    low, high = row["loss_nats_interval"]
-    assert low <= row["loss_nats"] <= high
-    assert answers.budgets(sweeps["normal"])[-1]["error_nats"] is None  # nothing was predicted 1000× beyond
+    loss = LAW["E"] + LAW["A"] * row.N ** -LAW["alpha"] + LAW["B"] * row.D ** -LAW["beta"]
+    assert row.loss_nats == pytest.approx(loss, rel=0.01)
+    assert row.error_nats < 0.02
+    low, high = row.loss_nats_interval
+    assert low <= row.loss_nats <= high
+    assert answers.budgets(sweeps["normal"])[-1].error_nats is None  # nothing was predicted 1000× beyond
 
 
 def test_frontier_and_optimum_have_their_intervals(described):
@@ -206,7 +200,8 @@ def test_data_limited_shows_overfitting(described):
 
 
 def test_a_fit_of_another_form_draws_no_surface(sweeps):
-    fit = sweeps["normal"].fit | {"form": "power_C", "params": {"E": 1.0, "C0": 1e9, "alpha": 0.1}, "roads": {}}
+    params = {"E": 1.0, "C0": 1e9, "alpha": 0.1}
+    fit = dataclasses.replace(sweeps["normal"].fit, form="power_C", params=params, approaches={})
     figures = {f.key: f for f in describe(dataclasses.replace(sweeps["normal"], fit=fit))}
     assert "power_C" in figures["contour"].reason
     assert "power_C" in figures["headline"].caption

@@ -9,17 +9,23 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
+from sweep.common import artefacts
 from sweep.common.errors import UserError
+from sweep.common.plain import plain
 from sweep.common.units import short
-from sweep.fit.fitted_law import Fitted
+from sweep.fit import fit_file
+from sweep.fit.holdout import Cut
+from sweep.fit.table import OutputPaths
 from sweep.report import answers, results
 from sweep.report import report as reports
 from sweep.report.format import significant
+from sweep.report.report_file import Report
 from sweep.report.summary import summary
 from sweep.runs.sweepdir import SweepDir
 from sweep.verbs import fit as fit_verb
@@ -37,7 +43,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """kind → (the sweep's folder, what report.json holds)."""
+    """kind → (the sweep's folder, the report)."""
     folder = tmp_path_factory.mktemp("sweeps")
     made = {}
     for kind in KINDS:
@@ -88,7 +94,8 @@ def test_every_number_is_finite_or_null(written, kind):
     def refuse(constant):
         pytest.fail(f"{constant} in report.json")
 
-    assert json.loads(text, parse_constant=refuse) == written[kind][1]
+    assert json.loads(text, parse_constant=refuse) == plain(written[kind][1])
+    assert plain(artefacts.decode(Report, text, "report.json")) == plain(written[kind][1])
 
 
 def test_samples_and_reasons_from_data_cannot_become_markup(written):
@@ -97,12 +104,12 @@ def test_samples_and_reasons_from_data_cannot_become_markup(written):
     assert "b" not in page.tags
     assert not any(name.startswith("on") for name in page.attributes)
     assert "<b>out of memory</b>" in page.text  # the failed trial's reason, as text
-    assert any(point["text"] == HOSTILE for run in written["normal"][1]["samples"] for point in run["points"])
+    assert any(point.text == HOSTILE for run in written["normal"][1].samples for point in run.points)
 
 
 def test_figures_are_written_for_papers(written):
     folder, report = written["normal"]
-    keys = {figure["key"] for figure in report["figures"]}
+    keys = {figure.key for figure in report.figures}
     assert {path.name for path in (folder / "report" / "figures").iterdir()} == {
         f"{key}.{suffix}" for key in keys for suffix in ("png", "svg")
     }
@@ -120,25 +127,25 @@ def test_every_trial_is_in_the_page_with_its_reason(written):
     folder, report = written["normal"]
     table = pd.read_parquet(folder / "table.parquet")
     text = page_of(written, "normal").text
-    assert len(report["trials"]) == len(table)
+    assert len(report.trials) == len(table)
     assert all(trial_id in text for trial_id in table["trial_id"])
     for words in ("loss is not finite at step 212", "21 finished", "1 diverged", "1 failed", "1 missing"):
         assert words in text
-    missing = next(trial for trial in report["trials"] if trial["status"] == "missing")
+    missing = next(trial for trial in report.trials if trial["status"] == "missing")
     assert missing["loss_nats"] is None
 
 
 def test_warnings_are_loud(written):
     report = written["normal"][1]
-    assert any("2 versions of the training code (c0de01: 20, c0de02: 1)" in text for text in report["warnings"])
-    assert any("3 of 24 trials have no final loss" in text for text in report["warnings"])
+    assert any("2 versions of the training code (c0de01: 20, c0de02: 1)" in text for text in report.warnings)
+    assert any("3 of 24 trials have no final loss" in text for text in report.warnings)
     text = page_of(written, "normal").text
-    assert all(warning in text for warning in report["warnings"])
+    assert all(warning in text for warning in report.warnings)
 
 
 def test_trials_that_learnt_nothing_are_warned_of():
     table = pd.DataFrame({"status": ["finished"] * 3, "loss_nats": [5.0, 5.4, 6.2]})
-    (said,) = reports.warnings(results.Results("mine", table, meta={"reference_lines": {"unigram": 5.3}}))
+    (said,) = reports.warnings(results.Results("mine", table, meta=results.SweepMeta(reference_lines={"unigram": 5.3})))
     assert said.startswith("2 finished trials end above the unigram line")
     assert "--where 'loss < 5.3'" in said
     assert reports.warnings(results.Results("mine", table)) == []
@@ -147,22 +154,22 @@ def test_trials_that_learnt_nothing_are_warned_of():
 def test_refused_fit_still_shows_the_data(written):
     report = written["refused"][1]
     text = page_of(written, "refused").text
-    assert report["fit"] is None
-    assert report["budgets"] == []
-    assert "There is no fit: too few budgets (1): the fit needs at least 3" in report["warnings"][0]
-    assert report["warnings"][0] in text
-    assert {figure["key"] for figure in report["figures"]} >= {"headline", "isoflop", "learning_curves"}
-    for figure in report["left_out"]:
-        assert f"{figure['title']}: {figure['reason']}" in text
+    assert report.fit is None
+    assert report.budgets == []
+    assert "There is no fit: too few budgets (1): the fit needs at least 3" in report.warnings[0]
+    assert report.warnings[0] in text
+    assert {figure.key for figure in report.figures} >= {"headline", "isoflop", "learning_curves"}
+    for figure in report.left_out:
+        assert f"{figure.title}: {figure.reason}" in text
 
 
 def test_numbers_say_what_the_table_says(written):
     folder, report = written["normal"]
     finished = pd.read_parquet(folder / "table.parquet").query("status == 'finished'")
-    assert report["best"]["loss_nats"] == pytest.approx(finished["loss_nats"].min())
-    compute = report["compute"]
-    assert compute["flops"] + compute["flops_saved"] == pytest.approx(finished["flops"].sum())
-    assert compute["dollars"] == pytest.approx(0.05 * finished["device_seconds"].sum() / 3600)
+    assert report.best.loss_nats == pytest.approx(finished["loss_nats"].min())
+    compute = report.compute
+    assert compute.flops + compute.flops_saved == pytest.approx(finished["flops"].sum())
+    assert compute.dollars == pytest.approx(0.05 * finished["device_seconds"].sum() / 3600)
 
 
 def test_shared_trunk_counts_once_in_device_time(written):
@@ -178,8 +185,8 @@ def test_sweep_without_curves_samples_meta_or_fit(tmp_path):
     for name in ("meta.json", "fit.json"):
         (folder / name).unlink()
     report = reports.write(results.load(folder), folder / "report")
-    assert "there is no fit.json yet" in report["refused"]
-    assert report["samples"] == []
+    assert "there is no fit.json yet" in report.refused
+    assert report.samples == []
     assert (folder / "report" / "report.html").exists()
 
 
@@ -190,8 +197,8 @@ def test_nothing_finished_makes_a_page_all_the_same(tmp_path):
     table[[*unknown, "wall_seconds", "device_seconds"]] = math.nan
     table.assign(status="missing", reason="never started").to_parquet(folder / "table.parquet")
     report = reports.write(results.load(folder), folder / "report")
-    assert report["figures"] == []
-    assert report["best"] is None
+    assert report.figures == []
+    assert report.best is None
     assert "never started" in Page((folder / "report" / "report.html").read_text()).text
 
 
@@ -210,77 +217,77 @@ def test_a_fit_of_another_version_is_said(tmp_path):
     folder = write(tmp_path / "tiny", "tiny")
     (folder / "fit.json").write_text('{"form": "additive", "params": {"E": 1.0}}')
     report = reports.write(results.load(folder), folder / "report")
-    assert "it is from another version; fit again" in report["refused"]
+    assert "damaged (objective is missing); make it again with `python -m sweep fit tiny`" in report.refused
 
 
 def test_the_page_says_how_far_to_trust_the_fit(written):
     report, text = written["normal"][1], page_of(written, "normal").text
-    for row in report["budgets"]:
-        low, high = row["loss_nats_interval"]
-        assert f"{row['loss_nats']:.3f} [{low:.3f}, {high:.3f}]" in text
-    for words in ("Is there a floor?", "What the exponent a hangs on", "inside their 90% interval", "Certificate"):
+    for row in report.budgets:
+        low, high = row.loss_nats_interval
+        assert f"{row.loss_nats:.3f} [{low:.3f}, {high:.3f}]" in text
+    for words in ("Is there a floor?", "What the exponent a depends on", "inside their 90% interval", "Certificate"):
         assert words in text
 
 
 def test_the_page_shows_alpha_beside_the_dimension_of_the_largest_model(written):
-    found = written["normal"][1]["fit"]["dimension"]
+    found = written["normal"][1].fit.dimension
     text = " ".join(page_of(written, "normal").text.split())
-    assert found["d"] == max(each["d"] for each in found["by_size"])
-    low, high = found["four_over_d_interval"]
-    assert f"4/d = {found['four_over_d']:.2g} [{significant(low)}, {significant(high)}], where d = " in text
-    assert f"1k final-layer activations of the largest model, {short(found['N'])} (by" in text
-    assert f"By size, d is {found['by_size'][0]['d']:.2g} ({short(found['by_size'][0]['N'])}), " in text
+    assert found.d == max(each.d for each in found.by_size)
+    low, high = found.four_over_d_interval
+    assert f"4/d = {found.four_over_d:.2g} [{significant(low)}, {significant(high)}], where d = " in text
+    assert f"1k final-layer activations of the largest model, {short(found.N)} (by" in text
+    assert f"By size, d is {found.by_size[0].d:.2g} ({short(found.by_size[0].N)}), " in text
     assert "d cannot exceed a model's width" in text
 
 
 def test_the_report_and_the_fits_own_summary_give_the_same_intervals(written):
     folder, report = written["normal"]
-    fit = json.loads((folder / "fit.json").read_text())
-    assert len(fit["replicates"]["E"]) < fit["bootstrap"]["replicates"]
-    for row, best in zip(report["budgets"], fit["targets"], strict=True):
+    fit = fit_file.read(OutputPaths("normal", folder))
+    assert len(fit.replicates["E"]) < fit.bootstrap.replicates
+    for row, best in zip(report.budgets, fit.targets, strict=True):
         for name in ("N", "D", "loss_nats"):
-            assert row[name] == best[name]
-            assert row[f"{name}_interval"] == best[f"{name}_interval"] is not None
+            assert vars(row)[name] == vars(best)[name]
+            assert vars(row)[f"{name}_interval"] == vars(best)[f"{name}_interval"] is not None
 
 
-def test_a_best_buy_outside_of_what_was_trained_is_marked(tmp_path):
-    """Also at the compute of the dearest run, where the table stops short of the best size."""
+def test_an_optimum_outside_of_what_was_trained_is_marked(tmp_path):
+    """Also at the compute of the largest run, where the table stops short of the best size."""
     folder = write(tmp_path / "sweep", "normal")
     whole = results.load(folder)
     first = answers.budgets(whole)[0]
-    assert first["outside"] == []
-    few = results.Results("few", whole.table[whole.table["params_non_embedding"] > 1.01 * first["N"]], fit=whole.fit)
-    assert "N" in answers.budgets(few)[0]["outside"]
+    assert first.outside == []
+    few = results.Results("few", whole.table[whole.table["params_non_embedding"] > 1.01 * first.N], fit=whole.fit)
+    assert "N" in answers.budgets(few)[0].outside
     report = reports.write(whole, folder / "report")
-    beyond = next(row for row in report["budgets"] if "N" in row["outside"])
-    assert f"{short(beyond['N'])}* [" in (folder / "report" / "report.html").read_text()
+    beyond = next(row for row in report.budgets if "N" in row.outside)
+    assert f"{short(beyond.N)}* [" in (folder / "report" / "report.html").read_text()
 
 
 def test_the_extrapolation_check_is_one_that_fitted_enough_runs():
     """Six runs under five parameters reach farthest, and their errors cancel: they are no headline."""
     params = dict.fromkeys(("E", "A", "B", "alpha", "beta"), 1.0)
-    found = {"mean_error": 0.04, "params": params, "n_predicted": 20, "cut_flops": 1e11}
-    lucky = found | {"n_fit": 6, "max_flops_ratio": 23.0, "mean_signed_error": 0.0, "coverage": 0.79}
-    posed = found | {"n_fit": 13, "max_flops_ratio": 12.0, "mean_signed_error": 0.039, "coverage": 0.52}
+    found = {"mean_error": 0.04, "params": params, "n_predicted": 20, "cut_flops": 1e11, "rows": []}
+    lucky = Cut(n_fit=6, max_flops_ratio=23.0, mean_signed_error=0.0, coverage=0.79, **found)
+    posed = Cut(n_fit=13, max_flops_ratio=12.0, mean_signed_error=0.039, coverage=0.52, **found)
     assert answers.farthest([lucky, posed]) is posed
     assert answers.extrapolation([lucky]) == []
     (warning,) = answers.false_confidence([lucky, posed])
-    assert "of 20 runs predicted from cheaper ones (up to 12×) 52% are inside their 90% interval" in warning
-    assert answers.false_confidence([posed | {"coverage": 0.85}]) == []
-    assert answers.false_confidence([posed | {"coverage": None}]) == []
+    assert "of 20 runs predicted from smaller ones (up to 12× the compute) 52% are inside their 90% interval" in warning
+    assert answers.false_confidence([replace(posed, coverage=0.85)]) == []
+    assert answers.false_confidence([replace(posed, coverage=None)]) == []
 
 
 def test_the_extrapolation_check_says_its_bias(written, capsys):
     folder, report = written["normal"]
-    far = answers.farthest(report["fit"]["holdout"])
-    (line,) = report["fit"]["extrapolation"]
-    side = "high" if far["mean_signed_error"] > 0 else "low"
-    assert f"{significant(100 * abs(far['mean_signed_error']), 2)}% too {side} on average; " in line
-    assert line.endswith(f"{100 * far['coverage']:.0f}% are inside their 90% interval")
-    caption = next(figure["caption"] for figure in report["figures"] if figure["key"] == "extrapolation")
+    far = answers.farthest(report.fit.holdout)
+    (line,) = report.fit.extrapolation
+    side = "high" if far.mean_signed_error > 0 else "low"
+    assert f"{significant(100 * abs(far.mean_signed_error), 2)}% too {side} on average; " in line
+    assert line.endswith(f"{100 * far.coverage:.0f}% are inside their 90% interval")
+    caption = next(figure.caption for figure in report.figures if figure.key == "extrapolation")
     assert line in caption
     assert line in page_of(written, "normal").text
-    assert line in fit_verb.summary(json.loads((folder / "fit.json").read_text()))
+    assert line in fit_verb.summary(fit_file.read(OutputPaths("normal", folder)))
     console = Console(width=300, record=True, file=open(os.devnull, "w"), highlight=False)  # noqa: SIM115
     console.print(summary(report, folder / "report"))
     assert line in console.export_text()
@@ -288,8 +295,8 @@ def test_the_extrapolation_check_says_its_bias(written, capsys):
 
 def test_a_seen_error_that_is_not_known_has_its_reason(written):
     report, text = written["normal"][1], page_of(written, "normal").text
-    assert any(row["error_nats"] is None for row in report["budgets"])
-    assert "a dash where no such check reached that far" in text
+    assert any(row.error_nats is None for row in report.budgets)
+    assert "a dash where no such hold-out reached that far" in text
 
 
 def test_summary_fits_a_screen(written):
@@ -384,7 +391,7 @@ heads[3].click(); tell("descending", String(sizes().every((n, i, all) => !i || a
     assert re.search(r'<body[^>]* data-drawn="all"', dom), dom[-300:]
     assert "data-broken" not in dom
     assert 'data-pwned="undefined"' in dom
-    assert len(re.findall(r'class="plot js-plotly-plot"', dom)) == len(report["figures"])
+    assert len(re.findall(r'class="plot js-plotly-plot"', dom)) == len(report.figures)
     buttons = set(re.findall(r'data-title="([^"]+)"', dom))
     assert "Zoom" in buttons
     assert not any("hare" in title or "cloud" in title.lower() for title in buttons)  # none that uploads
@@ -392,15 +399,15 @@ heads[3].click(); tell("descending", String(sizes().every((n, i, all) => !i || a
     assert 'data-shown="1"' in dom
     assert 'data-ascending="true"' in dom
     assert 'data-descending="true"' in dom
-    fit = json.loads((folder / "fit.json").read_text())
+    law = fit_file.read(OutputPaths("normal", folder)).law
     answer = json.loads(html.unescape(re.search(r'data-optimum="([^"]+)"', dom)[1]))
-    expected = Fitted.of(fit).optimal(1e13)
+    expected = vars(law.optimal(1e13))
     assert [float(answer[name]) for name in ("N", "D", "loss_nats")] == pytest.approx(
         [expected[name] for name in ("N", "D", "loss_nats")]
     )
     assert [float(end) for end in answer["interval"].split(",")] == pytest.approx(expected["loss_nats_interval"])
     flops = float(re.search(r'data-cheapest="([^"]+)"', dom)[1])
-    assert flops == pytest.approx(Fitted.of(fit).compute_for_loss(2.8), rel=1e-6)
+    assert flops == pytest.approx(law.compute_for_loss(2.8), rel=1e-6)
 
 
 def test_page_without_a_fit_draws_too(chromium, written, tmp_path):
@@ -408,4 +415,4 @@ def test_page_without_a_fit_draws_too(chromium, written, tmp_path):
     dom, console = opened(chromium, folder / "report" / "report.html", tmp_path)
     assert console == ""
     assert 'data-drawn="all"' in dom
-    assert len(re.findall(r'class="plot js-plotly-plot"', dom)) == len(report["figures"])
+    assert len(re.findall(r'class="plot js-plotly-plot"', dom)) == len(report.figures)

@@ -25,7 +25,7 @@ def server():
 def numbers(tmp_path_factory):
     """The report.json of a fitted sweep."""
     found = results.load(example_sweeps.write(tmp_path_factory.mktemp("sweeps") / "normal"))
-    return json.loads(json.dumps(report.numbers(found, report.describe(found))))
+    return json.loads(report.to_json(report.numbers(found, report.describe(found))))
 
 
 @pytest.fixture

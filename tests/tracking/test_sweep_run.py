@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     found = results.load(sweep)
     figures = report.describe(found)
     (sweep / "report" / "figures").mkdir(parents=True)
-    (sweep / "report" / "report.json").write_text(json.dumps(report.numbers(found, figures)))
+    (sweep / "report" / "report.json").write_text(report.to_json(report.numbers(found, figures)))
     for figure in figures:  # drawing them for real is slow, and tested elsewhere
         Image.new("RGB", (3, 2)).save(sweep / "report" / "figures" / f"{figure.key}.png")
     (sweep / "plan.jsonl").write_text("")
@@ -71,8 +71,8 @@ def test_the_summary_is_the_reports_numbers(written, sweep):
     for row in said["fit"]["rows"]:
         assert summary[f"fit/{row['name']}"] == row["value"]
         assert [summary[f"fit/{row['name']}_{end}"] for end in ("low", "high")] == row["interval"]
-    for road in said["fit"]["roads"]:
-        assert summary[f"a/{road['key']}"] == road["a"]
+    for approach in said["fit"]["approaches"]:
+        assert summary[f"a/{approach['key']}"] == approach["a"]
     assert summary["trials/finished"] == said["counts"]["finished"]
     assert summary["best/loss_nats"] == said["best"]["loss_nats"]
 
@@ -168,7 +168,7 @@ def test_what_is_missing_is_said_with_its_command(sweep, tmp_path):
 def test_a_sweep_without_a_fit_has_its_table_and_no_law(tmp_path):
     sweep = example_sweeps.write(tmp_path / "single", "single")
     found = results.load(sweep)
-    said = json.loads(json.dumps(report.numbers(found, report.describe(found))))
+    said = json.loads(report.to_json(report.numbers(found, report.describe(found))))
     assert sweep_run.summary(said)["refused"] == "too few budgets (1): the fit needs at least 3"
     assert "fit/E" not in sweep_run.summary(said)
     assert sweep_run.config(said) == {"sweep": "single"}
