@@ -9,7 +9,7 @@ PARALLEL := -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: sweep test test-fast lint clean
 
-sweep: $(VENV)/run.stamp
+sweep: $(BIN)/sweep
 	$(BIN)/python -m sweep launch sweep=default
 
 test: lint
@@ -31,7 +31,12 @@ $(VENV)/run.stamp: requirements.txt pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/run.stamp requirements-test.txt
+# The command `sweep`, for any folder inside a checkout.
+$(BIN)/sweep: tools/command.py $(VENV)/run.stamp
+	@printf '#!/bin/sh\nexec "%s" "%s" "$$@"\n' "$(abspath $(BIN)/python)" "$(abspath tools/command.py)" > $@
+	@chmod +x $@
+
+$(VENV)/test.stamp: $(BIN)/sweep requirements-test.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements-test.txt
 	@# CUDA builds of torch bring the Triton that they were made for; the interpreter tests need one everywhere.
 	@$(BIN)/python -c "import triton" 2>/dev/null || \

@@ -3,10 +3,13 @@
 import argparse
 import importlib
 import sys
+import tomllib
 from types import ModuleType
 
+from sweep.common.checkout import ROOT
 from sweep.common.errors import UserError
 from sweep.common.files import FULL
+from sweep.common.guess import did_you_mean
 
 PROGRAM = "python -m sweep"
 # What each does, in the order of a sweep's life. Here and not in their files, so that listing them imports none.
@@ -41,7 +44,10 @@ DESCRIPTION = """Scaling sweeps of small GPTs: plan a grid of model and dataset 
 def main(arguments: list[str]) -> int:
     name = arguments[0] if arguments else ""
     if name not in (*VERBS, *HIDDEN):
-        _list_of_verbs().parse_args(arguments[:1])  # shows it, or says that there is no such verb, and exits
+        parser = _list_of_verbs()
+        if name and not name.startswith("-"):
+            parser.error(f"{name}: no such verb; {did_you_mean(name, VERBS)}`{PROGRAM} --help` lists them")
+        parser.parse_args(arguments[:1])  # shows the help or the version, or says what is missing, and exits
     try:
         verb = _verb(name)
         # Options may stand between overrides, which a parser of verbs refuses.
@@ -63,6 +69,7 @@ def _list_of_verbs() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=_version())
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, what in VERBS.items():
         verbs.add_parser(name, help=what)
@@ -77,6 +84,11 @@ def _parser(name: str, verb: ModuleType) -> argparse.ArgumentParser:
     )
     verb.add_arguments(parser)
     return parser
+
+
+def _version() -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return f"{project['name']} {project['version']}"
 
 
 def _verb(name: str) -> ModuleType:

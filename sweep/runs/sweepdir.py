@@ -17,6 +17,7 @@ from typing import Any
 
 from sweep.common.errors import UserError
 from sweep.common.files import read_json
+from sweep.common.guess import did_you_mean
 from sweep.runs.lookup import one_run
 
 
@@ -33,16 +34,17 @@ class SweepDir:
             if (path / file).exists():
                 return cls(path)
         known = sorted(path.parent.name for path in Path(sweeps).glob(f"*/{file}"))
+        meant = did_you_mean(str(name_or_path), known)
         if collected:
             have = f"collected sweeps: {', '.join(known)}" if known else "no sweep is collected yet"
             again = f"run `python -m sweep collect {name_or_path}` first"
-            raise UserError(f"{name_or_path}: no {Path(sweeps) / name_or_path / file} ({have}); {again}")
+            raise UserError(f"{name_or_path}: no {Path(sweeps) / name_or_path / file} ({have}); {meant}{again}")
         have = (
             f"there are: {', '.join(known)}"
             if known
             else f"{Path(sweeps).absolute()} has none; launch one, or be where one was launched"
         )
-        raise UserError(f"{name_or_path}: no such sweep; {have}")
+        raise UserError(f"{name_or_path}: no such sweep; {meant}{have}")
 
     @property
     def name(self) -> str:

@@ -69,6 +69,14 @@ def test_a_wrong_command_shows_its_usage(arguments, capsys):
     assert "usage: python -m sweep" in capsys.readouterr().err
 
 
+def test_a_misspelt_verb_or_sweep_gets_a_guess(refused, swept, capsys):
+    with pytest.raises(SystemExit):
+        main(["lanch"])
+    assert "lanch: no such verb; did you mean launch?" in capsys.readouterr().err
+    for verb in ("status", "fit"):
+        assert "did you mean small?" in refused(verb, "smal")
+
+
 def test_an_interrupt_is_one_line(monkeypatch, capsys):
     def interrupt(parser, args=None):
         raise KeyboardInterrupt
