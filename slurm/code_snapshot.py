@@ -1,8 +1,8 @@
 """A frozen copy of the code, which jobs run however long they wait and whatever is edited meanwhile.
 
-`sweeps/<name>/code/<hash>/` is named by its content, so that submissions of the same code share it. Copied is what git
-would add: tracked files, and new ones that it does not ignore. So no environment, no results, and no secret that is
-kept out of git. Without git it is the folders of code and configuration.
+`sweeps/<name>/code/<hash>/` is named by its content, so that submissions of the same code share it. The copy holds what
+git would add: tracked files, and new ones that git does not ignore. So it holds no environment, no results, and no
+secret that is kept out of git. Without git it holds the folders of code and configuration.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from sweep.common.checkout import ROOT
 from sweep.common.errors import UserError
 
 ROOMS = ("kernels", "models", "sweep", "slurm", "hydra_plugins", "conf")
-MOST_BYTES = 20_000_000  # of one file; what is larger is data
+MOST_BYTES = 20_000_000  # of one file; a larger file is data
 NEVER = re.compile(r"\.env.*|\.netrc|.*\.(pem|key)|id_(rsa|ecdsa|ed25519).*|credentials(\.json)?", re.IGNORECASE)
 
 
@@ -28,11 +28,11 @@ class Snapshot:
     commit: str | None
     diff: bytes  # of tracked files against the commit
     dirty: bool  # by tracked or new files
-    left_out: list[str]  # too large
+    left_out: list[str]  # files that are too large
 
 
 def take(codes: Path, root: Path = ROOT, copy: bool = True) -> Snapshot:
-    """Copy the code at `root` to `codes/<hash>`, unless it is there; without `copy` only say where it would go."""
+    """Copy the code at `root` to `codes/<hash>`, unless it is there. Without `copy`, only say where it would go."""
     commit = _git(root, "rev-parse", "HEAD").decode().strip() or None
     files, left_out = _files(root)
     digest = hashlib.sha256()
@@ -48,7 +48,7 @@ def take(codes: Path, root: Path = ROOT, copy: bool = True) -> Snapshot:
 
 
 def _files(root: Path) -> tuple[list[str], list[str]]:
-    """Paths relative to `root` to be copied, and those that are too large for code."""
+    """The files to be copied, and those that are too large to be code; both relative to `root`."""
     if Path(os.fsdecode(_git(root, "rev-parse", "--show-toplevel").strip()) or "/").resolve() == root.resolve():
         listed = _git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
         names = {os.fsdecode(name) for name in listed.split(b"\0") if name}
@@ -68,7 +68,7 @@ def _files(root: Path) -> tuple[list[str], list[str]]:
 
 
 def _copy(root: Path, files: list[str], folder: Path) -> None:
-    """Under a temporary name first; of two who do it at once, one wins and both have the same."""
+    """Copy under a temporary name, then rename. Of two that do it at once one wins, and both have the same copy."""
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
         for name in files:
@@ -85,7 +85,7 @@ def _copy(root: Path, files: list[str], folder: Path) -> None:
 
 
 def _git(root: Path, *arguments: str) -> bytes:
-    """What git prints; nothing where there is no git, or no repository."""
+    """What git prints; nothing where there is no git or no repository."""
     try:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=False)
     except FileNotFoundError:

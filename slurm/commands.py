@@ -1,6 +1,7 @@
-"""Asking Slurm: the only place that runs its programs. No shell, a limit on every call, its own words when it refuses.
+"""Asks Slurm. Only this module runs its programs: without a shell, and with a limit on the time of every call.
 
-A controller that is down for a moment is asked again; `NotAnswering` when it stays down.
+Where Slurm refuses, its own words are the error. A controller that is down for a moment is asked again; `NotAnswering`
+is raised when it stays down.
 """
 
 import getpass
@@ -10,18 +11,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweep.common.errors import UserError
 
-CALL_SECONDS = 60  # one call of one program; they themselves try a silent controller for 10 or 20
-IMPATIENT_SECONDS = 4  # one call, for those who would rather go without an answer
-ACCOUNT_SECONDS = 10  # accounting is a database that may be busy, and there are other sources
-SUBMIT_TRIES = 3  # where a submission got lost on its way, and the controller answered again afterwards
-PATIENCE_SECONDS = 60  # asking again while the controller does not answer
-# How Slurm's programs say that it was the way to the controller that failed, and not what was asked.
+CALL_SECONDS = 60  # for one call of one program; the programs try a silent controller for 10 or 20 s themselves
+IMPATIENT_SECONDS = 4  # for one call where the caller would rather go without an answer
+ACCOUNT_SECONDS = 10  # for one call of sacct: its database may be busy, and there are other sources
+SUBMIT_TRIES = 3  # where a submission was lost on its way and the controller answered again afterwards
+PATIENCE_SECONDS = 60  # for how long a controller that does not answer is asked again
+# How Slurm's programs say that they could not reach the controller, as opposed to what was asked being wrong.
 UNREACHABLE = re.compile(
     "unable to contact|timed out|connection (failure|refused|reset|timed out)|zero bytes were transmitted|"
     "transport endpoint|standby mode|temporarily|unexpected message received|broken pipe",
@@ -29,15 +30,15 @@ UNREACHABLE = re.compile(
 )
 # How they say, in several lines, that they found no slurm.conf.
 UNCONFIGURED = re.compile("fetch_config|resolve_ctls|configuration source", re.IGNORECASE)
-# What a job gets of the launching shell; the rest comes from its login shell and from cluster.slurm.environment.
+# The variables that a job gets from the launching shell. It gets others from its login shell and from
+# cluster.slurm.environment.
 PASSED_ON = re.compile(
     "PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|XDG_CACHE_HOME|SLURM_CONF|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY|"
     "HF_(HOME|ENDPOINT|HUB_CACHE|DATASETS_CACHE|HUB_OFFLINE)|WANDB_(MODE|BASE_URL|ENTITY|PROJECT)|"
     "SSL_CERT_FILE|REQUESTS_CA_BUNDLE|TRITON_CACHE_DIR|TORCHINDUCTOR_CACHE_DIR"
 )
-OPTIONS_OF_SLURM = re.compile(
-    "S(LURM|BATCH|QUEUE|ACCT|CANCEL|RUN|CONTROL)_"
-)  # variables that change what a program does
+# Variables that change what Slurm's programs do.
+OPTIONS_OF_SLURM = re.compile("S(LURM|BATCH|QUEUE|ACCT|CANCEL|RUN|CONTROL)_")
 
 
 class NotAnswering(UserError):
@@ -45,30 +46,30 @@ class NotAnswering(UserError):
 
 
 class Refused(UserError):
-    """What Slurm said to something that it will not do."""
+    """Slurm will not do what was asked; the message is Slurm's own."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An array element, or a job that is no array, as the queue knows it now."""
+    """An array element, or a job that is not an array, as it stands in the queue now."""
 
-    job_id: int  # the array's
-    index: int | None  # in the array
+    job_id: int  # of the array
+    index: int | None  # in the array; None of a job that is not an array
     name: str
     state: str  # PENDING, RUNNING, COMPLETING, …
-    reason: str  # why it is pending, in Slurm's word
+    reason: str  # why it is pending, as Slurm puts it
     node: str
     run_seconds: int
 
     @property
     def element(self) -> str:
-        """As Slurm's programs take it: 123_4, or 123."""
+        """The name that Slurm's programs take: 123_4, or 123."""
         return f"{self.job_id}" if self.index is None else f"{self.job_id}_{self.index}"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How accounting remembers an element or a job: the state of its last start."""
+    """How an element or a job ended after its last start, from accounting."""
 
     state: str
     exit_code: int
@@ -77,7 +78,7 @@ class Ended:
 
 
 def available() -> bool:
-    """Slurm's programs are on PATH."""
+    """Whether Slurm's programs are on PATH."""
     return all(shutil.which(program) for program in ("sbatch", "squeue", "scancel", "scontrol"))
 
 
@@ -88,10 +89,11 @@ def submit(
     passed_on: Iterable[str] = (),
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> int:
-    """The id of the job that `sbatch` makes of `script`; `Refused` with its words.
+    """Submit `script` with sbatch and return the job's id. Raises `Refused` with sbatch's words.
 
-    `name` is the job's, which no other has: a call that did not come back may have arrived, and is looked for before
-    it is made again. `passed_on` names variables of this shell that the job gets beside the usual ones.
+    `name` is the job's name, which no other job has. A call that did not come back may have arrived all the same, so
+    the job is looked for by its name before it is submitted again. `passed_on` names variables of this shell that the
+    job gets in addition to the usual ones.
     """
     environment = job_environment(passed_on)
     command = ["sbatch", "--parsable", *arguments, str(script)]
@@ -107,9 +109,9 @@ def submit(
 
 
 def find(name: str, since: float, patience_seconds: float = PATIENCE_SECONDS) -> int | None:
-    """The id of the job of this name, in the queue or ended after `since` (seconds since the epoch), or None.
+    """The id of the job with this name that is in the queue or ended after `since` (seconds since the epoch), or None.
 
-    What Slurm refuses for its resources gets an id and a name too; such jobs are not found.
+    Slurm also gives ids to jobs that it refuses because of their resources; these are not found.
     """
     text = _ask(["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%F|%T|%r"], patience_seconds)
     for line in text.splitlines():
@@ -126,7 +128,7 @@ def find(name: str, since: float, patience_seconds: float = PATIENCE_SECONDS) ->
 
 
 def queued(names: Iterable[str], patience_seconds: float = PATIENCE_SECONDS) -> list[Job]:
-    """What the queue holds of the jobs with these names, every element by itself."""
+    """The jobs with these names that are in the queue, every array element by itself."""
     asked = ",".join(names)
     if not asked:
         return []
@@ -136,7 +138,7 @@ def queued(names: Iterable[str], patience_seconds: float = PATIENCE_SECONDS) -> 
 
 
 def count_of_user() -> int:
-    """Jobs of this user in the queue, every element by itself."""
+    """How many jobs of this user are in the queue, counting every array element."""
     return len(
         _ask(
             ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i"], PATIENCE_SECONDS
@@ -145,7 +147,7 @@ def count_of_user() -> int:
 
 
 def ended(job_ids: Iterable[int], since: float) -> dict[tuple[int, int | None], Ended] | None:
-    """How elements (id of the array, index) and jobs (id, None) ended, from accounting; None where it has no answer."""
+    """How elements (id of the array, index) and jobs (id, None) ended. None where accounting has no answer."""
     asked = ",".join(map(str, job_ids))
     if not asked:
         return {}
@@ -167,7 +169,7 @@ def ended(job_ids: Iterable[int], since: float) -> dict[tuple[int, int | None], 
 
 
 def cancel(targets: Iterable[str], patience_seconds: float = PATIENCE_SECONDS) -> None:
-    """End jobs ("123") and elements ("123_4"); those that have ended already are no error."""
+    """Cancel jobs ("123") and elements ("123_4"). It is no error if some have ended already."""
     asked = list(targets)
     for start in range(0, len(asked), 500):
         _ask(["scancel", *asked[start : start + 500]], patience_seconds)
@@ -181,13 +183,13 @@ def limits(patience_seconds: float = PATIENCE_SECONDS) -> dict[str, str]:
 
 
 def job_environment(passed_on: Iterable[str] = ()) -> dict[str, str]:
-    """What a job inherits of this shell: never all of it, so that no key gets there by accident."""
+    """The variables of this shell that a job inherits: never all, so that no secret gets there by accident."""
     wanted = set(passed_on)
     return {name: value for name, value in os.environ.items() if name in wanted or PASSED_ON.fullmatch(name)}
 
 
 def indices(text: str) -> list[int]:
-    """Array indices as Slurm writes them: "3", "0-9", "1,4-6%2", "0-8:4"."""
+    """The array indices in Slurm's notation: "3", "0-9", "1,4-6%2", "0-8:4"."""
     found: list[int] = []
     for part in text.partition("%")[0].split(","):
         span, _, step = part.partition(":")
@@ -197,7 +199,7 @@ def indices(text: str) -> list[int]:
 
 
 def clock(text: str) -> int | None:
-    """Seconds of Slurm's "1-02:03:04", "02:03:04", "03:04"; None of UNLIMITED, INVALID and the like."""
+    """The seconds in Slurm's "1-02:03:04", "02:03:04" or "03:04"; None for UNLIMITED, INVALID and the like."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
     if match is None:
         return None
@@ -212,7 +214,7 @@ def _jobs(line: str) -> list[Job]:
 
 
 def _ask(command: list[str], patience_seconds: float) -> str:
-    """What a program prints; asked again while the controller does not answer, unless without patience."""
+    """What a program prints. It is called again while the controller does not answer, but once if without patience."""
     seconds = CALL_SECONDS if patience_seconds else IMPATIENT_SECONDS
     for _ in _while_patient(patience_seconds):
         done = _once(command, _environment(), seconds)
@@ -224,7 +226,7 @@ def _ask(command: list[str], patience_seconds: float) -> str:
 
 
 def _account(arguments: list[str]) -> str | None:
-    """What sacct prints; None where there is no accounting, or it does not answer."""
+    """What sacct prints; None where there is no accounting or it does not answer."""
     if shutil.which("sacct") is None:
         return None
     who = f"--user={getpass.getuser()}"
@@ -234,7 +236,7 @@ def _account(arguments: list[str]) -> str | None:
 
 
 def _once(command: list[str], environment: dict[str, str], seconds: float) -> subprocess.CompletedProcess[str] | None:
-    """One call; None if it took longer than any should."""
+    """Call a program once; None if it did not end in time."""
     try:
         return subprocess.run(
             command,
@@ -249,13 +251,13 @@ def _once(command: list[str], environment: dict[str, str], seconds: float) -> su
         return None
     except FileNotFoundError as error:
         raise UserError(
-            f"{command[0]} is not on PATH: this is no machine to submit jobs from; log in to one of the cluster, "
-            "or take cluster=local"
+            f"{command[0]} is not on PATH: jobs cannot be submitted from this machine; log in to one of the cluster, "
+            "or use cluster=local"
         ) from error
 
 
-def _while_patient(seconds: float):
-    """Yields for each try, with growing waits between them until `seconds` are over; says once that it waits."""
+def _while_patient(seconds: float) -> Iterator[None]:
+    """Yield for each try, with growing waits between them, until `seconds` are over. Says once that it waits."""
     end = time.monotonic() + seconds
     wait = 1.0
     while True:
@@ -274,7 +276,7 @@ def _unreachable(done: subprocess.CompletedProcess[str] | None) -> bool:
 
 
 def _words(command: list[str], done: subprocess.CompletedProcess[str] | None) -> str:
-    """Slurm's own words in one line."""
+    """What Slurm said, in one line."""
     if done is None:
         return f"{command[0]}: Slurm's controller did not answer"
     lines = [line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines() if line]
@@ -284,7 +286,7 @@ def _words(command: list[str], done: subprocess.CompletedProcess[str] | None) ->
 
 
 def _environment() -> dict[str, str]:
-    """Ours without what changes the programs' output, and with array indices in full (SLURM_BITSTR_LEN)."""
+    """Our environment without what changes the programs' output, and with array indices in full (SLURM_BITSTR_LEN)."""
     kept = {name: value for name, value in os.environ.items() if not OPTIONS_OF_SLURM.match(name)}
     slurm = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
     return {**kept, **slurm, "SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}

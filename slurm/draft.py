@@ -1,4 +1,4 @@
-"""A submission before it is one: elements, arrays, jobs beside them, and the text of every script. Writes nothing."""
+"""Drafts a submission: its elements, arrays, the jobs beside them, and the text of every script. It writes nothing."""
 
 import math
 import sys
@@ -21,18 +21,18 @@ from sweep.plan.trial import Trial
 
 @dataclass
 class Draft:
-    """A submission with the content of its files."""
+    """A submission that is not made yet, with the content of its files."""
 
     submission: Submission
     elements: list[Element]
     tasks: list[ArrayTask]
-    scripts: dict[str, str]
+    scripts: dict[str, str]  # name of the file -> text
     left_out: int  # families for which the queue has no room
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of what Slurm takes: array indices lie below `array_size`, and `room` more jobs may be queued."""
+    """What Slurm takes: array indices lie below `array_size`, and `room` more jobs may be queued."""
 
     array_size: int
     room: float = math.inf
@@ -103,7 +103,10 @@ def _scripts(submission: Submission, elements: list[Element], runs: Path, slurm:
 
 
 def chunked(elements: list[Element], array_size: int) -> list[tuple[str, int, int]]:
-    """(group, first, last) of each array: neighbours that ask for the same, at most `array_size` of them."""
+    """(group, first, last) of each array: neighbouring elements of one group, at most `array_size` of them.
+
+    Slurm limits the array *index* (MaxArraySize), so every array begins at index 0.
+    """
     found = []
     for group, members in groupby(range(len(elements)), key=lambda number: elements[number].group):
         numbers = list(members)

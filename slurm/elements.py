@@ -1,9 +1,9 @@
-"""Which families train together: from what each needs to the elements of Slurm arrays. Pure; nothing of Slurm in it.
+"""Which families train together: from what each family needs to the elements of Slurm arrays. It calls no Slurm.
 
-An element is one array task: some GPUs or cores for a limited time, in which a few workers pull families. A family goes
-into the shortest time bucket that holds it; families of a bucket are spread over as few elements as hold them, evenly,
-so that short trials do not pay for a job's start each, and all end at about the same time. Families that a calibration
-found faster in a stack are kept together by shape.
+An element is one array task: some GPUs or cores for a limited time, in which a few workers take families in turn. A
+family goes into the shortest time bucket that holds it. The families of a bucket are spread evenly over as few elements
+as hold them, so that short trials do not each pay for the start of a job, and all elements end at about the same time.
+Families that a calibration found to be faster in a stack are kept together by their shape.
 """
 
 import heapq
@@ -19,27 +19,27 @@ from sweep.plan.plan import ADAM_BYTES_PER_PARAM, Plan
 from sweep.plan.trial import Trial
 
 MOST_WORKERS_PER_GPU = 8
-DEVICE_MEMORY_SHARE = 0.9  # of a GPU's, for the workers on it; the rest is CUDA's own
-PROCESS_BYTES = {"cpu": 1 << 30, "cuda": 6 << 30}  # of the host, before any model: Python, torch, CUDA's libraries
+DEVICE_MEMORY_SHARE = 0.9  # of a GPU's memory is for its workers; CUDA itself takes the rest
+PROCESS_BYTES = {"cpu": 1 << 30, "cuda": 6 << 30}  # of host memory before any model: Python, torch, CUDA's libraries
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a family asks for, trained by one worker."""
+    """What one worker needs to train a family."""
 
     family_id: str
-    seconds: float  # of the worker that trains it; in a stack its share of the time of all
+    seconds: float  # of its worker's time; in a stack, its share of the time that the whole stack takes
     device_bytes: int
     host_bytes: int
     busy: float  # the share of the device's time that one worker fills
-    per_gpu: int | None = None  # workers that a calibration found best; None: as many as `busy` leaves room for
-    stack: str = ""  # its shape, where it is trained in a stack: families of one stack share elements
+    per_gpu: int | None = None  # how many workers a calibration found best; None: as many as `busy` leaves room for
+    stack: str = ""  # its shape if it is trained in a stack; families of one stack share elements
     concurrent: int = 1  # about how many families its worker trains at the same time
 
     @property
     def wall_seconds(self) -> float:
-        """From its first step to its last."""
+        """The time from its first step to its last."""
         return self.seconds * self.concurrent
 
 
@@ -51,16 +51,16 @@ class Element:
     memory_gib: int | float | None
     families: list[str]  # longest first
     workers: int
-    seconds: float  # estimate of its wall time, without the margin
+    seconds: float  # the estimate of its wall time, without the margin
 
     @property
     def group(self) -> str:
-        """Elements of one group ask for the same and make one array."""
+        """The name of its group. The elements of a group ask for the same resources, so they can form one array."""
         return self.bucket.name + (f"-{self.memory_gib:g}g" if self.memory_gib else "")
 
 
 def needs(plan: Plan, families: list[list[Trial]]) -> list[Need]:
-    """What each family needs on the plan's device; `families` hold only the trials still to train."""
+    """What each family needs on the plan's device. `families` hold only the trials that are still to be trained."""
     cluster = plan.config.cluster
     chosen = {family[0].family_id: one for one in plan.executions for family in one.families}
     found = []
@@ -97,9 +97,9 @@ def elements(
 ) -> list[Element]:
     """The elements for these families, the longest bucket first.
 
-    `threads` is of one worker, `device_bytes` the memory of one GPU. With `most` elements allowed, the shortest buckets
-    are given up until they are that few, or one bucket is left. UserError for a family that fits no bucket, unless it
-    may take several turns in the longest.
+    `threads` are those of one worker, `device_bytes` is the memory of one GPU. Where more than `most` elements would be
+    needed, the shortest buckets are dropped until the elements are that few or one bucket is left. Raises UserError for
+    a family that fits no bucket, unless it may take several turns in the longest one.
     """
     choices = buckets(slurm)
     longest = _capacity(choices[-1], slurm)
@@ -119,9 +119,10 @@ def elements(
 
 
 def workers_for(need: Need, slurm: SlurmSection, threads: int, device_bytes: float) -> int:
-    """Workers of an element of such families: as many as fill its devices, fit into their memory and have cores.
+    """How many workers an element of such families gets: as many as fill its devices, fit their memory and have cores.
 
-    A worker that fills a share of a GPU leaves the rest to others; powers of two, so that few kinds of elements differ.
+    A worker that keeps only a share of a GPU busy leaves the rest to others. The number is a power of two for each GPU,
+    so that there are few kinds of elements.
     """
     by_cores = max(1, slurm.cpus // threads)
     if slurm.gpus == 0:
@@ -161,10 +162,11 @@ def _elements(
 
 
 def spread(together: list[Need], workers: int, capacity: float) -> list[list[list[Need]]]:
-    """Elements of at most `workers` slots of families, no slot above `capacity` seconds unless by one family alone.
+    """Elements, each a list of at most `workers` slots, each slot the list of families that one worker trains.
 
-    As few elements as their sum allows, each family to the slot that is free first, longest first; where that overflows
-    slots, some elements more.
+    No slot takes more than `capacity` seconds unless it holds one family alone. It begins with as few elements as the
+    sum of all seconds allows, gives each family, the longest first, to the slot that is free first, and takes more
+    elements where that overflows slots.
     """
     ordered = sorted(together, key=_longest_first)
     most = math.ceil(len(ordered) / workers)
@@ -181,22 +183,22 @@ def spread(together: list[Need], workers: int, capacity: float) -> list[list[lis
         if not over or count == most:
             dealt = [[slot for slot in slots[number::count] if slot] for number in range(count)]
             return [element for element in dealt if element]
-        surplus = over * seconds_in_all / len(ordered)  # of one family of each slot that is over
+        surplus = over * seconds_in_all / len(ordered)  # the seconds of one average family of each slot that is over
         count = min(most, count + max(1, int(surplus / (workers * capacity))))
 
 
 def _seconds(slot: list[Need]) -> float:
-    """Of a worker's families, one after the other, or several at a time."""
+    """The seconds of a worker's families, which it trains one after the other or several at a time."""
     return max(sum(need.seconds for need in slot), *(need.wall_seconds for need in slot))
 
 
 def _capacity(bucket: Bucket, slurm: SlurmSection) -> float:
-    """Estimated seconds that may be planned into a bucket."""
+    """How many estimated seconds may be planned into a bucket."""
     return (bucket.seconds - slurm.signal_seconds) / slurm.time_margin
 
 
 def _memory_gib(inside: list[Need], workers: int, slurm: SlurmSection) -> int | float | None:
-    """Host memory of an element; `auto` is the largest families at once, up to a power of two."""
+    """The host memory of an element, in GiB. `auto` holds the largest families at once, up to a power of two."""
     if slurm.memory_gib != "auto":
         return slurm.memory_gib
     largest = sorted((need.host_bytes for need in inside), reverse=True)[:workers]

@@ -9,7 +9,7 @@ from sweep.common.units import counted
 from sweep.plan.plan import Plan
 from sweep.plan.price import price
 
-SHOWN = 5  # families of a kind, before it is only how many
+SHOWN = 5  # families that are named for each reason; the others are counted
 
 
 def submitted(done: Submitted) -> str:
@@ -31,7 +31,7 @@ def submitted(done: Submitted) -> str:
 
 
 def submission(made: Draft) -> str:
-    """Arrays and the jobs beside them, with their ids once they have some."""
+    """The arrays and the jobs beside them, with their ids if they have any."""
     this = made.submission
     families = sum(len(element.families) for element in made.elements)
     lines = [
@@ -39,7 +39,7 @@ def submission(made: Draft) -> str:
         + counted(len(made.elements), "array element", "array elements")
     ]
     if this.prepare is not None:
-        lines.append(f"  {_job(this.prepare)}: prepares the data, the arrays wait for it")
+        lines.append(f"  {_job(this.prepare)}: prepares the data; the arrays wait for it")
     for chunk in this.chunks:
         lines.append(f"  {_job(chunk)}: {_array(made.elements[chunk.tasks[0] : chunk.tasks[1] + 1])}")
     if this.collector is not None:
@@ -52,7 +52,7 @@ def submission(made: Draft) -> str:
 
 
 def left_alone(left: Missing, plan: Plan) -> list[str]:
-    """Lines on families that lack records and were not submitted."""
+    """Lines about families that lack records and were not submitted."""
     lines = []
     for what, families in (("in the queue already", left.queued), ("being trained", left.held)):
         lines += [f"{what}, left alone: {name}, {where}" for name, where in list(families.items())[:SHOWN]]
@@ -68,7 +68,7 @@ def left_alone(left: Missing, plan: Plan) -> list[str]:
 
 
 def _array(elements: list[Element]) -> str:
-    """What the elements of an array are given."""
+    """How many elements an array has, and what each of them gets."""
     fewest, most = (pick(element.workers for element in elements) for pick in (min, max))
     memory = f", {elements[0].memory_gib:g} GiB" if elements[0].memory_gib else ""
     workers = f"{fewest} to {most} workers" if fewest < most else counted(most, "worker", "workers")

@@ -1,9 +1,9 @@
-"""Launching before the data is there: stand-ins for it, and the real ids once a job has prepared it.
+"""Launching before the data is there: the plan uses placeholders, and a job that prepares the data writes the real ids.
 
-A trial's id holds its data's fingerprint, so before the data there are no ids. A submission then plans with stand-ins,
-which fixes how many elements there are and which points of the grid each trains; the job that the arrays wait for
-prepares the data, plans again, and writes the real ids to `plan.jsonl` and `tasks.jsonl`. So everything is in the queue
-at once, nothing is submitted from inside a job (which many sites forbid), and elements never know the difference.
+A trial's id holds the fingerprint of its data, so there are no ids before the data. A submission then plans with
+placeholders, which fixes how many elements there are and which points of the grid each of them trains. The job that the
+arrays wait for prepares the data, plans again, and writes the real ids to `plan.jsonl` and `tasks.jsonl`. So everything
+is in the queue at once, nothing is submitted from inside a job (which many sites forbid), and elements do not notice.
 """
 
 import time
@@ -25,12 +25,12 @@ LOCK_SECONDS = 300
 
 
 def tokens_or_stand_in(config: DataConfig, root: Path) -> Tokens | Unprepared:
-    """What this config was prepared to, or a stand-in that no other config has."""
+    """The tokens that this config was prepared to, or a placeholder that no other config has."""
     return find(config, root) or stand_in(config)
 
 
 def one_look() -> Callable[[DataConfig, Path], Tokens | Unprepared]:
-    """`tokens_or_stand_in` for several plans that must agree: data that comes between them is not there for any."""
+    """`tokens_or_stand_in` for several plans that must agree: data that comes between them counts for none of them."""
     seen: dict[str, Tokens | Unprepared] = {}
 
     def look(config: DataConfig, root: Path) -> Tokens | Unprepared:
@@ -48,7 +48,7 @@ def is_provisional(trial: Trial) -> bool:
 
 
 def finish(submission: Submission) -> Plan:
-    """Prepare the data of a submission and write the real ids of its trials. Doing it twice does no harm."""
+    """Prepare the data of a submission and write the real ids of its trials. It may safely be done twice."""
     plan = absolute_paths(make_plan(submission.overrides, prepare))
     with exclusive(SweepDir(Path(submission.sweep)), patience_seconds=LOCK_SECONDS):
         _write_ids(submission, plan)
@@ -56,10 +56,10 @@ def finish(submission: Submission) -> Plan:
 
 
 def up_to_date(plan: Plan, overrides: list[str], earlier: list[Submission]) -> Plan:
-    """The plan as it is now, for who has the right to submit: its data may have come since it was made.
+    """The plan as it is now, for a launch that has the right to submit; its data may have come since it was made.
 
-    Earlier submissions get the real ids of data that is there too, if its job has not written them (it waits for us,
-    is still at other data, or was killed).
+    Earlier submissions get real ids too where their data is there but their job has not written the ids: it waits for
+    us, still prepares other data, or was killed.
     """
     look = one_look()
     if any(map(is_provisional, plan.trials)):
@@ -80,9 +80,9 @@ def _write_ids(submission: Submission, plan: Plan) -> None:
 
 
 def real_tasks(tasks: list[ArrayTask], plan: Plan) -> list[ArrayTask]:
-    """The elements with the families that their points of the grid really are, each family in one element.
+    """The elements with the real families of their points of the grid, each family in one element.
 
-    A point that a condition excludes, now that the data is known, is in none.
+    A point that a condition excludes now that the data is known is in no element.
     """
     family_at = {" ".join(plan.points[trial.trial_id]): trial.family_id for trial in plan.trials}
     taken: set[str] = set()
@@ -96,7 +96,7 @@ def real_tasks(tasks: list[ArrayTask], plan: Plan) -> list[ArrayTask]:
 
 
 def _write_plan(submission: Submission, plan: Plan) -> None:
-    """Real trials in the place of this submission's provisional ones; what else the sweep's plan holds stays."""
+    """Replace this submission's provisional trials by the real ones. What else the sweep's plan holds stays."""
     sweep = SweepDir(Path(submission.sweep))
     before = make_plan(submission.overrides, lambda config, root: stand_in(config))
     provisional = {trial.trial_id for trial in before.trials}

@@ -1,4 +1,7 @@
-"""The text of the batch scripts, each a pure function of its inputs, to be read by whoever runs the cluster."""
+"""The text of the batch scripts. Each is a pure function of its inputs, for administrators to read.
+
+`array` trains, `prepare` makes the data that the arrays wait for, `collector` reports when the arrays have ended.
+"""
 
 import shlex
 from dataclasses import dataclass
@@ -31,7 +34,7 @@ sweep_verb() {{
 """
 
 MPS = """
-# Small trials share a GPU: by NVIDIA's MPS where this node has it, in turns where not.
+# Small trials share a GPU: at the same time where this node has NVIDIA's MPS, in turns where it has not.
 if command -v nvidia-cuda-mps-control >/dev/null; then
     mps=$(mktemp -d)
     export CUDA_MPS_PIPE_DIRECTORY="$mps" CUDA_MPS_LOG_DIRECTORY="$mps"
@@ -40,13 +43,14 @@ fi
 """
 
 ARRAY = """
-trap : TERM  # comes with the end of our time: first let the workers save
+trap : TERM  # Slurm sends it when our time ends; let the workers save first
 cd "$code" || exit 1
 sweep_verb work "$sweep" --submission {number} --task $((SLURM_ARRAY_TASK_ID + {offset}))
 status=$?
 
-# {again}: all is saved and there is more to do. If Slurm still has us running (time is nearly up, or we are preempted),
-# or our time was up: back into the queue, this element alone. Otherwise somebody has cancelled it.
+# {again} means that everything is saved and there is more to do. If Slurm still has us running (our time is nearly up,
+# or we are preempted), or our time was up, then put this element alone back into the queue. Otherwise somebody has
+# cancelled it.
 if [ $status -eq {again} ]; then
     element=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
     for wait in 1 2 4 8 16 32; do
@@ -66,14 +70,14 @@ sweep_verb prepare --submission "$submission"
 COLLECTOR = """
 cd "$code" || exit 1
 sweep_verb collect "$sweep"
-sweep_verb fit "$sweep"  # a fit that is refused is no failure: the report shows the data and says why
+sweep_verb fit "$sweep"  # a refused fit is not a failure: the report shows the data and says why
 sweep_verb report "$sweep"
 """
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a submission's things lie; absolute."""
+    """Where everything of a submission lies. All paths are absolute."""
 
     sweep: Path
     submission: Path
@@ -94,12 +98,15 @@ class ArrayJob:
     memory_gib: int | float | None
     partition: str | None
     qos: str | None
-    at_once: int | None  # elements that may run at a time
-    shares_gpus: bool  # has elements with more workers than GPUs
+    at_once: int | None  # how many elements may run at a time
+    shares_gpus: bool  # it has elements with more workers than GPUs
 
 
 def array(job: ArrayJob, place: Place, slurm: SlurmSection) -> str:
-    """Trains elements; what each holds is in `tasks.jsonl`. Array indices start at 0, elements at `job.first`."""
+    """The script that trains elements. `tasks.jsonl` says what each element holds.
+
+    Array indices start at 0, elements at `job.first`.
+    """
     throttle = f"%{job.at_once}" if job.at_once else ""
     directives = [
         *_directives(place, job.name, "%A_%a", job.seconds, slurm.cpus, job.memory_gib),
@@ -117,7 +124,7 @@ def array(job: ArrayJob, place: Place, slurm: SlurmSection) -> str:
 
 
 def prepare(name: str, place: Place, slurm: SlurmSection) -> str:
-    """Makes the token shards that are not there yet, and with them the trials' real ids; the arrays wait for it."""
+    """The script that makes the missing token shards, and with them the trials' real ids. The arrays wait for it."""
     job = slurm.prepare
     title = f"Sweep {place.sweep.name}, submission {place.submission.name}: its data"
     directives = _beside(name, "prepare", job, place, slurm)
@@ -126,7 +133,7 @@ def prepare(name: str, place: Place, slurm: SlurmSection) -> str:
 
 
 def collector(name: str, place: Place, slurm: SlurmSection) -> str:
-    """Collects, fits and reports when the arrays have ended, however they did."""
+    """The script that collects, fits and reports when the arrays have ended, however they ended."""
     job = slurm.collector
     title = f"Sweep {place.sweep.name}, submission {place.submission.name}: collect, fit, report"
     directives = _beside(name, "collector", job, place, slurm)
@@ -177,13 +184,13 @@ def _head(title: str, directives: list[str], place: Place, slurm: SlurmSection, 
 
 
 def _command(place: Place, slurm: SlurmSection, cpus: int) -> str:
-    """`srun … python -m sweep`. srun does not take the number of cores from sbatch since Slurm 22.05."""
+    """`srun … python -m sweep`. Since Slurm 22.05 srun no longer takes the number of cores from sbatch."""
     srun = ["srun", "--ntasks=1", f"--cpus-per-task={cpus}", "--export=ALL", *slurm.srun_arguments]
     return shlex.join([*srun, *slurm.command_prefix, place.python, "-m", "sweep"])
 
 
 def _clock(seconds: int) -> str:
-    """As Slurm writes time limits: 08:00:00, 1-12:00:00."""
+    """Seconds as Slurm writes time limits: 08:00:00, 1-12:00:00."""
     days, rest = divmod(seconds, 86400)
     clock = f"{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
     return f"{days}-{clock}" if days else clock

@@ -1,4 +1,4 @@
-"""Whether folders are such that jobs on other nodes will find what is put into them."""
+"""Checks that jobs on other nodes will see the folders of a launch."""
 
 import os
 import tempfile
@@ -9,13 +9,13 @@ import psutil
 from sweep.common.errors import UserError
 
 IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
-OF_EACH_NODE = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # by convention, whatever lies below them
+OF_EACH_NODE = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # by convention each node has its own
 
 
 def check_folders(paths: dict[str, str], are_shared: bool, only_read: tuple[str, ...] = ()) -> None:
-    """UserError for a folder that cannot be written to, or that other nodes do not see (`check_seen`).
+    """Raise UserError for a folder that cannot be written to, or that other nodes do not see (`check_seen`).
 
-    To those named by `only_read` nobody writes. Jobs look again when they start.
+    Nobody writes to the folders named by `only_read`. Jobs check again when they start.
     """
     check_seen(paths, are_shared)
     for key, folder in paths.items():
@@ -30,9 +30,10 @@ def check_folders(paths: dict[str, str], are_shared: bool, only_read: tuple[str,
 
 
 def check_seen(paths: dict[str, str], are_shared: bool) -> None:
-    """UserError for a folder that each node has its own of, as far as that can be seen, or that Slurm cannot name.
+    """Raise UserError for a folder that looks as if each node had its own, or whose name Slurm cannot use.
 
-    `paths` are `paths.*` by their names, absolute; `are_shared` is a person's word that all nodes see them.
+    `paths` are the absolute `paths.*` of the config by their names. `are_shared` is the user's word that all nodes see
+    them.
     """
     for key, folder in paths.items():
         if "%" in folder or "\n" in folder:
@@ -45,7 +46,7 @@ def check_seen(paths: dict[str, str], are_shared: bool) -> None:
 
 
 def node_local(folder: Path) -> str | None:
-    """Why a folder looks like one of this machine alone, or None."""
+    """Why a folder looks as if only this machine had it; None if it does not."""
     real = Path(os.path.realpath(folder))
     for parent in OF_EACH_NODE:
         if real.is_relative_to(parent):

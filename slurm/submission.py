@@ -1,14 +1,14 @@
-"""The folder of one submission: what was handed to Slurm, enough to find every job again.
+"""The folder of one submission: what was handed to Slurm, and enough to find every job again.
 
 sweeps/<name>/slurm/<NNN>/
-  submission.json   jobs with their names and ids, the frozen code, the cluster's section
-  tasks.jsonl       one line per array element: its families, workers, estimated seconds
+  submission.json   the jobs with their names and ids, the frozen code, the settings of cluster.slurm
+  tasks.jsonl       one line per array element: its families, workers and estimated seconds
   *.sbatch          the scripts
-  logs/             <array id>_<index>.log of elements, prepare-<id>.log, collector-<id>.log
+  logs/             <array id>_<index>.log of the elements, prepare-<id>.log, collector-<id>.log
   dirty.diff        how the code differed from its commit
-  prepared.json     once the job that prepares the data has written the real ids to tasks.jsonl
+  prepared.json     is there once the job that prepares the data has written the real ids to tasks.jsonl
 
-A job's name is unique (it carries the submission's tag), so that one whose id was never written down is found by it.
+A job's name is unique, as it carries the submission's tag, so that a job whose id was never written down can be found.
 """
 
 import contextlib
@@ -129,10 +129,10 @@ def submissions(sweep: SweepDir) -> list[Submission]:
 
 @contextlib.contextmanager
 def exclusive(sweep: SweepDir, patience_seconds: float = 0.0) -> Iterator[claim.Claim]:
-    """The right to submit for a sweep, and to write its plan; UserError that says who has it.
+    """The right to submit for a sweep and to write its plan. UserError says who else has it.
 
-    Submitting takes seconds, so a holder on another host that has been silent for minutes is gone; should it ever come
-    back, `claim.lost` tells it so.
+    Submitting takes seconds, so a holder on another host that has been silent for minutes is gone. Should it come back
+    after all, its `claim.lost` tells it.
     """
     folder = folder_of(sweep)
     end = time.monotonic() + patience_seconds

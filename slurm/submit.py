@@ -1,7 +1,7 @@
-"""Handing a sweep to Slurm: what is missing, as arrays, with the jobs before and after them.
+"""Submits what a sweep lacks to Slurm: arrays, the job that prepares their data, and the job that collects and reports.
 
-Decide everything, write it down, then call sbatch once per job and note each id. Nothing depends on this process
-afterwards; one that is killed on its way leaves names by which the next launch finds what arrived.
+It decides everything, writes it down, then calls sbatch once per job and notes each id. Nothing depends on this process
+afterwards. If it is killed on its way, the next launch finds the jobs that arrived by their names.
 """
 
 import shutil
@@ -93,7 +93,7 @@ def submit(plan: Plan, overrides: list[str], extend: bool = False, report: bool 
 
 
 def check_budget(plan: Plan, families: list[list[Trial]]) -> None:
-    """UserError where these families cost more than they may."""
+    """Raise UserError where these families would cost more than cluster.slurm allows."""
     slurm, rate = plan.config.cluster.slurm, plan.config.cluster.dollars_per_device_hour
     hours = sum(plan.family_seconds(family) for family in families) / 3600
     limits = (("max_device_hours", hours, slurm.max_device_hours), ("max_dollars", hours * rate, slurm.max_dollars))
@@ -111,7 +111,7 @@ def _limits(plan: Plan) -> Limits:
     if slurm.max_submitted is None:
         return Limits(array_size)
     room = slurm.max_submitted - commands.count_of_user()
-    if room < 3:  # data, an element, the report
+    if room < 3:  # the job that prepares data, one element, the collector
         raise UserError(
             f"cluster.slurm.max_submitted={slurm.max_submitted}: {slurm.max_submitted - room} jobs of yours are in the "
             "queue; launch again when there is room for more"
@@ -120,9 +120,9 @@ def _limits(plan: Plan) -> Limits:
 
 
 def _write(made: Draft, code: code_snapshot.Snapshot) -> None:
-    """The submission's folder, complete before the first job exists."""
+    """Write the submission's folder. It is complete before the first job exists."""
     folder = made.submission.folder
-    if folder.exists():  # of a launch that was killed before it had anything to submit
+    if folder.exists():  # a launch was killed before it had anything to submit
         shutil.rmtree(folder)
     (folder / "logs").mkdir(parents=True)  # Slurm fails a job whose log it cannot open, and says nothing
     made.submission.write_tasks(made.tasks)
@@ -134,7 +134,7 @@ def _write(made: Draft, code: code_snapshot.Snapshot) -> None:
 
 
 def _submit_jobs(submission: Submission, plan: Plan, earlier: list[Submission], lock: Claim) -> None:
-    """Every job, its id noted at once."""
+    """Submit every job, and note its id at once."""
     slurm = plan.config.cluster.slurm
     passed_on = [name for name, value in slurm.environment.items() if value is None]
 
@@ -148,7 +148,7 @@ def _submit_jobs(submission: Submission, plan: Plan, earlier: list[Submission], 
     try:
         waits: list[str] = []
         if submission.prepare is not None:
-            others = [str(job.job_id) for job in commands.queued(before)]  # they may be making the same data
+            others = [str(job.job_id) for job in commands.queued(before)]  # they may prepare the same data
             hand_in(submission.prepare, *([f"--dependency=afterany:{':'.join(others)}"] if others else []))
             waits = [f"--dependency=afterok:{submission.prepare.job_id}", "--kill-on-invalid-dep=yes"]
         for chunk in submission.chunks:
@@ -156,7 +156,8 @@ def _submit_jobs(submission: Submission, plan: Plan, earlier: list[Submission], 
     except UserError as error:
         raise _half_way(submission, error) from error
     if submission.collector is not None:
-        # Earlier arrays, for all of the sweep; earlier collectors, or one could end after us with an older report.
+        # It waits for earlier arrays, to report the whole sweep, and for earlier collectors, which could otherwise end
+        # after it and leave an older report.
         names = [job.name for older in earlier for job in (*older.chunks, older.collector) if job is not None]
         still = {str(job.job_id) for job in commands.queued(names)}
         before_it = sorted(still | {str(chunk.job_id) for chunk in submission.chunks})
@@ -164,18 +165,18 @@ def _submit_jobs(submission: Submission, plan: Plan, earlier: list[Submission], 
             hand_in(submission.collector, *([f"--dependency=afterany:{':'.join(before_it)}"] if before_it else []))
         except commands.Refused as error:
             raise UserError(
-                f"{error}; the arrays are in the queue and go on, only the job that collects, fits and reports is not: "
-                "launch again for it"
+                f"{error}; the arrays are in the queue and go on, but the job that collects, fits and reports is not; "
+                "launch again to submit it"
             ) from error
 
 
 def _collector_waits(earlier: list[Submission]) -> bool:
-    """Whether the queue holds a job that will report; a launch that was killed may have left arrays without one."""
+    """Whether the queue holds a job that will report. A launch that was killed may have left arrays without one."""
     return bool(commands.queued(older.collector.name for older in earlier if older.collector is not None))
 
 
 def _half_way(submission: Submission, error: UserError) -> UserError:
-    """Undo a submission that has no array yet; else say what of it stays, and how to end or complete it."""
+    """Undo a submission that has no array yet. Otherwise say which arrays stay, and how to end or complete them."""
     sweep = Path(submission.sweep).name
     taken = [chunk for chunk in submission.chunks if chunk.job_id is not None]
     if isinstance(error, commands.NotAnswering):

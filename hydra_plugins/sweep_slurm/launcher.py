@@ -1,8 +1,8 @@
-"""`hydra/launcher=sweep_slurm`: a multirun of `train` as one submission to Slurm, the same as `launch` makes.
+"""`hydra/launcher=sweep_slurm`: a multirun of `train` becomes one submission to Slurm, the same that `launch` makes.
 
-Hydra finds launchers in this namespace package only. The planner owns the grid, not Hydra's list of jobs: the overrides
-are planned as they were typed, so that a trial that is there already is not trained again and small trials share
-elements. Nothing is returned to a sweeper but that its jobs were handed over, so only Hydra's basic sweeper will do.
+Hydra finds launchers in this namespace package only. The overrides are planned as they were typed, instead of from
+Hydra's list of jobs, so that a trial that is there already is not trained again and small trials share elements. A
+sweeper learns only that its jobs were submitted, not their results, so only Hydra's basic sweeper works.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ ConfigStore.instance().store(
 
 
 class SweepSlurmLauncher(Launcher):
-    """Submits all jobs of a multirun with its first batch."""
+    """Submits all jobs of a multirun when it gets their first batch."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
@@ -43,7 +43,9 @@ class SweepSlurmLauncher(Launcher):
 
         sweeper = self.config.hydra.sweeper["_target_"]
         if not sweeper.endswith("BasicSweeper"):
-            raise UserError(f"hydra/sweeper: {sweeper} waits for results; hydra/launcher=sweep_slurm hands a grid over")
+            raise UserError(
+                f"hydra/sweeper: {sweeper} waits for results, and sweep_slurm returns before there are any; use basic"
+            )
         overrides = list(self.config.hydra.overrides.task)
         if not any(text.startswith("cluster=") for text in overrides):
             overrides.append("cluster=slurm")

@@ -5,12 +5,12 @@
   python -m sweep launch sweep=default --dry-run
   python -m sweep launch sweep=ladder_cluster cluster=slurm      on a Slurm cluster: submits arrays and returns
 
-The same command again trains only what is missing; what failed is tried again, until it is given up (see `retry`).
-Where a shape has much to train, a launch on this machine first measures whether several trials at a time are faster
-(run.stack=off does without). Ctrl-C stops with everything saved.
+The same command, given again, trains only what is missing. Trials that failed are tried again until they are given up
+(see `retry`). Where many trials have the same shape, a launch on this machine first measures whether training several
+of them at a time is faster (run.stack=off leaves this out). Ctrl-C stops the launch with everything saved.
 
-Exit status: 0 all trials have a record (on a cluster: what is missing is in the queue), 1 some failed, 75 stopped,
-launch again.
+Exit status: 0 if all trials have a record (on a cluster: if what is missing is in the queue), 1 if some failed, 75 if
+it was stopped and the same command goes on.
 """
 
 import argparse
@@ -42,19 +42,21 @@ from sweep.workers.local import Launched
 
 @dataclass(frozen=True)
 class Request:
-    """What a launch is asked to do."""
+    """What a launch shall do."""
 
     overrides: list[str]
     extend: bool = False
     report: bool = True
-    only: frozenset[str] = frozenset()  # these families; all if none is named
+    only: frozenset[str] = frozenset()  # family ids; without any, all families
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", default=[], help="Hydra overrides: sweep=NAME, key=value, key=a,b,c")
-    parser.add_argument("--dry-run", action="store_true", help="show the plan and its price, run nothing")
-    parser.add_argument("--extend", action="store_true", help="add this grid's trials to the sweep of the same name")
-    parser.add_argument("--no-report", action="store_true", help="only train; collect, fit and report later")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and its price, and run nothing")
+    parser.add_argument(
+        "--extend", action="store_true", help="add the trials of this grid to the sweep of the same name"
+    )
+    parser.add_argument("--no-report", action="store_true", help="only train; collect, fit and report at another time")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -138,7 +140,7 @@ def _warn_of_folders(plan: Plan) -> None:
 
 
 def _end(request: Request, plan: Plan, sweep: SweepDir, outcome: Launched, console: Console) -> int:
-    """Say how it went and how to go on; then collect, fit and report."""
+    """Say how the training ended and how to go on. Then collect, fit and report."""
     done = len(plan.done())
     after = duration(outcome.seconds)
     console.print(f"{done} of {len(plan.trials)} trials have a record, after {after}", highlight=False)
@@ -158,7 +160,7 @@ def _say_who_else_trains(plan: Plan, console: Console) -> None:
 
 
 def collect_fit_report(sweep: SweepDir) -> None:
-    """As the verbs do it. A refused fit is said, and the report shows the data."""
+    """Do what the three verbs do. A refused fit is said, and the report then shows the data alone."""
     from sweep.verbs.fit import fit_sweep  # scipy, which training does without
 
     for verb, of_sweep in (("collect", collect_sweep), ("fit", fit_sweep), ("report", report_sweep)):

@@ -30,7 +30,7 @@ from sweep.plan.plan import Plan
 from sweep.runs import launches
 from sweep.runs.state import Queue, States
 from sweep.runs.sweepdir import SweepDir
-from sweep.workers.process import LOG, exit_status, kills, worker_environment
+from sweep.workers.process import LOG, exit_status, kills, running, worker_environment
 from sweep.workers.progress_table import ProgressTable
 
 REFRESH_SECONDS = 1.0
@@ -208,18 +208,14 @@ def _watch(
                 )
 
     if not console.is_terminal:
-        while _running(workers):
+        while running(workers):
             update()
         update()
         return
     with Live(board, console=console, refresh_per_second=2, transient=True):
-        while _running(workers):
+        while running(workers):
             update()
         update()
-
-
-def _running(workers: list[subprocess.Popen[bytes]]) -> bool:
-    return any(worker.poll() is None for worker in workers)
 
 
 def check(plan: Plan) -> None:

@@ -32,6 +32,11 @@ def kills(workers: Iterable[Popen[bytes]]) -> list[str]:
     ]
 
 
+def running(workers: Iterable[Popen[bytes]]) -> bool:
+    """Whether any worker has not ended yet."""
+    return any(worker.poll() is None for worker in workers)
+
+
 def exit_status(workers: Iterable[Popen[bytes]], if_both: int) -> int:
     """One exit status for all: `if_both` where some were stopped and others failed.
 

@@ -1,13 +1,13 @@
-"""A real Slurm on this one Debian machine, for tests and for trying the tool out. Needs root, no systemd, no GPU.
+"""A real Slurm on this one Debian machine, for tests and for trying things out. It needs root, but no systemd or GPU.
 
-  eval "$(python -m tools.devcluster up)"        two nodes with two GPUs each (stand-ins), partitions `low` and `high`
+  eval "$(python -m tools.devcluster up)"        two nodes with two pretended GPUs each, partitions `low` and `high`
   python -m sweep launch sweep=lr cluster=devcluster
   python -m tools.devcluster down                ends its jobs and daemons, removes its folder
 
-`low` is the default partition; jobs in `high` preempt those in `low`, which are requeued. With accounting (slurmdbd)
-there is sacct, and `root` and `research` are the accounts; with --no-accounting sacct says that it is disabled.
-To see what failures do: `slurmd n1 stop` (its jobs go on), `slurmd n1 crash` (they are gone), `slurmd n1 start`,
-`ctld stop`, `ctld start`, `ctld restart`. Logs are in FOLDER/log.
+`low` is the default partition. Jobs in `high` preempt those in `low`, which are requeued. With accounting (slurmdbd)
+sacct works, and `root` and `research` are the accounts; with --no-accounting sacct says that it is disabled.
+To see what failures do: `slurmd n1 stop` (its jobs go on), `slurmd n1 crash` (its jobs are gone), `slurmd n1 start`,
+`ctld stop`, `ctld start`, `ctld restart`. The logs are in FOLDER/log.
 """
 
 import argparse
@@ -49,7 +49,9 @@ def up(args: argparse.Namespace, cluster: Cluster) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: in the background of a script it begins ignored
         signal.signal(number, signal.default_int_handler)
     try:
-        os.write(sys.stdout.fileno(), line.encode())  # unbuffered: nothing is left to flush where nobody reads any more
+        os.write(
+            sys.stdout.fileno(), line.encode()
+        )  # unbuffered, as flushing at exit fails where nobody reads any more
         sys.stdin.read()
     except (KeyboardInterrupt, BrokenPipeError):
         pass
@@ -64,7 +66,7 @@ def down(args: argparse.Namespace, cluster: Cluster) -> int:
 
 
 def status(args: argparse.Namespace, cluster: Cluster) -> int:
-    """Exit status 0 when all daemons run and all nodes respond."""
+    """Exit status 0 if all daemons run and all nodes respond, else 1."""
     if not cluster.exists:
         raise UserError(f"{cluster.folder}: no cluster here")
     stopped = [daemon for daemon in cluster.daemons if not cluster.pid(daemon)]
@@ -112,15 +114,19 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("action", choices=("start", "stop", "crash"))
         if run is ctld:
             verb.add_argument("action", choices=("start", "stop", "restart"))
-        verb.add_argument("--folder", type=Path, default=FOLDER, help="one folder is one cluster")
+        verb.add_argument(
+            "--folder", type=Path, default=FOLDER, help="the folder of the cluster; each cluster has its own"
+        )
         if run is up:
             verb.add_argument("--nodes", type=_positive, default=Settings.nodes)
-            verb.add_argument("--gpus", type=_positive, default=Settings.gpus, help="of each node")
+            verb.add_argument("--gpus", type=_positive, default=Settings.gpus, help="GPUs of each node; none is real")
             verb.add_argument("--accounting", action=argparse.BooleanOptionalAction, default=True)
             verb.add_argument(
                 "--max-array-size", type=_positive, default=Settings.max_array_size, help="as in slurm.conf"
             )
-            verb.add_argument("--hold", action="store_true", help="stay until standard input closes, then go down")
+            verb.add_argument(
+                "--hold", action="store_true", help="stay until standard input closes, then end the cluster"
+            )
     return parser
 
 

@@ -45,7 +45,7 @@ SECONDS_TO_END = 10  # from SIGTERM to SIGKILL
 @dataclass(frozen=True)
 class Settings:
     nodes: int = 2
-    gpus: int = 2  # of each node; none is real
+    gpus: int = 2  # of each node; none of them is real
     cpus: int = 8  # of each node, whatever the machine has
     memory_mb: int = 256_000  # of each node; nothing enforces it
     accounting: bool = True
@@ -71,7 +71,7 @@ class Cluster:
 
     @property
     def ports(self) -> dict[str, int]:
-        """By daemon; munged has a socket instead."""
+        """The TCP port of each daemon; munged has a socket instead."""
         return json.loads((self.folder / SETTINGS).read_text())["ports"]
 
     @property
@@ -80,14 +80,14 @@ class Cluster:
 
     @property
     def daemons(self) -> list[str]:
-        """In the order in which they start."""
+        """The names of the daemons, in the order in which they start."""
         accounting = ["mariadbd", "slurmdbd"] if self.settings.accounting else []
         return ["munged", *accounting, CONTROLLER, *self.nodes]
 
     def up(self, settings: Settings) -> None:
-        """Write the configuration and start everything; returns when all nodes are idle.
+        """Write the configuration and start everything. Returns when all nodes are idle.
 
-        Raises UserError that says what failed, with the end of its log, which stays; then no daemon is left.
+        Raises UserError that says what failed, with the end of its log. Then no daemon is left, but the logs are.
         """
         _require_root_and_packages(settings)
         if self.exists and self.running():
@@ -170,17 +170,17 @@ class Cluster:
         return [daemon for daemon in self.daemons if self.pid(daemon)]
 
     def node_states(self) -> dict[str, str]:
-        """Slurm's word for each node's state: idle, mixed, allocated, down, …; with `*` where it does not respond."""
+        """Each node's state as Slurm puts it: idle, mixed, allocated, down, …, with `*` where it does not respond."""
         lines = self.ask("sinfo", "--noheader", "--Node", "--partition=low", "--format=%N %T").splitlines()
         return {node: state for node, state in (line.split() for line in lines)}
 
     def environment(self) -> dict[str, str]:
-        """For Slurm's commands: this cluster, and nothing of a job that we may be inside of."""
+        """The environment for Slurm's commands: it names this cluster, and nothing of a job around us."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
         return kept | {"PATH": PATH, "SLURM_CONF": str(self.conf)}
 
     def ask(self, *command: str) -> str:
-        """Standard output of a Slurm command; UserError with what it said where it fails."""
+        """The standard output of a Slurm command. Raises UserError with what it said where it fails."""
         ended = subprocess.run(command, env=self.environment(), capture_output=True, text=True, check=False)
         if ended.returncode:
             said = " / ".join(ended.stderr.split("\n")).strip(" /")
@@ -188,7 +188,7 @@ class Cluster:
         return ended.stdout
 
     def _command(self, daemon: str) -> list[str]:
-        """How a daemon is started: in the foreground, everything inside the folder."""
+        """The command that starts a daemon in the foreground, with all its files inside the folder."""
         folder = self.folder
         if daemon == "munged":
             files = {"key-file": "munge.key", "socket": "munge.socket", "seed-file": "munge.seed"}
@@ -235,7 +235,7 @@ class Cluster:
         self.ask(*command, "--auth-root-authentication-method=socket", "--skip-test-db")
 
     def _add_accounts(self) -> None:
-        """The cluster itself, and an account to name besides the `root` that there always is."""
+        """Add the cluster itself, and an account beside `root`, which there always is."""
         if CLUSTER not in self.ask("sacctmgr", "--noheader", "show", "cluster", "format=cluster").split():
             self.ask("sacctmgr", "-i", "add", "cluster", CLUSTER)
             self.ask("sacctmgr", "-i", "add", "account", ACCOUNT)
@@ -244,7 +244,8 @@ class Cluster:
     def _kill_jobs(self, nodes: list[str]) -> None:
         """Kill the slurmstepd of these nodes and the processes of their jobs, until none is left.
 
-        A slurmstepd wipes its environment but stays where its slurmd was started; a job's process has it in its own.
+        A slurmstepd is known by its working folder, which is that of its slurmd, as it clears its environment. The
+        processes of a job are known by their environment.
         """
         places = {str(self._place(node)) for node in nodes}
         names = {f"SLURMD_NODENAME={node}" for node in nodes}
@@ -270,7 +271,7 @@ class Cluster:
         return self.folder / "pid" / daemon
 
     def _write(self, settings: Settings) -> None:
-        """The folder with the configuration, a munge key, and stand-ins for the GPUs' device files."""
+        """Write the folder: the configuration, a munge key, and links in the place of the GPUs' device files."""
         if self.exists:
             shutil.rmtree(self.folder)
         elif self.folder.exists() and any(self.folder.iterdir()):
@@ -320,12 +321,12 @@ def _require_root_and_packages(settings: Settings) -> None:
 
 
 def _may_name_hosts() -> bool:
-    """Whether processes here can have a host name of their own, as they have on a cluster's nodes."""
+    """Whether processes can have a host name of their own here, as they have on the nodes of a cluster."""
     return subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True, check=False).returncode == 0
 
 
 def _free_ports(count: int) -> list[int]:
-    """Below those that the kernel gives to outgoing connections, so that a daemon finds its own again later."""
+    """Free ports below those that the kernel gives to outgoing connections, so that nobody takes a stopped daemon's."""
     found: list[int] = []
     for port in random.sample(range(20_000, 32_000), 1000):
         with socket.socket() as probe:
@@ -339,7 +340,7 @@ def _processes() -> list[int]:
 
 
 def _read(pid: int, name: str) -> str:
-    """`cmdline` or `environ`, a NUL after each word; empty for a process that is gone, a zombie, or not ours."""
+    """A process's `cmdline` or `environ`, a NUL after each word; empty if it is gone, a zombie, or not ours."""
     try:
         return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -354,7 +355,7 @@ def _working_folder(pid: int) -> str:
 
 
 def _ancestors() -> set[int]:
-    """This process and those above it."""
+    """This process and its ancestors."""
     found, pid = set(), os.getpid()
     while pid > 0:
         found.add(pid)
