@@ -34,7 +34,7 @@ class SweepDir:
             if (path / file).exists():
                 return cls(path)
         known = sorted(path.parent.name for path in Path(sweeps).glob(f"*/{file}"))
-        meant = did_you_mean(str(name_or_path), known)
+        meant = did_you_mean(name_or_path, {path.name for path in Path(sweeps).glob("*/")} - {name_or_path})
         if collected:
             have = f"collected sweeps: {', '.join(known)}" if known else "no sweep is collected yet"
             again = f"run `python -m sweep collect {name_or_path}` first"
