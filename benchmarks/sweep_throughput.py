@@ -198,8 +198,9 @@ def single(size: str, scale: Scale, device: str, free: bool) -> Single:
 def stack(size: str, scale: Scale, device: str) -> Stacked:
     """All learning rates and seeds at once, a quarter of them, and one at a time in two ways."""
     base, tokens, options = a_trial(size, scale, device)
+    optim = base.config.optim
     trials = [
-        Trial(replace(base.config, seed=seed, optim=replace(base.config.optim, lr=base.config.optim.lr * multiplier)))
+        replace(base, config=replace(base.config, seed=seed, optim=replace(optim, lr=optim.lr * multiplier)))
         for multiplier in LR_MULTIPLIERS
         for seed in SEEDS
     ]

@@ -29,14 +29,14 @@ def candidates(sweep: SweepDir, budget: float) -> list[str]:
     at its budgets and beyond. UserError for a sweep that has no such axes."""
     trials = planned_trials(sweep)
     written = [trial.written for trial in trials]
-    if any(config["model"]["params"] is None for config in written):
+    if any(config.model.params is None for config in written):
         raise UserError(f"{sweep.name}: its models are given by shape; next proposes along model.params")
-    keys = {name for config in written for name, value in config["budget"].items() if value is not None}
+    keys = {name for config in written for name, value in vars(config.budget).items() if value is not None}
     if len(keys) != 1:
         raise UserError(f"{sweep.name}: its budgets are given as {', '.join(sorted(keys))}; next needs one of them")
     (name,) = keys
     sizes = sorted({trial.params_non_embedding for trial in trials})
-    amounts = sorted({parse_quantity(f"budget.{name}", config["budget"][name]) for config in written})
+    amounts = sorted({parse_quantity(f"budget.{name}", vars(config.budget)[name]) for config in written})
     while amounts[-1] * BUDGET_STEP <= budget or len(amounts) < 2:
         amounts.append(amounts[-1] * BUDGET_STEP)
     base = _without_axes(sweep)
@@ -90,7 +90,7 @@ def one_more(sweep: SweepDir, params: float | str, budget: str) -> tuple[Trial, 
     tokens = Unprepared(known[0].config.model.vocab_size)
     trial = resolve(variant(known[0], asked), tokens, device="cpu")
     check(trial, tokens)
-    own = {key for one in known for key, value in one.written["budget"].items() if value is not None}
+    own = {key for one in known for key, value in vars(one.written.budget).items() if value is not None}
     others = [f"budget.{key}=null" for key in sorted(own - {name})]
     # One run that was asked for by name need not meet what the grid's points do.
     words = [*_without_axes(sweep), f"sweep.name={sweep.name}", "sweep.where=[]", *others, *asked]

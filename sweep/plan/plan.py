@@ -274,8 +274,7 @@ def by_family(trials: list[Trial]) -> list[list[Trial]]:
 
 def _broken(conditions: list[expressions.Expression], trial: Trial) -> tuple[str, str] | None:
     """The first condition that does not hold, and the values of its names."""
-    facts = trial.facts()
-    facts |= {"N": facts["params_non_embedding"], "D": facts["tokens"], "C": facts["flops"]}
+    facts = {**vars(trial.facts), "N": trial.params_non_embedding, "D": trial.tokens, "C": trial.flops}
     for condition in conditions:
         if not expressions.evaluate(condition, facts):
             said = ", ".join(f"{name} = {facts[name]:.4g}" for name in condition.names if _is_number(facts[name]))

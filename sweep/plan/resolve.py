@@ -1,7 +1,6 @@
 """From a config to a trial: sizes, rules and budgets as people write them become the numbers that define it."""
 
 from dataclasses import asdict, replace
-from typing import Any
 
 from models.config import ModelConfig
 from models.count import flops_per_token, params_non_embedding
@@ -13,6 +12,7 @@ from sweep.data.placeholder import Unprepared
 from sweep.data.tokens import Tokens, count_sequences, more_than_available
 from sweep.plan.schedule import Schedule
 from sweep.plan.trial import DataIdentity, Evaluation, Optim, Trial, TrialConfig, lr_by_rule
+from sweep.plan.written import Written
 
 
 def resolve(config: Config, tokens: Tokens | Unprepared, device: str) -> Trial:
@@ -39,7 +39,7 @@ def resolve(config: Config, tokens: Tokens | Unprepared, device: str) -> Trial:
         precision=_precision(config.precision, device),
         seed=config.seed,
     )
-    return Trial(trial_config, written=_written(config))
+    return Trial(trial_config, Written.of(config))
 
 
 def check(trial: Trial, tokens: Tokens | Unprepared) -> None:
@@ -48,7 +48,7 @@ def check(trial: Trial, tokens: Tokens | Unprepared) -> None:
     per_step = config.batch_tokens
     if config.steps < 1:
         given = ", ".join(
-            f"budget.{key}={value}" for key, value in trial.written["budget"].items() if value is not None
+            f"budget.{key}={value}" for key, value in vars(trial.written.budget).items() if value is not None
         )
         raise UserError(f"{given}: under half a step of {per_step} tokens; give more, or a smaller batch")
     stable = config.branch_step if config.schedule.name == "wsd" else config.steps
@@ -138,12 +138,3 @@ def _precision(asked: str, device: str) -> str:
     if asked != "auto":
         return asked
     return "bf16" if device == "cuda" else "fp32"
-
-
-def _written(config: Config) -> dict[str, Any]:
-    """The sections that define a trial, as they were written; the ladder stays in conf/model/<name>.yaml."""
-    sections = ("model", "data", "optim", "schedule", "batch", "budget", "eval")
-    config = replace(config, model=replace(config.model, ladder=[]))
-    written = {name: asdict(getattr(config, name)) for name in sections}
-    del written["model"]["ladder"]
-    return {**written, "seed": config.seed, "seq_len": config.seq_len, "precision": config.precision}

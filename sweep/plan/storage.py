@@ -1,14 +1,12 @@
 """A plan and its folder: `plan.jsonl`, which only grows, and `sweep.json`."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.plan.plan import Plan
-from sweep.plan.trial import Trial
-from sweep.runs.sweepdir import SweepDir, launch_command
+from sweep.plan.trial import Trial, TrialConfig
+from sweep.runs.sweepdir import MEND, SweepDir, launch_command
 
 
 def save(plan: Plan, sweep: SweepDir, overrides: list[str], extend: bool = False) -> None:
@@ -32,39 +30,40 @@ def save(plan: Plan, sweep: SweepDir, overrides: list[str], extend: bool = False
 
 
 def additions(plan: Plan, sweep: SweepDir, extend: bool) -> set[str]:
-    """The trials that the sweep's folder does not hold yet. Adding to another grid is refused unless it is meant."""
+    """The ids of trials that the sweep's folder does not hold yet. UserError where the folder holds another grid and
+    the person does not ask to `extend` it."""
     wanted = {trial.trial_id for trial in plan.trials}
     if not sweep.plan.exists():
         return wanted
-    there = {line["trial_id"]: line for line in sweep.planned()}
-    new = wanted - there.keys()
+    there = planned_trials(sweep)
+    new = wanted - {trial.trial_id for trial in there}
     if new and not extend:
         first = next(trial for trial in plan.trials if trial.trial_id in new)
-        differs = f"{first.trial_id} differs in {_difference(first, there.values())}"
         raise UserError(
             f"sweep.name={sweep.name}: {sweep.plan} holds another grid, of {len(there)} trials; {len(new)} of the "
-            f"{len(wanted)} asked for are not in it ({differs}); give another sweep.name=NAME, or add "
-            "them: launch with --extend"
+            f"{len(wanted)} asked for are not in it ({first.trial_id} differs in {_difference(first, there)}); give "
+            "another sweep.name=NAME, or add them: launch with --extend"
         )
     return new
 
 
-def _difference(trial: Trial, others: Iterable[dict[str, Any]]) -> str:
-    """What is not the same in a trial and in the nearest to it of a plan's lines."""
-    wanted = _dotted(asdict(trial.config))
+def planned_trials(sweep: SweepDir) -> list[Trial]:
+    """The trials of a sweep's plan, the longest family first. UserError names a line that is damaged."""
+    return [Trial.decode(line, where, mend=MEND) for where, line in sweep.lines()]
+
+
+def _difference(trial: Trial, others: list[Trial]) -> str:
+    """The values in which a trial differs from the one of `others` that is nearest to it."""
+    wanted = _values(trial.config)
     differing = [
-        {key: old.get(key) for key, value in wanted.items() if old.get(key) != value}
-        for old in (_dotted(line["config"]) for line in others)
+        {key: value for key, value in _values(other.config).items() if wanted[key] != value} for other in others
     ]
     return ", ".join(f"{key}={wanted[key]}, there {old}" for key, old in min(differing, key=len).items())
 
 
-def _dotted(config: dict[str, Any]) -> dict[str, Any]:
-    """section.key → value of a trial's config."""
-    sections = ((name, value if isinstance(value, dict) else {"": value}) for name, value in config.items())
-    return {f"{name}.{key}".rstrip("."): value for name, keys in sections for key, value in keys.items()}
-
-
-def planned_trials(sweep: SweepDir) -> list[Trial]:
-    """The trials of a sweep's plan."""
-    return [Trial.from_json(line, sweep.plan) for line in sweep.planned()]
+def _values(config: TrialConfig) -> dict[str, object]:
+    """section.key → value."""
+    values: dict[str, object] = {}
+    for name, value in asdict(config).items():
+        values |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+    return values

@@ -6,21 +6,26 @@ trial wanted by two sweeps is trained once. How it is executed (`RunOptions`) is
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
 from models.config import ModelConfig
 from models.count import FlopsPerToken, flops_per_token, params_by_group, params_non_embedding, params_total
+from sweep.common import artefacts
 from sweep.common.errors import UserError
-from sweep.common.files import read_json, write_json
+from sweep.common.files import write_json
 from sweep.common.units import scientific, short
 from sweep.plan.schedule import Schedule
+from sweep.plan.written import Written
+from sweep.runs.planned import Facts
 from sweep.runs.rundir import SCHEMA_VERSION
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataIdentity:
     """Which token shards, and how many of their sequences may be seen."""
 
@@ -28,7 +33,7 @@ class DataIdentity:
     unique_sequences: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Optim:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) at a peak learning rate."""
 
@@ -40,7 +45,7 @@ class Optim:
     clip_norm: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class Evaluation:
     """What is measured while training. The steps do not depend on the budget."""
 
@@ -51,9 +56,11 @@ class Evaluation:
     sample_tokens: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrialConfig:
-    """Everything that defines a trial, resolved. Its canonical JSON is its identity."""
+    """Everything that defines a trial, resolved. Its canonical JSON is its identity, so files may hold no other key."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     model: ModelConfig
     data: DataIdentity
@@ -75,16 +82,24 @@ class TrialConfig:
         return self.schedule.branch_step(self.steps)
 
 
-@dataclass
+@dataclass(frozen=True)
+class TrialFile:
+    """What is read of `trial.json` and of a plan's line. Their facts follow from the config."""
+
+    trial_id: str
+    config: TrialConfig
+    written: Written
+
+
+@dataclass(frozen=True)
 class Trial:
     """A TrialConfig, its names, and what can be said before training.
 
-    `written` is the config that it was resolved from, so that its data can be prepared again and a variant of it
-    trained; it is not part of its identity.
+    `written` is the config that it was resolved from. It is not part of the trial's identity.
     """
 
     config: TrialConfig
-    written: dict[str, Any] = field(default_factory=dict)
+    written: Written
 
     @cached_property
     def trial_id(self) -> str:
@@ -140,52 +155,54 @@ class Trial:
     @property
     def lr_multiplier(self) -> float:
         """The learning rate over what the rule gives for this width, whether it was written as one or the other."""
-        ratio = self.config.optim.lr / lr_by_rule(self.written["optim"]["lr_base"], self.config.model.width)
+        ratio = self.config.optim.lr / lr_by_rule(self.written.optim.lr_base, self.config.model.width)
         return float(f"{ratio:.4g}")  # the learning rate itself is rounded
 
-    def facts(self) -> dict[str, Any]:
+    @cached_property
+    def facts(self) -> Facts:
         """What tables show and `where:` conditions may name."""
         model = self.config.model
-        return {
-            "trial_id": self.trial_id,
-            "family_id": self.family_id,
-            "params_non_embedding": self.params_non_embedding,
-            "params_total": self.params_total,
-            "tokens": self.tokens,
-            "flops": self.flops,
-            "flops_per_token": float(self.flops_per_token.exact),
-            "flops_6n": float(self.flops_per_token.six_n * self.tokens),
-            "flops_6n_non_embedding": float(self.flops_per_token.six_n_non_embedding * self.tokens),
-            "tokens_per_param": self.tokens_per_param,
-            "unique_tokens": self.unique_tokens,
-            "epochs": self.epochs,
-            "lr": self.config.optim.lr,
-            "lr_multiplier": self.lr_multiplier,
-            "depth": model.depth,
-            "width": model.width,
-            "heads": model.heads,
-            "seq_len": model.seq_len,
-            "vocab_size": model.vocab_size,
-            "batch_tokens": self.config.batch_tokens,
-            "steps": self.config.steps,
-            "schedule": self.config.schedule.name,
-            "precision": self.config.precision,
-            "seed": self.config.seed,
-            "data_fingerprint": self.config.data.fingerprint,
-        }
+        return Facts(
+            trial_id=self.trial_id,
+            family_id=self.family_id,
+            params_non_embedding=self.params_non_embedding,
+            params_total=self.params_total,
+            tokens=self.tokens,
+            flops=self.flops,
+            flops_per_token=float(self.flops_per_token.exact),
+            flops_6n=float(self.flops_per_token.six_n * self.tokens),
+            flops_6n_non_embedding=float(self.flops_per_token.six_n_non_embedding * self.tokens),
+            tokens_per_param=self.tokens_per_param,
+            unique_tokens=self.unique_tokens,
+            epochs=self.epochs,
+            lr=self.config.optim.lr,
+            lr_multiplier=self.lr_multiplier,
+            depth=model.depth,
+            width=model.width,
+            heads=model.heads,
+            seq_len=model.seq_len,
+            vocab_size=model.vocab_size,
+            batch_tokens=self.config.batch_tokens,
+            steps=self.config.steps,
+            schedule=self.config.schedule.name,
+            precision=self.config.precision,
+            seed=self.config.seed,
+            data_fingerprint=self.config.data.fingerprint,
+        )
 
     def to_json(self) -> dict[str, Any]:
+        """The content of `trial.json`, and of a line of `plan.jsonl`."""
         return {
             "schema_version": SCHEMA_VERSION,
             "trial_id": self.trial_id,
             "family_id": self.family_id,
             "config": asdict(self.config),
-            "written": self.written,
-            "facts": self.facts(),
+            "written": self.written.as_config(),
+            "facts": asdict(self.facts),
         }
 
     def keep(self, path: Path) -> None:
-        """Put this trial's `trial.json` there, or check that the one that is there is its own."""
+        """Write this trial's `trial.json`, or check that the file that is there is its own."""
         if not path.exists():
             write_json(path, self.to_json())
         elif Trial.read(path).trial_id != self.trial_id:
@@ -193,43 +210,36 @@ class Trial:
 
     @classmethod
     def read(cls, path: Path) -> "Trial":
-        return cls.from_json(read_json(path), path)
+        """The trial in a `trial.json`. UserError where there is none, and as `decode` says."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file") from error
+        return cls.decode(content, path)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any], where: Path | str) -> "Trial":
-        """The trial in a `trial.json` or plan line, its id checked against its content."""
-        version = value.get("schema_version") if isinstance(value, dict) else None
-        if version != SCHEMA_VERSION:
+    def decode(cls, content: bytes | str, where: Path | str, mend: str = "restore or remove it") -> "Trial":
+        """The trial in JSON text. UserError where the text is damaged, of another schema version, or edited so that the
+        id no longer follows from the content."""
+        artefacts.check_version(
+            content, where, SCHEMA_VERSION, "use the code that wrote it, or train the trial again", mend
+        )
+        said = artefacts.decode(TrialFile, content, where, mend)
+        trial = cls(said.config, said.written)
+        if trial.trial_id != said.trial_id:
             raise UserError(
-                f"{where}: schema version {version}, this code reads {SCHEMA_VERSION}; "
-                "use the code that wrote it, or train the trial again"
-            )
-        try:
-            raw = value["config"]
-            config = TrialConfig(
-                model=ModelConfig(**raw["model"]),
-                data=DataIdentity(**raw["data"]),
-                optim=Optim(**raw["optim"]),
-                schedule=Schedule(**raw["schedule"]),
-                eval=Evaluation(**raw["eval"]),
-                **{key: raw[key] for key in ("batch_sequences", "steps", "precision", "seed")},
-            )
-            trial = cls(config, written=value["written"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{where}: not a trial of this version ({error}); restore or remove it") from error
-        if trial.trial_id != value.get("trial_id"):
-            raise UserError(
-                f"{where}: its content gives the id {trial.trial_id}, it says {value.get('trial_id')}; it was edited "
+                f"{where}: its content gives the id {trial.trial_id}, it says {said.trial_id}; it was edited "
                 "by hand: use overrides to train a variant"
             )
         return trial
 
 
 def lr_by_rule(lr_base: float, width: int) -> float:
+    """The peak learning rate at a width: `lr_base` is that of width 64."""
     return lr_base * (64 / width) ** 0.5
 
 
-def _digest(identity: dict[str, Any]) -> str:
+def _digest(identity: dict[str, object]) -> str:
     canonical = json.dumps({"schema_version": SCHEMA_VERSION, **identity}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 

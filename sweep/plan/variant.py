@@ -14,10 +14,10 @@ def variant(trial: Trial, overrides: list[str]) -> Config:
     groups = [override for override in overrides if (CONF / override.partition("=")[0]).is_dir()]
     values = [override for override in overrides if override not in groups]
     chosen = {group.partition("=")[0] for group in groups}
-    written = {name: value for name, value in trial.written.items() if name not in chosen}
+    written = {name: value for name, value in trial.written.as_config().items() if name not in chosen}
     if any(value.startswith("budget.") for value in values):
-        written["budget"] = dict.fromkeys(trial.written["budget"])
-    raw = OmegaConf.to_container(compose_untyped([f"model={trial.written['model']['name']}", *groups]))
+        written["budget"] = dict.fromkeys(vars(trial.written.budget))
+    raw = OmegaConf.to_container(compose_untyped([f"model={trial.written.model.name}", *groups]))
     assert isinstance(raw, dict)
     if "model" in written:
         written["model"] = {**raw["model"], **written["model"]}

@@ -11,6 +11,7 @@ sweeps/<name>/
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from sweep.common.errors import UserError
 from sweep.common.files import read_json
 from sweep.common.guess import did_you_mean
 from sweep.runs.lookup import one_run
+
+MEND = "launch again to write it anew"
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,19 @@ class SweepDir:
             return settings["overrides"]
         return [word for word in settings["command"][4:] if word != "--extend"]  # of an older version
 
+    def lines(self) -> Iterator[tuple[str, bytes]]:
+        """Of each line of the plan: its place, `plan.jsonl:<number>`, and its text, which is JSON."""
+        for number, line in enumerate(self.plan.read_bytes().splitlines(), start=1):
+            yield f"{self.plan}:{number}", line
+
     def planned(self) -> list[dict[str, Any]]:
         """The plan's lines: `Trial.to_json` of each trial, the longest family first."""
         lines = []
-        for number, line in enumerate(self.plan.read_text().splitlines(), start=1):
+        for where, line in self.lines():
             try:
                 lines.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise UserError(f"{self.plan}:{number}: damaged line; launch again to write it anew") from error
+            except ValueError as error:
+                raise UserError(f"{where}: damaged line; {MEND}") from error
         return lines
 
     def chosen(self, names: list[str]) -> list[dict[str, Any]]:

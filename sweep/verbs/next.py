@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     largest = max(row.C for row in fit.residuals)
     target = parse_quantity("--target", args.target) if args.target else 10 * largest
     plan = _candidates(sweep, budget)
-    N_M = np.array([float(trial.facts()[fit.columns["N"]]) for trial in plan.trials])
+    N_M = np.array([float(vars(trial.facts)[fit.columns["N"]]) for trial in plan.trials])
     D_M = np.array([float(trial.tokens) for trial in plan.trials])
     choices = next_trials.propose(
         next_trials.questions(fit.law, target),

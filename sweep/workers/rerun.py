@@ -61,7 +61,7 @@ def tokens_of(trial: Trial, root: Path) -> Tokens:
     fingerprint = trial.config.data.fingerprint
     if (root / fingerprint).exists():
         return Tokens.open(root, fingerprint)
-    tokens = prepare(section("data", OmegaConf.create(trial.written["data"])), root)
+    tokens = prepare(trial.written.data, root)
     if tokens.fingerprint != fingerprint:
         raise UserError(
             f"{trial.trial_id}: was trained on data {fingerprint}; the same source gives {tokens.fingerprint} here "

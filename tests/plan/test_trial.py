@@ -61,13 +61,13 @@ def test_a_rule_and_its_result_are_one_trial(trial):
         ["cluster.name=x", "cluster.mfu=0.1", "paths.runs=elsewhere", "sweep.name=other"],
     ):
         assert trial(*same).trial_id == plain.trial_id, same
-    assert trial("optim.lr=0.006").facts()["lr_multiplier"] == plain.facts()["lr_multiplier"] == 1
+    assert trial("optim.lr=0.006").facts.lr_multiplier == plain.facts.lr_multiplier == 1
 
 
 def test_a_learning_rate_is_known_as_a_multiple_of_the_rules(trial):
-    assert trial("optim.lr=0.003").facts()["lr_multiplier"] == 0.5
+    assert trial("optim.lr=0.003").facts.lr_multiplier == 0.5
     thrice = trial("optim.lr_multiplier=3", "model.width=24", "model.heads=1")  # of a rate that is rounded
-    assert (thrice.config.optim.lr, thrice.facts()["lr_multiplier"]) == (0.0146969, 3)
+    assert (thrice.config.optim.lr, thrice.facts.lr_multiplier) == (0.0146969, 3)
 
 
 def test_a_learning_rate_and_a_multiple_of_the_rules_are_not_taken_together(trial):
@@ -140,7 +140,7 @@ def test_precision_comes_from_the_device_that_was_asked_for(trial):
 
 def test_what_is_known_before_training(trial):
     t = trial(tiny.steps(40), "data.unique_tokens=1024")
-    facts = t.facts()
+    facts = vars(t.facts)
     assert facts["tokens"] == 5120
     assert facts["flops"] == 5120 * facts["flops_per_token"]
     assert facts["tokens_per_param"] == 5120 / 3088
@@ -157,7 +157,7 @@ def test_a_trial_reads_back(trial, tmp_path):
     again = Trial.read(path)
     assert asdict(again.config) == asdict(plain.config)
     assert (again.trial_id, again.family_id, again.written) == (plain.trial_id, plain.family_id, plain.written)
-    assert again.facts() == plain.facts()
+    assert again.facts == plain.facts
     before = path.read_bytes()
     plain.keep(path)
     assert path.read_bytes() == before
@@ -184,11 +184,11 @@ def test_edited_by_hand_is_told(trial, tmp_path):
     [
         (lambda value: value.update(schema_version=0), "schema version 0, this code reads 1"),
         (lambda value: value.pop("schema_version"), "schema version None"),
-        (lambda value: value["config"].pop("optim"), "not a trial of this version"),
-        (lambda value: value["config"]["model"].update(colour="red"), "not a trial of this version"),
-        (lambda value: value["config"].update(model=None), "not a trial of this version"),
+        (lambda value: value["config"].pop("optim"), "damaged (config.optim is missing); restore or remove it"),
+        (lambda value: value["config"]["model"].update(colour="red"), "damaged (config.model.colour='red': unexpected"),
+        (lambda value: value["config"].update(model=None), "damaged (config.model=None: input should be"),
         (lambda value: value["config"]["model"].update(heads=0), "model.heads=0"),
-        (lambda value: value.pop("written"), "not a trial of this version"),
+        (lambda value: value.pop("written"), "damaged (written is missing)"),
     ],
 )
 def test_another_version_or_damage_is_told(trial, tmp_path, change, said):

@@ -56,7 +56,7 @@ def test_finished_trials_have_their_facts_and_results(swept):
     assert list(collected.table["status"]) == ["finished"] * 4
     for trial in plan.trials:
         row, record = row_of(collected, trial), tiny.record(runs, trial.trial_id)
-        assert {key: row[key] for key in trial.facts()} == trial.facts()
+        assert {key: row[key] for key in vars(trial.facts)} == vars(trial.facts)
         for name in ("loss_nats", "best_loss_nats", "train_loss_nats", "bits_per_byte", "code_hash", "execution_class"):
             assert row[name] == record[name]
         for name in ("intrinsic_dimension", "dimension_points"):

@@ -18,8 +18,10 @@ import pytest
 from sweep.common.checkout import ROOT
 from sweep.common.files import write_json
 from sweep.common.units import short
+from sweep.plan.storage import planned_trials
 from sweep.plan.trial import Trial
 from sweep.runs.rundir import RunDir
+from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import follow, wandb_files
 from sweep.tracking.follow import Follower
 from tests.helpers import tiny
@@ -89,7 +91,7 @@ def launched(overrides, tmp_path_factory):
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    trials = [Trial.from_json(line, "plan") for line in tiny.lines(folder / "sweeps/small/plan.jsonl")]
+    trials = planned_trials(SweepDir(folder / "sweeps/small"))
     return trials, folder, ended.stderr
 
 
@@ -109,7 +111,7 @@ def test_each_trial_is_one_run_with_what_people_filter_by(launched):
         assert config["size"] == short(trial.params_non_embedding)
         assert config["tokens_per_param"] == pytest.approx(trial.tokens_per_param)
         assert (config["lr"], config["seed"], config["depth"]) == (trial.config.optim.lr, 0, 1)
-        assert Trial.from_json(json.loads(config["trial"]), "W&B").trial_id == trial.trial_id
+        assert Trial.decode(config["trial"], "W&B").trial_id == trial.trial_id
 
 
 def test_its_history_is_the_run_directory_in_nats_and_bits_over_tokens_and_flops(launched, prepared):

@@ -252,7 +252,7 @@ def test_a_run_of_another_schema_version(refused, swept, capsys):
     run.trial.write_text(json.dumps({**json.loads(run.trial.read_text()), "schema_version": 0}))
     assert "trial.json: schema version 0, this code reads 1; use the code that wrote it" in refused("rerun", run.path)
     sweep.plan.write_text(json.dumps({**trial.to_json(), "schema_version": 0}) + "\n")
-    assert "plan.jsonl: schema version 0" in refused("work", sweep.path)
+    assert "plan.jsonl:1: schema version 0" in refused("work", sweep.path)
     # A trial whose folder is of another version fails alone, in one line; nothing in it is overwritten.
     assert tiny.train(replace(plan, trials=[trial])) == 1
     assert "schema version 0" in capsys.readouterr().err
