@@ -37,13 +37,16 @@ def read_lines(kind: type[T], path: Path, mend: str = "restore the file, or remo
     return list(iterate_lines(kind, path, mend))
 
 
-def iterate_lines(kind: type[T], path: Path, mend: str = "restore the file, or remove it") -> Iterator[T]:
-    """The same, each line parsed only when it is asked for."""
+def iterate_lines(
+    kind: type[T], path: Path, mend: str = "restore the file, or remove it", last_first: bool = False
+) -> Iterator[T]:
+    """The same, each line parsed only when it is asked for; from the end of the file where `last_first`."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+    numbered = list(enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1))
+    for number, line in reversed(numbered) if last_first else numbered:
         yield decode(kind, line, f"{path}:{number}", mend)
 
 

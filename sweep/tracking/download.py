@@ -12,6 +12,7 @@ import pandas as pd
 from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.config.schema import WandbSection
+from sweep.plan.trial import Trial
 from sweep.runs.rundir import RunDir
 from sweep.tracking import account as accounts
 from sweep.tracking.account import sign_in
@@ -68,17 +69,16 @@ def run_directory(text: str, root: Path) -> Path:
         raise UserError(f"{text}: {accounts.explain(error)}") from error
     if not isinstance(run.config.get("trial"), str):
         raise UserError(f"{text}: its config holds no `trial`, so it is not a run of a sweep of ours")
-    trial = _json(text, run.config["trial"])
-    directory = RunDir(root / f"{trial.get('trial_id')}-of-wandb")
-    files.write_json(directory.trial, trial)
+    trial = Trial.decode(run.config["trial"], f"{text}: `trial` in its config", "train it again by overrides")
+    directory = RunDir(root / f"{trial.trial_id}-of-wandb")
+    files.write_json(directory.trial, trial.to_json())
     if options := run.config.get("run"):
         files.write_json(directory.env, {"options": dict(options)})
     directory.record.unlink(missing_ok=True)
     record = _plain(dict(run.summary))
     if record.get("status") in ("finished", "diverged"):
-        known = {"trial_id": trial.get("trial_id"), "family_id": trial.get("family_id")}
-        counted = {"tokens": run.config.get("D"), "flops": run.config.get("C")}
-        files.write_json(directory.record, record | known | counted)
+        known = {"trial_id": trial.trial_id, "family_id": trial.family_id, "tokens": trial.tokens, "flops": trial.flops}
+        files.write_json(directory.record, record | known)
     return directory.path
 
 
@@ -96,16 +96,6 @@ def _parts(text: str, form: str) -> tuple[str, str, str]:
         raise UserError(f"{text}: write {PREFIX}{form}, or the address of its page")
     entity, project, run_id = (*parts, "")[:3]
     return entity, project, run_id
-
-
-def _json(text: str, content: str) -> dict[str, Any]:
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{text}: `trial` in its config is damaged ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{text}: `trial` in its config is damaged (not an object)")
-    return value
 
 
 def _plain(value: Any) -> Any:

@@ -24,12 +24,14 @@ import psutil
 
 from sweep.common.errors import UserError
 from sweep.config.schema import WandbSection
+from sweep.plan.storage import planned_trials
+from sweep.plan.trial import Trial
 from sweep.runs import claim
 from sweep.runs.claim import Holder
 from sweep.runs.rundir import Failure, RunDir
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import account, client, run_content, wandb_files
-from sweep.tracking.mirror import Mirror, NotKept
+from sweep.tracking.mirror import IncompleteFile, Mirror
 
 NEWS = "W&B: "
 NICENESS = 10  # a tenth of a core where training wants them all; with less, runs would begin minutes late
@@ -46,37 +48,37 @@ PAUSE_SECONDS = 60.0  # after wandb broke down
 SERVICE_GONE = ("HandleAbandonedError", "MailboxClosedError", "WandbServiceConnectionError")
 
 
-class Again(Exception):
-    """A server would not have a run. wandb's service keeps its name in use, so that it takes a new one to go on."""
+class RestartService(Exception):
+    """The server refused a run. wandb's service keeps the run's id in use, so going on takes a new service."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Task:
-    """What to follow; travels as JSON."""
+    """What to follow. It travels to the sidecar as one line of JSON."""
 
     sweep: str | None  # the folder of the sweep whose plan holds the trials; None where `trials` are given
-    trials: list[dict[str, Any]] | None  # lines as of a plan, for a trial outside of any sweep
+    trials: list[Trial] | None  # those outside of any sweep
     families: list[str] | None  # follow only these; None: all
     runs: str
     tokens: str
     sweeps: str
-    wandb: dict[str, Any]
+    wandb: WandbSection
 
     @classmethod
     def of_sweep(cls, sweep: SweepDir, families: list[str] | None = None) -> "Task":
         saved = sweep.settings()
         paths = {key: saved["paths"][key] for key in ("runs", "tokens", "sweeps")}
-        wandb = saved.get("wandb", {})
-        return cls(str(sweep.path), None, families, **paths, wandb=wandb)
+        return cls(str(sweep.path), None, families, **paths, wandb=WandbSection(**saved.get("wandb", {})))
 
-    def planned(self) -> list[dict[str, Any]]:
-        trials = self.trials if self.trials is not None else SweepDir(Path(str(self.sweep))).planned()
-        return [trial for trial in trials if self.families is None or trial["family_id"] in self.families]
+    def planned(self) -> list[Trial]:
+        """The trials to follow."""
+        trials = self.trials if self.trials is not None else planned_trials(SweepDir(Path(str(self.sweep))))
+        return [trial for trial in trials if self.families is None or trial.family_id in self.families]
 
     def how_to_sync(self) -> str:
         if self.sweep is not None:
             return f"python -m sweep sync {self.sweep}"
-        files = (f"offline-run-*-{trial['trial_id']}/*.wandb" for trial in self.planned())  # by time, as they go up
+        files = (f"offline-run-*-{trial.trial_id}/*.wandb" for trial in self.planned())  # by time, as they go up
         return " ".join(["wandb sync", *(f"{wandb_files.folder(Path(self.runs))}/{name}" for name in files)])
 
 
@@ -97,15 +99,15 @@ class Follower:
 
     def __post_init__(self) -> None:
         task = self.task
-        self.section = WandbSection(**task.wandb)
+        self.section = task.wandb
         self.runs = Path(task.runs)
         trials = task.planned()
-        tags = run_content.tags(Path(task.sweeps), {trial["trial_id"] for trial in trials})
+        tags = run_content.tags(Path(task.sweeps), {trial.trial_id for trial in trials})
         self.families = defaultdict(list)
         for trial in trials:
-            mirror = Mirror(trial, self.runs, Path(task.tokens), self.section, tags=tags[trial["trial_id"]])
+            mirror = Mirror(trial, self.runs, Path(task.tokens), self.section, tags=tags[trial.trial_id])
             if not mirror.is_settled():
-                self.families[trial["family_id"]].append(mirror)
+                self.families[trial.family_id].append(mirror)
 
     def choose_mode(self) -> str:
         """Online where asked for or possible; the reason where it is not. UserError where wandb is not there."""
@@ -184,7 +186,7 @@ class Follower:
             if mode == "offline":
                 raise
             self._go_offline(error)
-            raise Again from error
+            raise RestartService from error
         self.on_open()
         if not mirror.run.offline:
             self._say_once(f"online, {mirror.run.project_url}")
@@ -297,7 +299,7 @@ def attempt(follower: Follower, said: str, last: bool = False, with_new_service:
     except Exception as error:  # noqa: BLE001 — see above
         follower.abandon()
         # Slurm's signals reach wandb's service too, and end it; then a new one goes on.
-        if (isinstance(error, Again) or service_is_gone(error)) and not with_new_service:
+        if (isinstance(error, RestartService) or service_is_gone(error)) and not with_new_service:
             return attempt(follower, said, last, with_new_service=True)
         traceback.print_exception(error)
         trouble = explain(error)
@@ -315,7 +317,7 @@ def service_is_gone(error: Exception) -> bool:
 def explain(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, NotKept):
+    if isinstance(error, IncompleteFile):
         return f"{error}: is the disk full?"
     return f"wandb broke down ({type(error).__name__}: {client.first_line(error)})"
 

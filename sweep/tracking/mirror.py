@@ -9,31 +9,45 @@ trial's branch are this trial's.
 import contextlib
 import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sweep.common import artefacts
 from sweep.common.exits import EXIT_AGAIN
-from sweep.common.files import read_json, read_json_lines, read_json_lines_back, write_json
+from sweep.common.files import read_json, write_json
 from sweep.config.schema import WandbSection
-from sweep.plan.schedule import Schedule
+from sweep.plan.trial import Trial
 from sweep.runs import claim
 from sweep.runs.claim import Claim
+from sweep.runs.metrics import MetricsRow, Sample
+from sweep.runs.record import Record
 from sweep.runs.rundir import Failure, RunDir
 from sweep.tracking import client, run_content, wandb_files
 
 KEPT_SECONDS = 15.0  # until a file that has not ended is incomplete
 
 
-class NotKept(Exception):
-    """wandb took rows, and its file does not have them: a full disk, most likely."""
+class IncompleteFile(Exception):
+    """wandb took rows that its file does not hold, most likely because the disk is full."""
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """`mirrored.json`: W&B has all of a record, in this project and under these tags."""
+
+    project: str
+    entity: str | None
+    tags: list[str]
+    record: float  # when the record was finished, in seconds since the epoch
+    last_step: int | None
 
 
 @dataclass
 class Mirror:
     """Follows one trial. `run` is open, and `claim` held, while there is something to mirror."""
 
-    trial: dict[str, Any]  # a line of the plan, as trial.json
+    trial: Trial
     runs: Path
     tokens: Path
     section: WandbSection
@@ -48,7 +62,7 @@ class Mirror:
 
     @property
     def trial_id(self) -> str:
-        return self.trial["trial_id"]
+        return self.trial.trial_id
 
     @property
     def folder(self) -> RunDir:
@@ -63,21 +77,18 @@ class Mirror:
     def mark(self) -> Path:
         return self.place / "mirrored.json"
 
-    def record(self) -> dict[str, Any] | None:
-        return read_json(self.folder.record) if self.folder.record.exists() else None
+    def record(self) -> Record | None:
+        return Record.read(self.folder.record) if self.folder.record.exists() else None
 
     def is_settled(self) -> bool:
         """Whether W&B has this trial to its end."""
         if not self.mark.exists() or not self.folder.record.exists():
             return False
-        mark, record = read_json(self.mark), self.record()
-        same = mark["project"] == self.section.project and mark["entity"] == self.section.entity
-        return same and record is not None and mark["record"] == record["finished_at"] and self._tagged(mark["tags"])
+        mark, record = artefacts.read(Mirrored, self.mark), self.record()
+        same = (mark.project, mark.entity) == (self.section.project, self.section.entity)
+        return same and record is not None and mark.record == record.finished_at and set(self.tags) <= set(mark.tags)
 
-    def _tagged(self, tags: list[str]) -> bool:
-        return set(self.tags) <= set(tags)
-
-    def new_rows(self) -> list[dict[str, Any]]:
+    def new_rows(self) -> list[MetricsRow]:
         """Rows beyond the last step that W&B has; nothing where the file of rows did not change since the last call."""
         source, until = self._source()
         try:
@@ -100,9 +111,8 @@ class Mirror:
         """Where the rows are, and the last step that is this trial's."""
         if self.folder.metrics.exists():
             return self.folder.metrics, 2**62
-        trunk = RunDir.of_trunk(self.runs, self.trial["family_id"])
-        config = self.trial["config"]
-        return trunk.metrics, Schedule(**config["schedule"]).branch_step(config["steps"])
+        trunk = RunDir.of_trunk(self.runs, self.trial.family_id)
+        return trunk.metrics, self.trial.config.branch_step
 
     def take(self) -> bool:
         """Claim the trial's run in W&B; False while another process has it."""
@@ -124,7 +134,7 @@ class Mirror:
             mode,
             run_id=self.trial_id,
             name=self.trial_id,
-            group=self.trial["family_id"],
+            group=self.trial.family_id,
             job_type="trial",
             tags=self.tags,
             config=run_content.config(self.trial, self.scale, env),
@@ -145,28 +155,30 @@ class Mirror:
     def advance(self) -> None:
         """Log what is new."""
         for row in self.new_rows():
-            self.run.log(run_content.history(row, self.trial, self.scale), step=row["step"], commit=True)
-            self.step = row["step"]
-        samples = read_json_lines(self.folder.samples)
+            self.run.log(
+                run_content.history(row, self.trial.facts.flops_per_token, self.scale), step=row.step, commit=True
+            )
+            self.step = row.step
+        samples = artefacts.read_lines(Sample, self.folder.samples)
         if len(samples) > self.samples_seen:
             self.samples_seen = len(samples)
             self._log_samples(samples)
 
-    def _log_samples(self, samples: list[dict[str, Any]]) -> None:
+    def _log_samples(self, samples: list[Sample]) -> None:
         """As a table. Online wandb asks the server about it at once; without an answer the table waits for the next."""
         wandb = client.wandb_module()
-        rows = [[sample[column] for column in run_content.SAMPLE_COLUMNS] for sample in samples]
+        rows = [[sample.step, sample.tokens, sample.prompt, sample.text] for sample in samples]
         with contextlib.suppress(wandb.Error, ValueError):
-            self.run.summary["samples"] = wandb.Table(columns=list(run_content.SAMPLE_COLUMNS), data=rows)
+            self.run.summary["samples"] = wandb.Table(columns=[field.name for field in fields(Sample)], data=rows)
 
     def failure(self, since: float) -> Failure | None:
         """What the trial failed with after a time (seconds since the epoch), unless it was told."""
         return self.folder.failure(since=max(since, self.failed_at))
 
     def close(self, failure: Failure | None = None) -> None:
-        """End the attempt: with the record if there is one, else as failed, else as stopped and to be gone on with.
+        """End the attempt: with the record if there is one, else as failed, else as stopped and to be continued.
 
-        Raises NotKept where rows are missing from wandb's own file, TimeoutError where the upload takes too long.
+        Raises IncompleteFile where wandb's own file lacks rows, and TimeoutError where the upload takes too long.
         """
         record = self.record()
         self.advance()
@@ -185,8 +197,8 @@ class Mirror:
         if online:
             wandb_files.mark_up(file)
         if record is not None:
-            where = {"project": self.section.project, "entity": self.section.entity, "tags": self.tags}
-            write_json(self.mark, {**where, "record": record["finished_at"], "last_step": self.step})
+            mark = Mirrored(self.section.project, self.section.entity, self.tags, record.finished_at, self.step)
+            write_json(self.mark, asdict(mark))
 
     def release(self) -> None:
         """Let another process go on with the trial, or this one later. A run that is still open ends as failed."""
@@ -203,11 +215,12 @@ def await_end(file: Path) -> None:
     give_up = time.monotonic() + KEPT_SECONDS
     while not wandb_files.content(file).ended:
         if time.monotonic() > give_up:
-            raise NotKept(f"{file} lacks the end of the run")
+            raise IncompleteFile(f"{file} lacks the end of the run")
         time.sleep(0.1)
 
 
-def _rows_after(path: Path, step: int, until: int) -> list[dict[str, Any]]:
+def _rows_after(path: Path, step: int, until: int) -> list[MetricsRow]:
     """The rows with step < row's step <= until, read from the end: all but a few were logged before."""
-    new = itertools.takewhile(lambda row: row["step"] > step, read_json_lines_back(path))
-    return [row for row in new if row["step"] <= until][::-1]
+    rows = artefacts.iterate_lines(MetricsRow, path, last_first=True)
+    new = itertools.takewhile(lambda row: row.step > step, rows)
+    return [row for row in new if row.step <= until][::-1]

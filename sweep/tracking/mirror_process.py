@@ -7,11 +7,13 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from sweep.common.checkout import ROOT
 from sweep.common.files import Tail
+from sweep.config.schema import PathsSection
 from sweep.config.schema import WandbSection
+from sweep.plan.trial import Trial
 from sweep.tracking import client
 from sweep.tracking.follow import NEWS, Task
 
@@ -23,7 +25,7 @@ class Sidecar:
 
     def __init__(self, task: Task, log: Path):
         self.task, self.log = task, log
-        self.section = WandbSection(**task.wandb)
+        self.section = task.wandb
         self.process: subprocess.Popen[bytes] | None = None
         self.told = Tail(log)
         if client.asked_mode(self.section) != "off":
@@ -76,7 +78,6 @@ class Sidecar:
         return [*self.news(), *late]
 
 
-def of_one(trial: dict[str, Any], paths: dict[str, Any], wandb: dict[str, Any]) -> Task:
-    """The task of a trial that is trained outside of a sweep."""
-    folders = {key: paths[key] for key in ("runs", "tokens", "sweeps")}
-    return Task(sweep=None, trials=[trial], families=None, **folders, wandb=wandb)
+def of_one(trial: Trial, paths: PathsSection, wandb: WandbSection) -> Task:
+    """The task of following a trial that is trained outside of a sweep."""
+    return Task(None, [trial], None, paths.runs, paths.tokens, paths.sweeps, wandb)

@@ -1,25 +1,30 @@
-"""What a trial's run in W&B holds: config to filter by, history to plot, the record as its summary.
+"""What a trial's run in W&B holds: a config to filter by, a history to plot, and the record as its summary.
 
-Made from the files of the run directory alone. History keys are grouped by what W&B draws together:
+All of it is made from the files of the run directory. Keys of the history are grouped by what W&B draws together:
 
-  tokens flops seconds decay                                                              what to plot against
-  loss/train_nats loss/val_nats loss/val_bits_per_byte                                    decay: 0 stable, 1 decay
-  optim/lr optim/grad_norm  speed/tokens_per_second speed/flops_per_second speed/mfu
-  reference/<line>_nats                                                                   constants, beside validation
+  tokens flops seconds decay                              to plot against; decay is 1 while the learning rate decays
+  loss/train_nats loss/val_nats loss/val_bits_per_byte
+  optim/lr optim/grad_norm
+  speed/tokens_per_second speed/flops_per_second speed/mfu
+  reference/<line>_nats                                   constants, in rows with a validation
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweep.common import artefacts
 from sweep.common.errors import UserError
-from sweep.common.files import read_json
 from sweep.common.units import short
+from sweep.plan.trial import Trial
+from sweep.runs.metrics import MetricsRow
+from sweep.runs.record import Record
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import client
 
-COLUMNS = {
+NATS_PER_BIT = 0.6931471805599453
+HISTORY = {  # key in W&B → field of the row
     "loss/train_nats": "train_loss_nats",
     "loss/val_nats": "val_loss_nats",
     "optim/lr": "lr",
@@ -30,64 +35,70 @@ COLUMNS = {
     "flops": "flops",
     "seconds": "seconds",
 }
-NATS_PER_BIT = 0.6931471805599453
-SAMPLE_COLUMNS = ("step", "tokens", "prompt", "text")
+RENAMED = ("params_non_embedding", "tokens", "flops")  # facts that are N, D and C in W&B
+Content = dict[str, Any]  # what wandb takes: config, a row of history, or a summary
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scale:
-    """What a trial's numbers are held against; None or nothing where it is not known."""
+    """What a trial's losses are compared with, as `meta.json` of its tokens says it: None or empty where unknown."""
 
     bytes_per_token: float | None = None
-    reference_nats: dict[str, float] | None = None
+    reference_lines: dict[str, float] = field(default_factory=dict)  # nats per token, by name
 
 
-def scale_of(trial: dict[str, Any], tokens: Path) -> Scale:
-    """Of a trial's data."""
-    meta_path = tokens / trial["facts"]["data_fingerprint"] / "meta.json"
-    meta = read_json(meta_path) if meta_path.exists() else {}
-    return Scale(bytes_per_token=meta.get("bytes_per_token"), reference_nats=meta.get("reference_lines"))
+def scale_of(trial: Trial, tokens: Path) -> Scale:
+    """The scale of a trial's data."""
+    path = tokens / trial.config.data.fingerprint / "meta.json"
+    return artefacts.read(Scale, path) if path.exists() else Scale()
 
 
-def config(trial: dict[str, Any], scale: Scale, env: dict[str, Any]) -> dict[str, Any]:
-    """Flat: what people filter and group by. `trial` is the text of its trial.json, enough to train it again."""
-    facts, resolved, written = trial["facts"], trial["config"], trial["written"]
+def config(trial: Trial, scale: Scale, env: Content) -> Content:
+    """What people filter and group runs by, flat. `trial` is the text of trial.json, enough to train it again. `env` is
+    the content of env.json."""
+    resolved = trial.config
     return {
-        **{key: value for key, value in facts.items() if key not in ("params_non_embedding", "tokens", "flops")},
-        "N": facts["params_non_embedding"],
-        "D": facts["tokens"],
-        "C": facts["flops"],
-        "size": short(facts["params_non_embedding"]),
-        "model": written["model"]["name"],
-        "data": written["data"]["source"],
-        "batch_sequences": resolved["batch_sequences"],
-        "warmup_steps": resolved["schedule"]["warmup_steps"],
-        "decay_fraction": resolved["schedule"]["decay_fraction"],
-        **{key: value for key, value in resolved["optim"].items() if key != "lr"},
+        **{name: value for name, value in asdict(trial.facts).items() if name not in RENAMED},
+        "N": trial.params_non_embedding,
+        "D": trial.tokens,
+        "C": trial.flops,
+        "size": short(trial.params_non_embedding),
+        "model": trial.written.model.name,
+        "data": trial.written.data.source,
+        "batch_sequences": resolved.batch_sequences,
+        "warmup_steps": resolved.schedule.warmup_steps,
+        "decay_fraction": resolved.schedule.decay_fraction,
+        **{name: value for name, value in asdict(resolved.optim).items() if name != "lr"},
         "bytes_per_token": scale.bytes_per_token,
-        "reference_nats": scale.reference_nats,
+        "reference_nats": scale.reference_lines or None,
         "device": (env.get("class") or {}).get("device_model"),
         "execution_class": env.get("execution_class"),
         "run": env.get("options"),
-        "trial": json.dumps(trial),
+        "trial": json.dumps(trial.to_json()),
     }
 
 
-def history(row: dict[str, Any], trial: dict[str, Any], scale: Scale) -> dict[str, Any]:
-    """One line of metrics.jsonl; what it has no number for is left out."""
-    flops_per_second = row["tokens_per_second"] * trial["facts"]["flops_per_token"]
-    values = {name: row.get(key) for name, key in COLUMNS.items()}
-    values |= {"decay": int(row["phase"] == "decay"), "speed/flops_per_second": flops_per_second}
-    if row["val_loss_nats"] is not None:
+def history(row: MetricsRow, flops_per_token: float, scale: Scale) -> Content:
+    """One row of metrics.jsonl. A key without a number is left out."""
+    fields = asdict(row)
+    values = {name: fields[key] for name, key in HISTORY.items()}
+    values["decay"] = int(row.phase == "decay")
+    if row.tokens_per_second is not None:
+        values["speed/flops_per_second"] = row.tokens_per_second * flops_per_token
+    if row.val_loss_nats is not None:
         if scale.bytes_per_token:
-            values["loss/val_bits_per_byte"] = row["val_loss_nats"] / NATS_PER_BIT / scale.bytes_per_token
-        values |= {f"reference/{name}_nats": nats for name, nats in (scale.reference_nats or {}).items()}
+            values["loss/val_bits_per_byte"] = row.val_loss_nats / NATS_PER_BIT / scale.bytes_per_token
+        values |= {f"reference/{name}_nats": nats for name, nats in scale.reference_lines.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def summary(record: dict[str, Any]) -> dict[str, Any]:
-    """The record, but for what the config says and what the last row of the history says itself."""
-    return {key: value for key, value in record.items() if key not in ("trial_id", "family_id", "tokens", "flops")}
+def summary(record: Record) -> Content:
+    """The record, without what the config and the last row of the history say."""
+    return {
+        name: value
+        for name, value in asdict(record).items()
+        if name not in ("trial_id", "family_id", "tokens", "flops")
+    }
 
 
 def tags(sweeps: Path, trial_ids: set[str]) -> dict[str, list[str]]:

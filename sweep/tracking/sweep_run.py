@@ -24,7 +24,7 @@ from sweep.report import render
 from sweep.report.figure_spec import Axis, Figure, Panel, Series
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import client
-from sweep.tracking.mirror import NotKept, await_end
+from sweep.tracking.mirror import IncompleteFile, await_end
 
 JOB_TYPE = "frontier"
 POINTS = "frontier_points"  # the table behind the custom chart
@@ -132,7 +132,7 @@ def finish(run: Any, exit_code: int = 0) -> None:
     run.finish(exit_code=exit_code)
     try:
         await_end(client.file_of(run))
-    except NotKept as error:
+    except IncompleteFile as error:
         raise UserError(f"{error}; free some space, and run the same again") from error
 
 

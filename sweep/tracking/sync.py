@@ -28,7 +28,7 @@ from sweep.tracking import account as accounts
 from sweep.tracking import client, sweep_run, wandb_files
 from sweep.tracking.account import Account
 from sweep.tracking.follow import Follower, Task
-from sweep.tracking.mirror import NotKept
+from sweep.tracking.mirror import IncompleteFile
 
 WAITS_SECONDS = (10.0, 30.0, 60.0, 120.0, 300.0)  # before each new round, while the server is too busy
 LONGEST_UPLOAD_SECONDS = 1800
@@ -85,7 +85,7 @@ def catch_up(sweep: SweepDir, say: Callable[[str], None] = print) -> None:
     wandb.mode=off, or whose mirror was killed."""
     try:
         Follower(Task.of_sweep(sweep), say=say).look(last=True)
-    except NotKept as error:
+    except IncompleteFile as error:
         raise UserError(f"{error}; free some space, and run the same again") from error
 
 

@@ -1,12 +1,12 @@
 """Mirror runs to W&B while others train them: what launchers start beside their workers.
 
-Reads one line of JSON on stdin, what to follow (sweep.tracking.follow.Task), and ends when stdin does.
+It reads what to follow as one line of JSON on stdin (`sweep.tracking.follow.Task`), and ends when stdin ends.
 """
 
 import argparse
-import json
 import sys
 
+from sweep.common import artefacts
 from sweep.tracking.follow import Task, main
 
 
@@ -15,4 +15,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return main(Task(**json.loads(sys.stdin.buffer.readline())))
+    return main(artefacts.decode(Task, sys.stdin.buffer.readline(), "stdin"))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sweep.config.schema import WandbSection
 from sweep.plan.trial import Trial
 from sweep.runs import claim
 from sweep.runs.rundir import RunDir
@@ -67,9 +68,9 @@ class Replay:
         shutil.copy(self.source.record, self.run.record)
 
     def task(self, mode: str = "offline", **wandb: Any) -> Task:
-        section = {"mode": mode, "every_seconds": 0.1, "patience_seconds": 3.0, **wandb}
+        section = WandbSection(**{"mode": mode, "every_seconds": 0.1, "patience_seconds": 3.0, **wandb})
         folders = {"runs": str(self.runs), "tokens": str(self.tokens), "sweeps": str(self.runs.parent / "sweeps")}
-        return Task(None, [self.trial.to_json()], None, **folders, wandb=section)
+        return Task(None, [self.trial], None, **folders, wandb=section)
 
     def sidecar(self, mode: str = "offline", **wandb: Any) -> Sidecar:
         return Sidecar(self.task(mode, **wandb), self.runs.parent / "wandb.log")

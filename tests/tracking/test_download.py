@@ -12,6 +12,8 @@ from sweep.cli import main
 from sweep.common import files
 from sweep.fit.foreign import from_wandb
 from sweep.fit.table import prepare
+from sweep.plan.trial import Trial
+from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
 from sweep.tracking import download, run_content
 from tests.helpers import tiny
@@ -131,9 +133,8 @@ def trained(overrides, workspace):
     plan, _ = tiny.make_sweep([*overrides, tiny.steps(20)])
     assert tiny.train(plan) == 0
     run = RunDir.of_trial(Path("runs"), plan.trials[0].trial_id)
-    trial, env = files.read_json(run.trial), files.read_json(run.env)
-    config = run_content.config(trial, run_content.Scale(), env)
-    summary = run_content.summary(files.read_json(run.record))
+    config = run_content.config(Trial.read(run.trial), run_content.Scale(), files.read_json(run.env))
+    summary = run_content.summary(Record.read(run.record))
     config = {name: {"value": value} for name, value in config.items()}
     return plan.trials[0].trial_id, plan.config.paths.tokens, Stored("r1", "p", {}, config, summary)
 
@@ -163,8 +164,8 @@ def test_rerun_compares_with_the_summary(trained, server, capsys):
         (["rerun", "wandb:a/b"], "wandb:a/b: write wandb:ENTITY/PROJECT/RUN, or the address of its page"),
         (["rerun", f"wandb:{ENTITY}/p/nothing"], "Could not find run"),
         (["rerun", f"wandb:{ENTITY}/p/foreign"], "its config holds no `trial`, so it is not a run of a sweep of ours"),
-        (["rerun", f"wandb:{ENTITY}/p/damaged"], "`trial` in its config is damaged"),
-        (["rerun", f"wandb:{ENTITY}/p/edited"], "not a trial of this version"),
+        (["rerun", f"wandb:{ENTITY}/p/damaged"], "`trial` in its config: damaged (invalid JSON"),
+        (["rerun", f"wandb:{ENTITY}/p/edited"], "`trial` in its config: damaged (trial_id is missing)"),
     ],
 )
 def test_bad_input_is_one_line(workspace, server, capsys, arguments, said):

@@ -367,10 +367,10 @@ def test_damaged_rows_are_told_and_keep_no_other_trial_back(trained, again):
         for name in ("trial.json", "env.json"):
             shutil.copy(other.source.path / name, other.run.path / name)
         other.end()
-    task = replace(again.task(), trials=[trial.to_json() for trial in plan.trials])
+    task = replace(again.task(), trials=plan.trials)
     said: list[str] = []
     Follower(task, say=said.append).look(last=True)
-    assert "metrics.jsonl:4: damaged line" in said[0]
+    assert "metrics.jsonl:4: damaged (invalid JSON" in said[0]
     assert_whole(other)
 
 
