@@ -1,6 +1,6 @@
-"""The rows that a run writes while it trains: `metrics.jsonl` and `samples.jsonl`."""
+"""The rows that a run writes in `metrics.jsonl` and `samples.jsonl`, and what to compare their losses with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -28,3 +28,11 @@ class Sample:
     tokens: int
     prompt: str
     text: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What losses are compared with, as `meta.json` of the tokens says: None or empty where that is unknown."""
+
+    bytes_per_token: float | None = None
+    reference_lines: dict[str, float] = field(default_factory=dict)  # nats per token, by name

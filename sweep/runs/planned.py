@@ -36,3 +36,10 @@ class Facts:
     precision: str
     seed: int
     data_fingerprint: str
+
+
+@dataclass(frozen=True)
+class PlanLine:
+    """What is read of a line of `plan.jsonl`, the content of a `trial.json`."""
+
+    facts: Facts

@@ -10,16 +10,17 @@ sweeps/<name>/
   report/           from `report`
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweep.common import artefacts
 from sweep.common.errors import UserError
 from sweep.common.files import read_json
 from sweep.common.guess import did_you_mean
 from sweep.runs.lookup import one_run
+from sweep.runs.planned import Facts, PlanLine
 
 MEND = "launch again to write it anew"
 
@@ -77,26 +78,20 @@ class SweepDir:
         for number, line in enumerate(self.plan.read_bytes().splitlines(), start=1):
             yield f"{self.plan}:{number}", line
 
-    def planned(self) -> list[dict[str, Any]]:
-        """The plan's lines: `Trial.to_json` of each trial, the longest family first."""
-        lines = []
-        for where, line in self.lines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{where}: damaged line; {MEND}") from error
-        return lines
+    def planned(self) -> list[Facts]:
+        """The facts of each planned trial, the longest family first. UserError names a line that is damaged."""
+        return [artefacts.decode(PlanLine, line, where, MEND).facts for where, line in self.lines()]
 
-    def chosen(self, names: list[str]) -> list[dict[str, Any]]:
-        """The plan's lines of these runs, named by id, by a unique prefix of it, or by family; of all without names."""
-        lines = self.planned()
+    def chosen(self, names: list[str]) -> list[Facts]:
+        """The planned trials that people name by id, unique prefix of an id, or family; all of them without names."""
+        planned = self.planned()
         if not names:
-            return lines
-        by_id = {line["trial_id"]: line for line in lines}
-        found: dict[str, dict[str, Any]] = {}
+            return planned
+        by_id = {trial.trial_id: trial for trial in planned}
+        found: dict[str, Facts] = {}
         for name in names:
-            of_family = [line for line in lines if line["family_id"] == name]
-            trial_ids = [line["trial_id"] for line in of_family] or [one_run(name, by_id, f"sweep {self.name}")]
+            of_family = [trial.trial_id for trial in planned if trial.family_id == name]
+            trial_ids = of_family or [one_run(name, by_id, f"sweep {self.name}")]
             found.update((trial_id, by_id[trial_id]) for trial_id in trial_ids)
         return list(found.values())
 

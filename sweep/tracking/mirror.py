@@ -20,7 +20,7 @@ from sweep.config.schema import WandbSection
 from sweep.plan.trial import Trial
 from sweep.runs import claim
 from sweep.runs.claim import Claim
-from sweep.runs.metrics import MetricsRow, Sample
+from sweep.runs.metrics import MetricsRow, Sample, Scale
 from sweep.runs.record import Record
 from sweep.runs.rundir import Failure, RunDir
 from sweep.tracking import client, run_content, wandb_files
@@ -58,7 +58,7 @@ class Mirror:
     seen: tuple[Any, ...] = ()  # what the source of rows looked like when it was read
     samples_seen: int = 0
     failed_at: float = 0.0  # when the failure happened that was told last
-    scale: run_content.Scale = field(default_factory=run_content.Scale)
+    scale: Scale = field(default_factory=Scale)
 
     @property
     def trial_id(self) -> str:

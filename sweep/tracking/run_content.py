@@ -10,7 +10,7 @@ All of it is made from the files of the run directory. Keys of the history are g
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sweep.common import artefacts
 from sweep.common.errors import UserError
 from sweep.common.units import short
 from sweep.plan.trial import Trial
-from sweep.runs.metrics import MetricsRow
+from sweep.runs.metrics import MetricsRow, Scale
 from sweep.runs.record import Record
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import client
@@ -37,14 +37,6 @@ HISTORY = {  # key in W&B → field of the row
 }
 RENAMED = ("params_non_embedding", "tokens", "flops")  # facts that are N, D and C in W&B
 Content = dict[str, Any]  # what wandb takes: config, a row of history, or a summary
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What a trial's losses are compared with, as `meta.json` of its tokens says it: None or empty where unknown."""
-
-    bytes_per_token: float | None = None
-    reference_lines: dict[str, float] = field(default_factory=dict)  # nats per token, by name
 
 
 def scale_of(trial: Trial, tokens: Path) -> Scale:
@@ -110,6 +102,6 @@ def tags(sweeps: Path, trial_ids: set[str]) -> dict[str, list[str]]:
         except UserError:
             continue  # another sweep's damage is told where that sweep is read
         for line in planned:
-            if line.get("trial_id") in found:
-                found[line["trial_id"]].append(client.tag(path.parent.name))
+            if line.trial_id in found:
+                found[line.trial_id].append(client.tag(path.parent.name))
     return found

@@ -58,7 +58,7 @@ def sync(
 ) -> Tally:
     """Upload what is not up yet of a sweep's trials and of its own run. `say` hears each step as a line."""
     runs = Path(sweep.settings()["paths"]["runs"])
-    names = [line["trial_id"] for line in sweep.planned()]
+    names = [line.trial_id for line in sweep.planned()]
     tally, waiting = Tally(), []
     for name in (*names, sweep_run.run_id(sweep.name)):
         found = wandb_files.of_run(runs, name)

@@ -11,7 +11,6 @@ sweeps that train the same runs.
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -19,6 +18,7 @@ from slurm import commands
 from slurm.queue_state import QueueState, ask
 from sweep.common.errors import UserError
 from sweep.runs.lookup import add_sweep
+from sweep.runs.planned import Facts
 from sweep.runs.state import States, has_record
 from sweep.runs.sweepdir import SweepDir
 
@@ -32,16 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     sweep = SweepDir.find(args.sweep, args.sweeps)
-    chosen = {line["trial_id"] for line in sweep.chosen(args.runs)}
+    chosen = {line.trial_id for line in sweep.chosen(args.runs)}
     missing = _without_record(sweep)
-    asked_for = [line for line in missing if line["trial_id"] in chosen]
+    asked_for = [line for line in missing if line.trial_id in chosen]
     if args.runs and not asked_for:
         print(f"nothing to cancel: {', '.join(args.runs)} {'have records' if args.runs[1:] else 'has its record'}")
         return 0
     queue = ask(sweep)
     for problem in queue.problems:
         print(problem, file=sys.stderr)
-    families = list(dict.fromkeys(line["family_id"] for line in asked_for))
+    families = list(dict.fromkeys(line.family_id for line in asked_for))
     stopped = _stop_workers(sweep, families, everything=not args.runs)
     if not queue.answers:
         raise UserError("the jobs on the cluster were not cancelled: Slurm does not answer; try again later")
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _without_record(sweep: SweepDir) -> list[dict[str, Any]]:
+def _without_record(sweep: SweepDir) -> list[Facts]:
     """The plan's lines of trials that are not finished."""
     runs = Path(sweep.settings()["paths"]["runs"])
-    return [line for line in sweep.planned() if not has_record(runs, line["trial_id"])]
+    return [line for line in sweep.planned() if not has_record(runs, line.trial_id)]
 
 
 def _cancel_jobs(queue: QueueState) -> bool:
@@ -66,14 +66,14 @@ def _cancel_jobs(queue: QueueState) -> bool:
     return bool(jobs)
 
 
-def _cancel_elements(queue: QueueState, chosen: list[dict[str, Any]], missing: list[dict[str, Any]]) -> bool:
+def _cancel_elements(queue: QueueState, chosen: list[Facts], missing: list[Facts]) -> bool:
     """Cancel the elements in the queue that hold the chosen trials, and name the unfinished trials that go with them.
     Whether there was any."""
-    families = {line["family_id"] for line in chosen}
+    families = {line.family_id for line in chosen}
     elements = sorted({one for family in families for one in queue.elements_of[family] if one in queue.in_queue})
-    trials = {line["trial_id"] for line in chosen}
+    trials = {line.trial_id for line in chosen}
     for element in elements:
-        held = [line["trial_id"] for line in missing if line["family_id"] in queue.families_of(element)]
+        held = [line.trial_id for line in missing if line.family_id in queue.families_of(element)]
         if others := [trial_id for trial_id in held if trial_id not in trials]:
             print(f"element {element} holds these unfinished runs too: {', '.join(others)}", flush=True)
     commands.cancel(elements)

@@ -81,7 +81,7 @@ def find(name: str, runs: Path, plans: list[Path]) -> tuple[str | None, str]:
     name = Path(name).name if (Path(name) / "trial.json").exists() else name
     if (runs / name / "trial.json").exists():
         return name, read_json(runs / name / "trial.json")["family_id"]
-    family_of = {line["trial_id"]: line["family_id"] for plan in plans for line in SweepDir(plan.parent).planned()}
+    family_of = {line.trial_id: line.family_id for plan in plans for line in SweepDir(plan.parent).planned()}
     family_of |= {path.parent.name: "" for path in runs.glob("*/trial.json") if path.parent.name not in family_of}
     if name in family_of.values():
         return None, name

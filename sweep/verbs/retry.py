@@ -46,8 +46,8 @@ def forget(sweep: SweepDir, names: list[str]) -> list[str]:
     runs = Path(sweep.settings()["paths"]["runs"])
     missing: dict[str, list[RunDir]] = {}
     for line in sweep.chosen(names):
-        if not has_record(runs, line["trial_id"]):
-            missing.setdefault(line["family_id"], []).append(RunDir.of_trial(runs, line["trial_id"]))
+        if not has_record(runs, line.trial_id):
+            missing.setdefault(line.family_id, []).append(RunDir.of_trial(runs, line.trial_id))
     states = States(runs, ask(sweep))
     for family_id, trials in list(missing.items()):
         family = states.family(family_id)

@@ -100,9 +100,7 @@ def look(sweep: SweepDir) -> Status:
     queue = ask(sweep)
     states = States(Path(sweep.settings()["paths"]["runs"]), queue, launches.alive(sweep.path))
     trials = [
-        StatusRow.of(
-            states.trial(line["trial_id"], line["family_id"]), line["facts"]["steps"], line["facts"]["batch_tokens"]
-        )
+        StatusRow.of(states.trial(line.trial_id, line.family_id), line.steps, line.batch_tokens)
         for line in sweep.planned()
     ]
     return Status(sweep.name, trials, queue)

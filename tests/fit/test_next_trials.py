@@ -91,7 +91,7 @@ def test_the_commands_it_prints_plan_just_the_trials_it_proposes(fitted_sweep, c
     assert main(["next", "known", "--budget", "3e12"]) == 0
     printed = capsys.readouterr().out
     commands = [shlex.split(line)[4:] for line in printed.splitlines() if "-m sweep launch" in line]
-    known = {line["trial_id"] for line in fitted_sweep.planned()}
+    known = {line.trial_id for line in fitted_sweep.planned()}
     planned = [t for words in commands for t in plan_here([w for w in words if w != "--extend"]).trials]
     assert planned
     assert known.isdisjoint(trial.trial_id for trial in planned)

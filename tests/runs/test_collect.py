@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from sweep.cli import main
-from sweep.common import files
+from sweep.common import artefacts, files
 from sweep.common.errors import UserError
 from sweep.runs import attempt_log, claim
 from sweep.runs.claim import Holder
@@ -97,8 +97,8 @@ def test_nothing_is_read_again_when_nothing_changed(swept, monkeypatch, capsys):
     stamps = {path: path.stat().st_mtime_ns for path in sweep.path.glob("*.parquet")}
     opened = []
     monkeypatch.setattr(Record, "read", opened.append)
-    read_lines = files.read_json_lines
-    monkeypatch.setattr(files, "read_json_lines", lambda path: opened.append(path) or read_lines(path))
+    read_lines = artefacts.read_lines
+    monkeypatch.setattr(artefacts, "read_lines", lambda kind, path: opened.append(path) or read_lines(kind, path))
     again = collect_now(sweep)
     assert (first.read, again.read, opened) == (4, 0, [])
     assert {path: path.stat().st_mtime_ns for path in sweep.path.glob("*.parquet")} == stamps
@@ -240,7 +240,7 @@ def test_a_damaged_curve_leaves_the_result(swept):
     metrics.write_text("{oops}\n" + whole)
     row = row_of(collect_now(sweep), plan.trials[0])
     assert row["status"] == "finished"
-    assert "metrics.jsonl:1: damaged line" in row["reason"]
+    assert "metrics.jsonl:1: damaged (" in row["reason"]
     metrics.write_text(whole)
     again = collect_now(sweep)
     assert pd.isna(row_of(again, plan.trials[0])["reason"])
@@ -274,5 +274,5 @@ def test_a_sweep_that_was_extended_gets_its_new_rows(swept):
 def test_a_plan_without_facts_is_of_another_version(swept):
     _, sweep, _ = swept
     sweep.plan.write_text('{"trial_id": "x"}\n')
-    with pytest.raises(UserError, match=r"plan\.jsonl: written by another version \(no 'facts'\); launch"):
+    with pytest.raises(UserError, match=r"plan\.jsonl:1: damaged \(facts is missing\); launch again"):
         collect_now(sweep)

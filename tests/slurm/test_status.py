@@ -51,7 +51,7 @@ def test_nothing_begun_is_missing(small):
     _, sweep = small
     status = look(sweep)
     assert status.counts() == {"missing": 4}
-    assert [trial.trial_id for trial in status.trials] == [line["trial_id"] for line in sweep.planned()]
+    assert [trial.trial_id for trial in status.trials] == [line.trial_id for line in sweep.planned()]
     assert (status.queue.answers, status.queue.problems) == (True, [])
     assert to_json(status)["slurm"] == {"answers": None, "jobs": {}}  # which was not asked
 
@@ -381,7 +381,7 @@ def test_status_groups_what_went_wrong_alike(small, slurm, capsys):
     assert main(["status", "small"]) == 0
     (row,) = (line for line in capsys.readouterr().out.splitlines() if "cannot read runs" in line)
     assert row.split()[0] == "4"
-    assert f"{sweep.planned()[0]['trial_id']}, …" in row
+    assert f"{sweep.planned()[0].trial_id}, …" in row
     assert main(["status", "small", "--all"]) == 0
     assert capsys.readouterr().out.count("cannot read runs") == 4
 

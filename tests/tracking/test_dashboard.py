@@ -9,7 +9,7 @@ import wandb_workspaces.workspaces as ws
 
 from sweep.cli import main
 from sweep.report import report, results
-from sweep.runs.metrics import MetricsRow
+from sweep.runs.metrics import MetricsRow, Scale
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import dashboard, run_content, sweep_run
 from tests.helpers import example_sweeps
@@ -84,7 +84,7 @@ def test_panels_ask_for_what_runs_hold(exported):
     """Every key that a panel names is one that the mirror logs."""
     named = {metric for part in panels(exported).values() for panel in part for metric in panel.get("metrics", [])}
     row = MetricsRow(1, 1, 1.0, "stable", **dict.fromkeys(set(run_content.HISTORY.values()) - {"tokens", "flops"}, 1.0))
-    scale = run_content.Scale(2.0, dict.fromkeys(("unigram", "bigram", "trigram"), 4.0))
+    scale = Scale(2.0, dict.fromkeys(("unigram", "bigram", "trigram"), 4.0))
     logged = run_content.history(row, 1.0, scale)
     assert named - set(logged) == set()
 

@@ -13,6 +13,7 @@ from sweep.common import files
 from sweep.fit.foreign import from_wandb
 from sweep.fit.table import prepare
 from sweep.plan.trial import Trial
+from sweep.runs.metrics import Scale
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
 from sweep.tracking import download, run_content
@@ -133,7 +134,7 @@ def trained(overrides, workspace):
     plan, _ = tiny.make_sweep([*overrides, tiny.steps(20)])
     assert tiny.train(plan) == 0
     run = RunDir.of_trial(Path("runs"), plan.trials[0].trial_id)
-    config = run_content.config(Trial.read(run.trial), run_content.Scale(), files.read_json(run.env))
+    config = run_content.config(Trial.read(run.trial), Scale(), files.read_json(run.env))
     summary = run_content.summary(Record.read(run.record))
     config = {name: {"value": value} for name, value in config.items()}
     return plan.trials[0].trial_id, plan.config.paths.tokens, Stored("r1", "p", {}, config, summary)
