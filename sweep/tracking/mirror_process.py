@@ -11,8 +11,7 @@ from typing import IO
 
 from sweep.common.checkout import ROOT
 from sweep.common.files import Tail
-from sweep.config.schema import PathsSection
-from sweep.config.schema import WandbSection
+from sweep.config.schema import PathsSection, WandbSection
 from sweep.plan.trial import Trial
 from sweep.tracking import client
 from sweep.tracking.follow import NEWS, Task
