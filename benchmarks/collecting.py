@@ -1,4 +1,4 @@
-"""Seconds to collect 10,000 finished runs: cold (nothing collected before), and again when nothing changed.
+"""Seconds to collect 10,000 finished runs: the first time, and again when nothing has changed.
 
   python -m benchmarks.collecting
 
@@ -63,7 +63,7 @@ def timed(sweep: SweepDir):
 
 
 def make_run(run: RunDir, trial: Trial) -> None:
-    """A finished run's files, with numbers of no meaning."""
+    """Write the files of a finished run, with made-up numbers."""
     run.path.mkdir(parents=True)
     steps = [max(1, trial.config.steps * (i + 1) // ROWS) for i in range(ROWS)]
     row = {"phase": "stable", "lr": 0.01, "train_loss_nats": 3.2, "grad_norm": 0.5, "val_loss_nats": 3.3}

@@ -1,4 +1,4 @@
-"""Speed of encoding: MB of UTF-8 text a second, per vocabulary size and number of threads.
+"""Speed of encoding text into tokens: MB of UTF-8 text per second, by vocabulary size and number of threads.
 
   python -m benchmarks.encoding
 
@@ -25,7 +25,7 @@ def main() -> None:
     if len(sys.argv) == 2 and sys.argv[1] == "--measure":
         print(json.dumps(measure()))
         return
-    other_load = round(os.getloadavg()[0], 1)  # processes of others over the last minute: these numbers share cores
+    other_load = round(os.getloadavg()[0], 1)  # over the last minute: other processes share the cores
     rows = []
     for threads in sorted({1, os.cpu_count() or 1}):
         env = os.environ | {"RAYON_NUM_THREADS": str(threads)}  # read once, when the tokenizer's threads start
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def measure() -> list[dict]:
-    """One row per vocabulary, with this process's threads: the best of several repeats."""
+    """One row per vocabulary, with the threads of this process: the best of several repeats."""
     from sweep.data import tokenizer as tokenizers
     from sweep.data.deduplicate import Spool
     from sweep.data.prepare import ENCODE_BYTES, batches_of
@@ -80,7 +80,7 @@ def measure() -> list[dict]:
 
 
 def measure_prepare() -> dict:
-    """The whole of `prepare data=pysource`, cold, and finding it again."""
+    """The seconds of the whole `prepare data=pysource` the first time, and of finding its tokens again."""
     from sweep.data.prepare import find, prepare
     from sweep.data.sources import PythonSource
 

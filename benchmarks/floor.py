@@ -1,4 +1,4 @@
-"""Does the fitted floor E come out at a known entropy rate? Ten sweeps on ten synthetic languages, trained for real.
+"""Does the fitted floor E equal a known entropy rate? Ten sweeps on ten synthetic languages, really trained.
 
   python -m benchmarks.floor [--folder DIR] [--seeds 10] [--first-seed 0]
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def one(seed: int, folder: Path) -> dict:
-    """One sweep: the language's entropy rate, the fitted E and its 90% interval."""
+    """Run one sweep; the entropy rate of its language, the fitted E and the 90% interval of E."""
     name = f"floor-{seed}"
     paths = [f"paths.{kind}={folder / kind}" for kind in ("runs", "sweeps", "tokens")]
     sweep = folder / "sweeps" / name

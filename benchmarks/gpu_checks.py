@@ -1,4 +1,4 @@
-"""What comes before timing on a CUDA device: numbers checked with poisoned outputs, many launches compiled at once."""
+"""What comes before timing on a CUDA device: checks of the numbers with poisoned outputs, and parallel compiling."""
 
 import argparse
 import os
@@ -23,8 +23,10 @@ def check_first(
     check: Callable[[str, int], list[str]],
     time_all: Callable[[int], None],
 ) -> int:
-    """A kernel benchmark's command line: `check` a device with fresh inputs from a seed, enter it as checked for this
-    part, then `time_all`. Exit status 1, and nothing timed, where `check` finds faults."""
+    """The command line of a kernel benchmark: `check` a device with new random inputs, note it as checked, `time_all`.
+
+    If `check` finds faults, nothing is timed and the exit status is 1.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check-only", action="store_true", help="check the numbers and time nothing")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -48,7 +50,7 @@ def check_first(
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Every new tensor starts as NaN: what a kernel does not write shows."""
+    """Have every new tensor start as NaN, so that what a kernel does not write shows."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
@@ -57,7 +59,7 @@ def poisoned() -> Iterator[None]:
 
 
 def faults(checks: Iterable[tuple[str, Callable[[], Iterable[str]]]]) -> list[str]:
-    """What is wrong, a line each. The first error ends it: after an illegal access every later call fails too."""
+    """What is wrong, a line each. The first exception ends it, as every call after an illegal access fails too."""
     found: list[str] = []
     for what, check in checks:
         before = len(found)
@@ -72,7 +74,7 @@ def faults(checks: Iterable[tuple[str, Callable[[], Iterable[str]]]]) -> list[st
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Triton's launches compile here, on all cores at once, and run nothing. What fails to, fails again when run."""
+    """Have Triton's launches compile on all cores at once and run nothing. What fails to compile fails again later."""
 
     def only_compile(kernel: Any, grid: Any) -> Callable[..., object]:
         return lambda *args, **options: kernel.run(*args, grid=grid, warmup=True, **options)

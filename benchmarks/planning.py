@@ -1,4 +1,4 @@
-"""Seconds to plan 1,000 trials, as `python -m sweep plan` does it: grid, identities, counts, conditions, estimates.
+"""Seconds to plan 1,000 trials as `python -m sweep plan` does: the grid, ids, counts, conditions and estimates.
 
 python -m benchmarks.planning
 """

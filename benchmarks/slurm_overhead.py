@@ -1,10 +1,10 @@
-"""Seconds that a packed array element adds to each trial: its whole time on the node beside its trials' training.
+"""Seconds that an array element with many trials adds to each trial, beyond the trial's training.
 
   python -m benchmarks.slurm_overhead [--trials 16]
 
 A real Slurm on this machine (tools.devcluster) runs one element of one worker that trains families one after the
-other, W&B off. From the element's time by accounting is taken what the trials' records say that training took. The same
-trials launched here without Slurm, one worker, stand beside it: what is left of the difference is Slurm's.
+other, with W&B off. The overhead is the element's time by accounting minus the training time in the trials' records.
+The same trials are also launched here without Slurm, with one worker: what the overheads differ by is due to Slurm.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def overhead(folder: Path, seconds: float) -> Overhead:
 
 
 def sweep_verb(folder: Path, verb: str, *words: str) -> None:
-    """As typed in a folder; the tokens are shared by all of them."""
+    """Run a verb as typed in a folder. All folders share their tokens."""
     folder.mkdir(exist_ok=True)
     tokens = f"paths.tokens={(folder if verb == 'prepare' else folder.parent) / 'tokens'}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,11 +1,12 @@
-"""Seconds to hand 1,000 trials to Slurm, beside submitit's `map_array` of as many no-ops on the same cluster, in turns.
+"""Seconds to submit 1,000 trials to Slurm, beside submitit's `map_array` of as many no-ops on the same cluster.
 
   pip install submitit && python -m benchmarks.slurm_submission
 
-A real Slurm on this machine (tools.devcluster), its jobs held so that none takes the processor from what is measured.
-Each trial is a family and an array element of its own: the most elements that so many trials can be. A launch is timed
-in parts: planning, the copy of the code, and the rest, which is what Slurm costs; of the rest also this process's own
-processor time, which does not depend on what else the machine does. submitit is needed here only.
+The two take turns on a real Slurm on this machine (tools.devcluster), whose jobs are held so that none takes the
+processor from what is measured. Each trial is a family and an array element of its own: the most elements that so many
+trials can be. A launch is timed in parts: planning, the copy of the code, and the rest, which is what Slurm costs. Of
+the rest it also measures this process's own processor time, which does not depend on what else the machine does. Only
+this benchmark needs submitit.
 """
 
 import importlib.metadata
@@ -77,7 +78,7 @@ def measure(folder: Path, cluster: Cluster) -> dict[str, object]:
 
 
 def one_launch(folder: Path) -> dict[str, float]:
-    """Seconds of a launch's parts, in an empty folder."""
+    """The seconds of each part of a launch in an empty folder."""
     began = time.perf_counter()
     plan = planned(folder)
     planning = time.perf_counter() - began

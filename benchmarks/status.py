@@ -1,4 +1,4 @@
-"""Seconds that `python -m sweep status` takes for a sweep of 10,000 trials, as typed: the process from start to end.
+"""Seconds of `python -m sweep status` for a sweep of 10,000 trials, from the start of the process to its end.
 
   python -m benchmarks.status
 
@@ -52,7 +52,7 @@ def main() -> None:
         "slurm_answers": commands.available(),
         "counts": counts[-1],
         "cpu_seconds": {"min": min(cpu), "median": statistics.median(cpu), "max": max(cpu)},
-        "load_average": os.getloadavg()[0],  # of other programs: with more than cores, seconds are theirs too
+        "load_average": os.getloadavg()[0],  # above the number of cores, other programs have slowed this down
         "seconds": {"min": min(seconds), "median": statistics.median(seconds), "max": max(seconds)},
         "target_seconds": 2,
     }
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def timed(sweep: SweepDir) -> tuple[float, float, dict[str, int]]:
-    """Of a new process: seconds, CPU seconds (Slurm's programs included), and the counts that it printed."""
+    """The seconds and CPU seconds of a new process (with Slurm's programs), and the counts that it printed."""
     start, before = time.perf_counter(), os.times()
     ended = subprocess.run(
         [sys.executable, "-m", "sweep", "status", str(sweep.path)],
@@ -77,7 +77,7 @@ def timed(sweep: SweepDir) -> tuple[float, float, dict[str, int]]:
 
 
 def make_runs(plan: Plan) -> None:
-    """Of ten families five are finished, one is being trained, one failed; three were not begun."""
+    """Write run folders: of ten families five are finished, one is being trained, one failed, three have not begun."""
     for number, family in enumerate(plan.families()):
         kind = number % 10
         trunk = RunDir.of_trunk(plan.runs, family[0].family_id)

@@ -1,18 +1,17 @@
-"""How fast a sweep of small models goes on one device: one model, a stack of them, and a ladder from grid to records.
+"""How fast one device trains a sweep of small models: one model, a stack of models, and a ladder from grid to records.
 
   python -m benchmarks.sweep_throughput single [--cpu]   tokens/s and MFU of one model, beside a plain PyTorch loop
   python -m benchmarks.sweep_throughput stack  [--cpu]   4 learning rates × 4 seeds in a stack, and one at a time
   python -m benchmarks.sweep_throughput ladder [--cpu]   5 sizes × 5 isoFLOP budgets, end to end
 
-On a GPU each command is meant to take at most 8 minutes, compiling included, and goes on where it was stopped: sizes
-that are measured with this code on this device are kept in `--state`. Numbers are checked before anything is timed, and
-contenders take turns.
-`--cpu` does the same with models a hundred times smaller, to show that it works.
+On a GPU each command takes at most 8 minutes with compiling, and goes on where it was stopped: the sizes that were
+measured with this code on this device are kept in `--state`. Numbers are checked before anything is timed, and the
+contenders take turns. `--cpu` does the same with models a hundred times smaller, to show that it works.
 
-A step is of 16 sequences of 256 tokens, the default of `conf/train.yaml`, where a size does not say another batch. The
-plain loop is one in nanoGPT's manner: the same architecture through torch.compile, fused AdamW, SDPA, bf16 where there
-is CUDA, random batches from the mapped shard, and none of our determinism. Ours is the step that training runs: on CUDA
-a stack's, captured; `--free` also times it with `run.deterministic=false`.
+A step takes 16 sequences of 256 tokens, the default of `conf/train.yaml`, unless a size names another batch. The plain
+loop is written in the manner of nanoGPT: the same architecture through torch.compile, fused AdamW, SDPA, bf16 on CUDA,
+random batches from the mapped shard, and without our determinism. Our loop is the step that training runs: on CUDA that
+of a stack, captured as a graph. `--free` also times it with `run.deterministic=false`.
 
 The ladder has no condition on tokens per parameter: within 5 to 500, 11 of its 25 points would be left, none of them of
 the largest size (1e16 FLOPs are 1.5 tokens for each parameter of 29M).
@@ -171,7 +170,7 @@ def rows(
 
 
 def single(size: str, scale: Scale, device: str, free: bool) -> Single:
-    """One model by the product's way, and by a plain loop."""
+    """Time one model in the product's loop and in a plain loop."""
     trial, tokens, options = a_trial(size, scale, device)
     check_numbers([trial], tokens, options, device)
     contenders = {"plain": Plain(trial, tokens, device).step}
@@ -196,7 +195,7 @@ def single(size: str, scale: Scale, device: str, free: bool) -> Single:
 
 
 def stack(size: str, scale: Scale, device: str) -> Stacked:
-    """All learning rates and seeds at once, a quarter of them, and one at a time in two ways."""
+    """Time all learning rates and seeds at once, a quarter of them, and one at a time in two ways."""
     base, tokens, options = a_trial(size, scale, device)
     optim = base.config.optim
     trials = [
@@ -239,7 +238,7 @@ def setup_of(trial: Trial, tokens: Tokens, options: RunOptions, device: str, mod
 
 
 def alone_step(trial: Trial, tokens: Tokens, options: RunOptions, device: str) -> Callable[[], torch.Tensor]:
-    """The step of `loop.train`: compiled where the options say so, its batches from the host."""
+    """The step of `loop.train`: compiled where the options say so, with its batches from the host."""
     setup = setup_of(trial, tokens, options, device)
     state = State.fresh(setup)
 
@@ -252,7 +251,7 @@ def alone_step(trial: Trial, tokens: Tokens, options: RunOptions, device: str) -
 
 
 def stacked_step(trials: list[Trial], tokens: Tokens, options: RunOptions, device: str) -> Callable[[], torch.Tensor]:
-    """A stack's step, on CUDA captured as one graph, its data on the device."""
+    """The step of a stack: on CUDA captured as one graph, with its data on the device."""
     made, _ = make_stack(trials, tokens, options, device)
 
     def step() -> torch.Tensor:
@@ -273,7 +272,7 @@ def make_stack(trials: list[Trial], tokens: Tokens, options: RunOptions, device:
 
 
 class Plain:
-    """What one would write in twenty lines, in nanoGPT's manner."""
+    """The loop that one would write in twenty lines, in the manner of nanoGPT."""
 
     def __init__(self, trial: Trial, tokens: Tokens, device: str):
         self.config, self.device, self.data = trial.config, device, tokens.train
@@ -309,7 +308,7 @@ def nothing_deterministic() -> Iterator[None]:
 
 
 def check_numbers(trials: list[Trial], tokens: Tokens, options: RunOptions, device: str) -> None:
-    """Ten steps in a stack, and each alone without compiling: the same losses, up to the precision's rounding."""
+    """Train ten steps in a stack, and each trial alone without compiling. The losses must agree up to rounding."""
     steps, bound = 10, 2e-2 if trials[0].config.precision == "bf16" else 1e-4
     made, curves = make_stack(trials, tokens, options, device)
     for _ in range(steps):
@@ -328,9 +327,9 @@ def check_numbers(trials: list[Trial], tokens: Tokens, options: RunOptions, devi
 def in_turns(
     contenders: dict[str, Callable[[], torch.Tensor]], tokens_of_step: int, at_once: dict[str, int] | None = None
 ) -> dict[str, int]:
-    """Tokens per second of each, the median of rounds in which all take their turn.
+    """Tokens per second of each contender: the median over rounds in which all of them take turns.
 
-    Seconds are of the process's CPU where there is no GPU, so that what else a machine does counts for less.
+    Without a GPU the seconds are CPU seconds of this process, so that other programs on the machine count for less.
     """
     now = time.perf_counter if torch.cuda.is_available() else time.process_time
 
@@ -360,7 +359,7 @@ def in_turns(
 
 
 def ladder(folder: Path, scale: Scale) -> Ladder:
-    """Launch it, or go on with it. Its seconds are of all launches together."""
+    """Launch a ladder, or go on with it. Its seconds are those of all its launches together."""
     folder.mkdir(parents=True, exist_ok=True)
     overrides = [
         "sweep.name=ladder", *scale.ladder, *scale.data, *scale.run, "eval.sample_tokens=0", "wandb.mode=off",
@@ -389,7 +388,7 @@ def ladder(folder: Path, scale: Scale) -> Ladder:
 
 
 def interruptible(command: list[str]) -> int:
-    """Its exit status. Whoever stops us stops it: training must not go on where nobody measures it."""
+    """Run a command and return its exit status. Whoever stops us stops it, so that no training goes on unmeasured."""
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: in the background of a script it begins ignored
         signal.signal(number, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)  # Ctrl-C reaches us alone
@@ -401,7 +400,7 @@ def interruptible(command: list[str]) -> int:
 
 
 def end_of_killed(launches: Path, runs: Path) -> None:
-    """A launch whose end nobody wrote down lasted until the last file that it wrote."""
+    """Where the end of the last launch was never noted, take the time of the last file that it wrote."""
     rows = read_json_lines(launches)
     if rows and rows[-1]["ended"] is None:
         written = [path.stat().st_mtime for path in runs.rglob("*")]

@@ -1,4 +1,4 @@
-"""Training speed per size on this device, beside a minimal plain PyTorch loop on the same shapes in the same process.
+"""Training speed by model size on this device, beside a minimal PyTorch loop on the same shapes in the same process.
 
   python -m benchmarks.training [--threads 1]
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(size: str, device: str, threads: int) -> dict:
-    """Median tokens per second of both loops, and the median ratio plain time / our time of the rounds."""
+    """Median tokens per second of both loops, and the median over the rounds of plain time / our time."""
     config = compose(
         [f"model.params={size}", "budget.tokens=1G", "seq_len=128", "batch.sequences=8", "eval.sample_tokens=0",
          "eval.first_step=1000000000", "schedule.warmup_tokens=16k", f"run.threads={threads}"]
@@ -75,7 +75,7 @@ def measure(size: str, device: str, threads: int) -> dict:
 
 
 class Ours:
-    """The product's loop, logging to files as it does."""
+    """The product's training loop, which also writes its rows to files."""
 
     def __init__(self, setup: Setup, folder: Path):
         self.curve = Curve(
@@ -97,7 +97,7 @@ class Ours:
 
 
 class Plain:
-    """What one would write in twenty lines."""
+    """The training loop that one would write in twenty lines."""
 
     def __init__(self, trial: Trial, tokens: Tokens, device: str):
         self.config, self.device = trial.config, device

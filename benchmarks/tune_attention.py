@@ -20,6 +20,7 @@ import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -35,8 +36,8 @@ from kernels import attention_op, reference
 from kernels.attention import attention
 from kernels.configurations import KERNELS, PATH, Configuration, Key, architecture_of, configuration
 
-HEAD_DIMS, LENGTH = (64, 128, 32, 16), 2048  # what most models have first: time may run out
-MASKS = ("causal", "all")  # what every shipped tile must compile for without a fault
+HEAD_DIMS, LENGTH = (64, 128, 32, 16), 2048  # the most common first, as time may run out
+MASKS = ("causal", "all")  # every shipped tile must compile for both without a fault
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def candidates(kernel: str, head_dim: int) -> list[Configuration]:
-    """Tiles that could be fast: as large as accumulators of at most 128 fp32 registers a thread allow."""
+    """The tiles that could be fast: those whose accumulators take at most 128 fp32 registers of each thread."""
     queries = (64, 128, 256) if kernel == "forward" else (64, 128) if kernel == "backward_q" else (32, 64, 128)
     found = []
     for block_q, block_k, warps, stages in itertools.product(queries, (32, 64, 128), (4, 8), (1, 2, 3, 4)):
@@ -74,12 +75,12 @@ def candidates(kernel: str, head_dim: int) -> list[Configuration]:
 
 
 def fastest(key: Key, deadline: float) -> Configuration | None:
-    """The fastest candidate whose numbers are right, the shipped one among them; None when there was no time."""
+    """The fastest candidate with right numbers, among them the shipped one; None if there was no time left."""
     case = Case(LENGTH, key.block_d, WIDTH // key.block_d, WIDTH // key.block_d)
     generator = torch.Generator("cuda").manual_seed(time.time_ns() % 2**32)
     small, given = (inputs(case, batch, torch.bfloat16, "cuda", generator) for batch in (1, TOKENS // LENGTH))
-    exact = values_and_gradients(reference.attention, {}, [x.double() for x in small])
-    spec = values_and_gradients(reference.attention, {}, small)
+    exact = values_and_gradients(reference.attention, [x.double() for x in small])
+    spec = values_and_gradients(reference.attention, small)
     allowed = [tolerance(e, s) for e, s in zip(exact, spec, strict=True)]
     now = configuration(key.architecture, key.kernel, key.element_bytes, key.block_d)
     seconds: dict[Configuration, float] = {}
@@ -100,7 +101,7 @@ def fastest(key: Key, deadline: float) -> Configuration | None:
 def compiled(
     key: Key, wanted: Collection[Configuration], small: list[Tensor], deadline: float = math.inf
 ) -> list[Configuration]:
-    """Those without a fault, compiled for the launch that `small` makes; none is begun after the deadline."""
+    """The candidates that compile without a fault for a launch on `small`. None is begun after the deadline."""
 
     def in_time(candidate: Configuration) -> str | None:
         return _fault(key, candidate) if time.monotonic() < deadline else "no time left"
@@ -119,16 +120,16 @@ def compiled(
 
 
 def _fault(key: Key, candidate: Configuration) -> str | None:
-    """What keeps a tile from being shipped, as `benchmarks.compile_ahead` sees it."""
+    """What keeps a tile from being shipped, by the rules of `benchmarks.compile_ahead`."""
     try:
         rows = [attention_job(key, candidate, "bf16", form).row() for form in MASKS]
     except Exception as error:  # noqa: BLE001 — the compiler's errors share no class with each other
         return one_line(error)
-    return next((row["fault"] for row in rows if row["fault"]), None)
+    return next((row.fault for row in rows if row.fault), None)
 
 
 def using(kernel: str, candidate: Configuration) -> Any:
-    """A context in which one kernel runs with `candidate`, the others with what is shipped."""
+    """A context in which one kernel runs with `candidate` and the others with what is shipped."""
 
     def instead(architecture: str, name: str, element_bytes: int, head_dim: int) -> Configuration:
         return candidate if name == kernel else configuration(architecture, name, element_bytes, head_dim)
@@ -146,16 +147,16 @@ def with_rows(text: str, tuned: dict[Key, Configuration], origin: str) -> str:
 
 
 def _wrong(given: list[Tensor], exact: list[Tensor], allowed: list[float]) -> str:
-    """What is beyond its tolerance; nothing when all is right."""
+    """What is beyond its tolerance; empty if all numbers are right."""
     with poisoned():
-        ours = values_and_gradients(attention, {"backend": "triton"}, given)
+        ours = values_and_gradients(partial(attention, backend="triton"), given)
     errors = [(o - e).abs().max().item() for o, e in zip(ours, exact, strict=True)]
     right = all(error <= limit for error, limit in zip(errors, allowed, strict=True))  # NaN is not
     return "" if right else f"WRONG NUMBERS {[f'{error:.1e}' for error in errors]}"
 
 
 def _seconds(kernel: str, given: list[Tensor]) -> float:
-    """Of the forward or of both backward kernels, of which one is being varied."""
+    """The seconds of the forward kernel, or of both backward kernels, of which one is being varied."""
     q, k, v, dout = given
     if kernel == "forward":
         return median_seconds(lambda: torch.ops.sweep.attention(q, k, v, None, None, LENGTH), rounds=10)
