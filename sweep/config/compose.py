@@ -5,8 +5,7 @@ yet: sizes may be "1M", a learning rate may follow a rule. `sweep.plan.trial` tu
 define a trial.
 """
 
-import difflib
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -14,14 +13,15 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from sweep.common.checkout import CONF
 from sweep.common.errors import UserError
 from sweep.common.validate import one_of
-from sweep.config.explain import explain_file, explain_override, explain_yaml
+from sweep.config.explain import explain_file, explain_yaml
+from sweep.config.overrides import check_key, check_overrides, for_hydra, suggest
 from sweep.config.schema import Config
 from sweep.data.prepare import SCHEMAS
 
@@ -29,7 +29,6 @@ _KINDS: dict[str, type] = get_type_hints(Config)
 _SECTIONS = [name for name, kind in _KINDS.items() if is_dataclass(kind)]
 _SCALARS = [name for name in _KINDS if name not in _SECTIONS]
 OFF_IS_A_WORD = ("run.stack", "wandb.mode")  # YAML reads it as false
-FREE_MAPPINGS = ("cluster.slurm.environment",)  # their keys are people's own
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -39,32 +38,52 @@ def compose(overrides: list[str]) -> Config:
 
 
 def compose_untyped(overrides: list[str]) -> DictConfig:
-    """Hydra's composition alone, its errors made into one line."""
+    """Hydra's composition, with the schema's defaults below it. UserError in one line for whatever is unknown."""
+    check_overrides(overrides, CONF)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            raw = hydra_compose("train", overrides=with_free_keys(overrides))
+            raw = _over_defaults(hydra_compose("train", overrides=for_hydra(overrides)))
         OmegaConf.resolve(raw)
     except yaml.MarkedYAMLError as error:
         raise UserError(explain_yaml(error, CONF)) from error
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(_explain_composition(error, overrides)) from error
-    chosen = [text.partition("=")[2] for text in overrides if text.startswith("sweep=")]
-    if chosen and OmegaConf.is_dict(raw["sweep"]) and "sweep" in raw["sweep"]:  # its file was laid under `sweep`
-        raise UserError(f"conf/sweep/{chosen[-1]}.yaml: must begin with the line `# @package _global_`; add it")
+    except (HydraException, OmegaConfBaseException) as error:
+        one_line = " ".join((str(error) or str(error.__cause__)).split())
+        raise UserError(explain_file(one_line, CONF) or one_line or repr(error)) from error
+    _check_together(overrides, raw)
     return raw
 
 
-def with_free_keys(overrides: list[str]) -> list[str]:
-    """The overrides, with Hydra's ++ where one may name new keys: its composition knows those of a file only."""
-    return [f"++{text}" if text.startswith(FREE_MAPPINGS) else text for text in overrides]
+def _over_defaults(raw: DictConfig) -> DictConfig:
+    """A composed config laid over the defaults of the schema, so that every key is there."""
+    full: dict[str, Any] = {field.name: field.default for field in fields(Config) if field.default is not MISSING}
+    for name in _SECTIONS:
+        if isinstance(written := raw.get(name), DictConfig | None):
+            kind = _data_schema(written) if name == "data" else _KINDS[name]
+            full[name] = OmegaConf.merge(OmegaConf.to_container(OmegaConf.structured(kind)), written or {})
+    written_keys = {str(name): raw._get_node(name) for name in raw if name not in full or name in _SCALARS}
+    return OmegaConf.create({**full, **written_keys})
+
+
+def _check_together(overrides: list[str], raw: DictConfig) -> None:
+    """What an override or a file cannot mean beside the others."""
+    for text in overrides:
+        key = text.lstrip("+~").partition("=")[0]
+        if key.startswith("data."):
+            check_key(text, key, _data_schema(raw["data"]))
+        if text.startswith("cluster.slurm.") and raw["cluster"]["scheduler"] != "slurm":
+            scheduler = f"cluster.scheduler={raw['cluster']['scheduler']}"
+            raise UserError(f"{text}: holds for a Slurm cluster, and {scheduler}; choose one, such as cluster=slurm")
+    chosen = [text.partition("=")[2] for text in overrides if text.startswith("sweep=")]
+    if chosen and OmegaConf.is_dict(raw["sweep"]) and "sweep" in raw["sweep"]:  # its file was laid under `sweep`
+        raise UserError(f"conf/sweep/{chosen[-1]}.yaml: must begin with the line `# @package _global_`; add it")
 
 
 def typed(raw: DictConfig) -> Config:
     """Each section of a composed config through its schema."""
     unknown = next((str(key) for key in raw if key not in _KINDS), None)
     if unknown is not None:
-        raise UserError(f"{unknown}: unknown key; {_suggest(unknown, list(_KINDS))}")
+        raise UserError(f"{unknown}: unknown key; {suggest(unknown, list(_KINDS))}")
     sections = {name: section(name, raw[name]) for name in _SECTIONS}
     scalars = {name: scalar(name, raw[name]) for name in _SCALARS}
     return Config(**sections, **scalars)
@@ -79,7 +98,7 @@ def section(name: str, raw: Any) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), raw, _off(name, raw)))
     except ConfigKeyError as error:
         head, _, key = f"{name}.{error.full_key}".rpartition(".")
-        raise UserError(f"{head}.{key}: unknown key; {_suggest(key, _names(_inside(schema, head)), head)}") from error
+        raise UserError(f"{head}.{key}: unknown key; {suggest(key, _names(_inside(schema, head)), head)}") from error
     except ValidationError as error:
         raise UserError(_explain_value(schema, f"{name}.{error.full_key}", raw, error)) from error
     except OmegaConfBaseException as error:
@@ -106,12 +125,6 @@ def _data_schema(raw: Any) -> type:
     return SCHEMAS[str(source)]
 
 
-def _suggest(key: str, valid: list[str], section: str = "") -> str:
-    close = difflib.get_close_matches(key.split(".")[-1], valid, n=1)
-    meant = f"{section}.{close[0]}" if close and section else "".join(close)
-    return (f"did you mean {meant}? " if meant else "") + f"valid keys: {', '.join(valid)}"
-
-
 def _explain_value(schema: type, key: str, raw: Any, error: ValidationError) -> str:
     """A value that its key's type does not take; in OmegaConf's words where that is not one of the plain types."""
     head, _, leaf = key.rpartition(".")
@@ -127,47 +140,6 @@ def _explain_value(schema: type, key: str, raw: Any, error: ValidationError) -> 
     if not expected or value is None:
         return f"{key}: {str(error).splitlines()[0]}"
     return f"{key}={value}: must be {expected[0]}{' or null' if NoneType in options else ''}"
-
-
-def _explain_composition(error: Exception, overrides: list[str]) -> str:
-    """Hydra names the key deep inside a multi-line text; say which override it was and what there is instead."""
-    text = str(error)
-    if isinstance(error, OverrideParseException):
-        return explain_override(str(error.override))
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        group = CONF / key
-        if group.is_dir() and not (group / f"{value}.yaml").exists():
-            options = sorted(path.stem for path in group.glob("*.yaml"))
-            return f"{override}: no such option; conf/{key}/ has {', '.join(options)}"
-        if f"'{key}'" not in text and f"'{override}'" not in text:
-            continue
-        if "Could not override" in text or "not in struct" in text:
-            head, _, leaf = key.rpartition(".")
-            top = key.partition(".")[0]
-            known = _keys_at(head, overrides)
-            if leaf in known:
-                return (
-                    f"{override}: the file chosen of conf/{top}/ does not have it; add it there, or write +{override}"
-                )
-            while not known:  # what it was looked for in is no section itself
-                head, _, leaf = head.rpartition(".")
-                known = _keys_at(head, overrides)
-            said = _suggest(leaf, known, head)
-            return f"{override}: unknown key; {said}"
-    one_line = " ".join((text or str(error.__cause__)).split())
-    return explain_file(one_line, CONF) or one_line or repr(error)
-
-
-def _keys_at(path: str, overrides: list[str]) -> list[str]:
-    """The keys below a dotted path of the config; those of `data` are the chosen source's."""
-    section_name = path.partition(".")[0]
-    if path == "":
-        return list(_KINDS)
-    if section_name == "data":
-        choices = [text for text in overrides if (CONF / text.partition("=")[0]).is_dir()]
-        return _names(_inside(_data_schema(compose_untyped(choices)["data"]), path))
-    return _names(_inside(_KINDS[section_name], path)) if section_name in _SECTIONS else []
 
 
 def _inside(schema: type, path: str) -> type | None:

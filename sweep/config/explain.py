@@ -1,17 +1,11 @@
-"""What Hydra and YAML say of a file or an override that they cannot read, as one line that names it and what to do."""
+"""What Hydra and YAML say of a file that they cannot read, as one line that names it and what to do."""
 
 import re
 from pathlib import Path
 
 import yaml
 
-
-def explain_override(text: str) -> str:
-    """An override that Hydra's grammar does not take."""
-    key, equals, _ = text.partition("=")
-    if not (key and equals):
-        return f"{text}: not an override; write key=value, or key=a,b,c for an axis"
-    return f"{text}: not an override; quote a value that is no plain word: \"{key}='…'\", in a list \"{key}=['…']\""
+from sweep.config.overrides import GROUPS, option_unknown
 
 
 def explain_yaml(error: yaml.MarkedYAMLError, conf: Path) -> str:
@@ -28,13 +22,12 @@ def explain_yaml(error: yaml.MarkedYAMLError, conf: Path) -> str:
 
 def explain_file(text: str, conf: Path) -> str | None:
     """What Hydra says of a file of conf/, where that is one of the usual slips."""
-    groups = ", ".join(sorted(path.name for path in conf.iterdir() if path.is_dir() and path.name != "sweep"))
+    groups = ", ".join(group for group in sorted(GROUPS) if group != "sweep")
     choose = f"to choose of a group write `- override /GROUP: NAME`, GROUP one of {groups}"
     if match := re.search(r"In '(.+)': Could not override '(.+)'\. No match", text):
         return f"conf/{match[1]}.yaml: its defaults override {match[2]}, which is no group; {choose}"
     if match := re.search(r"In 'train': Could not find '(\w+)/([^']+)'", text):
-        options = ", ".join(sorted(path.stem for path in (conf / match[1]).glob("*.yaml")))
-        return f"{match[1]}={match[2]}: no such option; conf/{match[1]}/ has {options}"
+        return option_unknown(match[1], match[2], conf / match[1])
     if match := re.search(r"In '(.+)': Could not find '([^']+)'", text):
         return f"conf/{match[1]}.yaml: its defaults name {match[2]}, which is not there; {choose}"
     if match := re.search(r"In '(.+)': ConfigTypeError .* Cannot merge DictConfig with ListConfig", text):

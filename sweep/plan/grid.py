@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sweep.common.checkout import CONF
 from sweep.common.errors import UserError
 from sweep.config.compose import compose_untyped, scalar, section, typed
-from sweep.config.explain import explain_override
+from sweep.config.overrides import GROUPS, check_overrides, parse
 from sweep.config.schema import Config
 
 NOT_OF_A_TRIAL = ("run", "cluster", "wandb", "paths", "sweep")  # the same for a whole sweep, so no axis
@@ -36,15 +35,16 @@ class Point:
 
 def grid(overrides: list[str]) -> Iterator[Point]:
     """Every point of the grid, in the order of its axes, the last one fastest."""
+    check_overrides(overrides, CONF)
     fixed, axes = _split(overrides)
-    said = {_parse(text).key_or_group for text in overrides}
+    said = {parse(text, CONF).key_or_group for text in overrides}
     axes = {**_sweep_axes(fixed, said), **axes}
     for key in axes:
         if key.partition(".")[0] in NOT_OF_A_TRIAL:
             raise UserError(f"{key}: is the same for all trials of a sweep, so no axis; give it one value")
         if key == "optim.lr_base":  # rows of several rules would look alike, each at its own 1 ×
             raise UserError(f"{key}: is the rule's own, so no axis; to tune, take optim.lr_multiplier=0.5,1,2")
-    group_axes = {key: values for key, values in axes.items() if (CONF / key).is_dir()}
+    group_axes = {key: values for key, values in axes.items() if key in GROUPS}
     value_axes = {key: values for key, values in axes.items() if key not in group_axes}
     composed = {
         choice: Composed(compose_untyped([*fixed, *choice]))
@@ -85,7 +85,7 @@ def lay_over(raw: DictConfig, name: str, assignments: list[str]) -> Any:
         raise UserError(f"{assignments[0]}: unknown key; conf/train.yaml has {', '.join(map(str, raw))}")
     changed = OmegaConf.create({name: raw[name]})
     for assignment in assignments:
-        parsed = _parse(assignment)
+        parsed = parse(assignment, CONF)
         try:
             OmegaConf.update(changed, parsed.key_or_group, parsed.value())
         except OmegaConfBaseException as error:
@@ -98,7 +98,7 @@ def _split(overrides: list[str]) -> tuple[list[str], dict[str, list[str]]]:
     """Overrides that hold for every point, and axes with their values as text."""
     fixed, axes = [], {}
     for text in overrides:
-        override = _parse(text)
+        override = parse(text, CONF)
         if override.is_sweep_override():
             axes[override.key_or_group] = _values(override)
         else:
@@ -113,7 +113,7 @@ def _sweep_axes(fixed: list[str], said: set[str]) -> dict[str, list[str]]:
     for key, values in section("sweep", raw["sweep"]).axes.items():
         if key not in said:
             text = ",".join(map(str, values)) if isinstance(values, list) else str(values)
-            override = _parse(f"{key}={text}")
+            override = parse(f"{key}={text}", CONF)
             axes[key] = _values(override) if override.is_sweep_override() else [text]
     return axes
 
@@ -145,10 +145,3 @@ def _short_float(text: str) -> str:
 
 def _assignments(key: str, values: list[str]) -> list[str]:
     return [f"{key}={value}" for value in values]
-
-
-def _parse(text: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise UserError(explain_override(text)) from error

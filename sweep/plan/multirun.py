@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from sweep.common.checkout import CONF
 from sweep.common.errors import UserError
-from sweep.config.compose import with_free_keys
+from sweep.config.overrides import for_hydra
 from sweep.plan.grid import grid
 
 # No folder and no log of each job: a run directory holds all that there is to know.
@@ -33,7 +33,7 @@ def multirun(overrides: list[str], train_one: Callable[[list[str]], int]) -> int
         statuses.append(train_one(list(HydraConfig.get().overrides.task)))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and let us say it in one line
-    arguments = ["train", "--multirun", *NO_STRAY_FILES, *with_free_keys(overrides)]
+    arguments = ["train", "--multirun", *NO_STRAY_FILES, *for_hydra(overrides)]
     typed, sys.argv = sys.argv, arguments  # Hydra reads it itself
     try:
         train()

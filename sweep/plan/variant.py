@@ -2,8 +2,8 @@
 
 from omegaconf import OmegaConf
 
-from sweep.common.checkout import CONF
 from sweep.config.compose import compose_untyped
+from sweep.config.overrides import GROUPS
 from sweep.config.schema import Config
 from sweep.plan.grid import Composed
 from sweep.plan.trial import Trial
@@ -11,7 +11,7 @@ from sweep.plan.trial import Trial
 
 def variant(trial: Trial, overrides: list[str]) -> Config:
     """The config that a trial was written as, with Hydra overrides (values or group choices) laid over it."""
-    groups = [override for override in overrides if (CONF / override.partition("=")[0]).is_dir()]
+    groups = [override for override in overrides if override.partition("=")[0] in GROUPS]
     values = [override for override in overrides if override not in groups]
     chosen = {group.partition("=")[0] for group in groups}
     written = {name: value for name, value in trial.written.as_config().items() if name not in chosen}

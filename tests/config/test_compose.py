@@ -111,7 +111,10 @@ sweep:
         (GRID.replace(" 3k,12k", ""), "sweep.axes.model.params=None: no values of one key; write such as"),
         (GRID + "defaults: [{override /dta: text}]\n", "conf/sweep/mine.yaml: its defaults override dta, which is no"),
         (GRID + "defaults: [{data: text}]\n", "conf/sweep/mine.yaml: its defaults name sweep/data/text, which is not"),
-        (GRID + "defaults: [{override /data: txt}]\n", "data=txt: no such option; conf/data/ has fineweb_edu, hub"),
+        (
+            GRID + "defaults: [{override /data: txt}]\n",
+            "data=txt: no such option; did you mean data=text? conf/data/ has",
+        ),
     ],
 )
 def test_a_slip_in_a_file_is_one_line(tmp_path, monkeypatch, text, said):
@@ -201,7 +204,10 @@ def test_a_section_knows_its_keys():
     [
         ("cluster.slurm.partitoin=x", ["did you mean cluster.slurm.partition?"]),
         ("cluster.slurm.prepare.cpu=3", ["did you mean cluster.slurm.prepare.cpus?", "partition, cpus"]),
-        ("+cluster.slurm.collector.cpu=3", ["cluster.slurm.collector.cpu: unknown key"]),
+        (
+            "+cluster.slurm.collector.cpu=3",
+            ["+cluster.slurm.collector.cpu=3: unknown key; did you mean cluster.slurm.collector.cpus?"],
+        ),
         ("cluster.scheduler=pbs", ["cluster.scheduler=pbs: must be one of local, slurm"]),
         ("cluster.slurm.cpus=0", ["cluster.slurm.cpus=0: must be at least 1"]),
         ("cluster.slurm.time_margin=0.5", ["cluster.slurm.time_margin=0.5: must be at least 1"]),
@@ -229,8 +235,27 @@ def test_what_a_cluster_cannot_mean_is_refused_in_one_line(override, said):
         assert part in message
 
 
-def test_a_key_that_the_chosen_file_lacks_is_told_from_one_that_is_none():
-    assert "cluster.slurm.qos=x: the file chosen of conf/cluster/ does not have it" in refused("cluster.slurm.qos=x")
+def test_a_key_of_slurm_beside_a_cluster_that_has_none_is_refused():
+    assert "cluster.slurm.qos=x: holds for a Slurm cluster, and cluster.scheduler=local" in refused(
+        "cluster.slurm.qos=x"
+    )
+
+
+def test_a_key_that_no_file_has_is_known_by_the_schema():
+    assert compose(["cluster=slurm", "cluster.slurm.qos=x", "eval.sequences=7"]).cluster.slurm.qos == "x"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model=gtp", "model=gtp: no such option; did you mean model=gpt? conf/model/ has gpt, gpt2"),
+        ("sweep=defualt", "sweep=defualt: no such option; did you mean sweep=default? "),
+        ("default", "default: not an override; did you mean sweep=default? write key=value"),
+        ("model.norm.kind=3", "model.norm.kind=3: unknown key; model.norm has no keys below it"),
+    ],
+)
+def test_a_misspelt_option_gets_a_guess(override, said):
+    assert refused(override).startswith(said)
 
 
 def test_time_buckets_are_sorted_and_may_name_where_they_run():
