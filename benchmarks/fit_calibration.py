@@ -20,8 +20,8 @@ from sweep.fit import approaches, bootstrap, frontier
 from sweep.fit.frontier import FlopsModel
 from sweep.fit.laws import law_named
 from sweep.fit.minimise import objective_named
+from sweep.fit.rows import prepare
 from sweep.fit.solve import solve
-from sweep.fit.table import prepare
 
 LAW, HUBER = law_named("additive"), objective_named("huber")
 REPLICATES = 400

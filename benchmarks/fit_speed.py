@@ -25,8 +25,8 @@ from benchmarks.provenance import save
 from sweep.fit import bootstrap
 from sweep.fit.laws import law_named
 from sweep.fit.minimise import objective_named
+from sweep.fit.rows import Rows, prepare
 from sweep.fit.solve import solve
-from sweep.fit.table import Rows, prepare
 
 LAW, HUBER = law_named("additive"), objective_named("huber")
 NOISE = {"family_sd": 0.005, "run_sd": 0.005}

@@ -21,8 +21,8 @@ from sweep.fit import isoflop as approach_2
 from sweep.fit.bootstrap import Interval, Replicates, draw_deviations, interval
 from sweep.fit.frontier import Approach, ExponentIntervals, FlopsModel, Optimum
 from sweep.fit.identifiability import refuse_without_effect
+from sweep.fit.rows import Rows
 from sweep.fit.solve import Solution
-from sweep.fit.table import Rows
 
 DRAWS = 400
 LOUD_WITHOUT_INTERVALS = 0.1

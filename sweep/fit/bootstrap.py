@@ -24,7 +24,7 @@ import numpy as np
 from scipy import special
 
 from sweep.common.artefacts import Number
-from sweep.fit.laws import Params
+from sweep.fit.law import Params
 from sweep.fit.minimise import minimise
 from sweep.fit.solve import Solution
 

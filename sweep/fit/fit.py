@@ -23,11 +23,12 @@ from sweep.fit.fitted_law import FittedLaw
 from sweep.fit.frontier import Approach
 from sweep.fit.holdout import holdout
 from sweep.fit.identifiability import without_effect
-from sweep.fit.laws import Law, law_named
+from sweep.fit.law import Law
+from sweep.fit.laws import law_named
 from sweep.fit.minimise import Objective, objective_named
+from sweep.fit.rows import FitError, Rows
 from sweep.fit.sensitivity import conventions, effect_of_drops, leave_out
 from sweep.fit.solve import Solution, solve
-from sweep.fit.table import FitError, Rows
 
 STORED = 400  # replicates kept in fit.json
 MOST_LISTED = 10_000  # residuals and dropped rows in fit.json

@@ -25,9 +25,10 @@ from sweep.fit.dimension_check import DimensionCheck
 from sweep.fit.fitted_law import FittedLaw
 from sweep.fit.frontier import Approach, FlopsModel, Optimum
 from sweep.fit.holdout import Cut
+from sweep.fit.rows import Convention, Dropped
 from sweep.fit.sensitivity import ConventionEffect, DropEffect, LeaveOut
 from sweep.fit.solve import Certificate
-from sweep.fit.table import Convention, Dropped, OutputPaths
+from sweep.fit.table import OutputPaths
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import numpy as np
 from sweep.fit.bootstrap import Interval, SeedNoise
 from sweep.fit.frontier import FlopsModel
 from sweep.fit.identifiability import described
+from sweep.fit.rows import Rows
 from sweep.fit.solve import WEAK_CONDITION, Certificate, Solution
-from sweep.fit.table import Rows
 
 WIDE_EXPONENT = 0.5
 MOST_TIMES_SEED_NOISE = 3

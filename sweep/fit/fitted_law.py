@@ -15,7 +15,8 @@ from sweep.fit import frontier
 from sweep.fit.bootstrap import Bootstrap, Interval, interval, prediction_limits
 from sweep.fit.frontier import MOST_FLOPS, FlopsModel, Optimum
 from sweep.fit.identifiability import refuse_without_effect
-from sweep.fit.laws import Law, Params, law_named
+from sweep.fit.law import Law, Params
+from sweep.fit.laws import law_named
 from sweep.fit.solve import Certificate
 
 

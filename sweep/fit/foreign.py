@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweep.fit.table import Rows
+from sweep.fit.rows import Rows
 
 TEXT_COLUMNS = [
     "trial_id",

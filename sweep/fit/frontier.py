@@ -14,7 +14,7 @@ import numpy as np
 from sweep.common.artefacts import Number
 from sweep.common.errors import UserError
 from sweep.fit.bootstrap import Interval
-from sweep.fit.laws import Law
+from sweep.fit.law import Law
 
 MOST_FLOPS = 1e40  # a loss that takes more is out of reach
 OVERFLOWS = np.errstate(over="ignore", divide="ignore", invalid="ignore")  # a replicate may lie anywhere: not finite

@@ -12,10 +12,10 @@ import numpy as np
 from sweep.common.artefacts import Number
 from sweep.fit.bootstrap import prediction_interval, refusal, resample
 from sweep.fit.isoflop import SAME_BUDGET
-from sweep.fit.laws import Law
+from sweep.fit.law import Law
 from sweep.fit.minimise import Objective
+from sweep.fit.rows import FitError, Rows
 from sweep.fit.solve import Solution, solve
-from sweep.fit.table import FitError, Rows
 
 MOST_CUTS = 6
 REPLICATES = 200

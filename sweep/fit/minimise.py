@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from sweep.common.errors import UserError
-from sweep.fit.laws import Bound
+from sweep.fit.law import Bound
 
 MAX_ITERATIONS = 200
 ABSOLUTE_DELTA = 1e-6  # where absolute deviations are rounded off, so that they have a gradient
@@ -63,7 +63,9 @@ def joined(one: Minimum, other: Minimum) -> Minimum:
     return Minimum(*(np.concatenate([getattr(m, f.name) for m in (one, other)]) for f in fields(Minimum)))
 
 
-def value(bound: Bound, log_loss_n: np.ndarray, weight_n: np.ndarray, objective: Objective, theta_BP: np.ndarray):
+def value(
+    bound: Bound, log_loss_n: np.ndarray, weight_n: np.ndarray, objective: Objective, theta_BP: np.ndarray
+) -> np.ndarray:
     """The objective, shape (B,). `log_loss_n` and `weight_n` are (n,) or (B, n)."""
     residual_Bn, _ = _residual(bound.evaluate(theta_BP).y_Bn, log_loss_n, objective)
     return _rho(residual_Bn, weight_n, objective)

@@ -19,7 +19,7 @@ from sweep.common.errors import UserError
 from sweep.fit.bootstrap import Interval
 from sweep.fit.fit_file import Fit
 from sweep.fit.laws import law_named
-from sweep.fit.table import Convention, Rows
+from sweep.fit.rows import Convention, Rows
 
 SAME_RUN = 0.01  # N, and D or C, within this (relative) of what was predicted: a run takes whole steps and layers
 

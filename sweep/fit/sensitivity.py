@@ -9,10 +9,10 @@ from sweep.common.artefacts import Number
 from sweep.common.errors import UserError
 from sweep.fit import frontier
 from sweep.fit.bootstrap import refit
-from sweep.fit.laws import Law
+from sweep.fit.law import Law
 from sweep.fit.minimise import Objective
+from sweep.fit.rows import Rows
 from sweep.fit.solve import Solution, solve
-from sweep.fit.table import Rows
 
 MOST_WORK = 4_000_000  # rows times refits: above it nothing is left out row by row, or family by family
 SHOWN = 20

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import AliasChoices, Field
 
 from sweep.common.artefacts import Number
-from sweep.fit.laws import Bound, Law
+from sweep.fit.law import Bound, Law
 from sweep.fit.minimise import Objective, derivatives, joined, minimise, value
-from sweep.fit.table import FitError
+from sweep.fit.rows import FitError
 
 STARTS = 12
 ROUGH_ITERATIONS = 20  # then the worse half of the starts is given up: stragglers cost more than they can tell

@@ -1,23 +1,18 @@
-"""Any table of runs, read and checked: which rows a fit may use, and for every other row the reason why not.
+"""A table of runs: where it is read from, what its columns are called, and where what is made of it goes.
 
-A table is a sweep's own (`sweeps/<name>/table.parquet`) or anybody's CSV, parquet or JSONL with columns for
-two of N (parameters), D (tokens), C (training FLOPs), and one for loss; the third is C = 6 N D.
+A table is a sweep's own (`sweeps/<name>/table.parquet`) or any CSV, parquet or JSONL file with columns for two of N
+(parameters), D (tokens) and C (training FLOPs), and one for the loss. `rows.py` checks its rows.
 """
 
 import csv
-import hashlib
 import itertools
-import shlex
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sweep.common import expressions as where_language
 from sweep.common.errors import UserError
 from sweep.runs.sweepdir import SweepDir
 
@@ -36,89 +31,6 @@ ROLE_COLUMNS: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "phase": ("phase",),
 }
-UNFINISHED = (  # ours, then W&B's
-    *("running", "waiting", "queued", "stalled", "failed", "given up", "damaged", "lost", "missing", "stopped"),
-    *("crashed", "killed", "pending", "preempting", "preempted"),
-)
-REQUIRED = ("N", "D", "C", "loss")
-NUMERIC_ROLES = (*REQUIRED, "unique_tokens", "steps", "lr", "weight")
-N_CONVENTIONS = {"non_embedding": "params_non_embedding", "total": "params_total"}
-C_CONVENTIONS = ("exact", "6nd")
-# C / 6ND that an architecture can have: under 1 where N counts embeddings or experts that are not used, above it where
-# attention and logits outweigh a small model's layers (5 at 2k parameters).
-LEAST_PER_6ND, MOST_PER_6ND = 0.02, 50.0
-EXTRA = {"S": "steps", "U": "unique_tokens"}
-
-
-class FitError(UserError):
-    """The data cannot carry this fit: one line that says why. Beats a number that only looks like a fit."""
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A row (its position in the table) that a fit does not use. `reason` is one of REASONS."""
-
-    row: int
-    reason: str
-    detail: str
-
-    @property
-    def shown(self) -> str:
-        """The reason, with the condition where it was the user's own."""
-        return f"{self.reason} ({self.detail})" if self.reason == "outside_range" else self.reason
-
-
-REASONS = {
-    "diverged": "the run's loss became infinite or not a number",
-    "unfinished": "the run failed, is still running, or was never started",
-    "not_finite": "N, D, C or loss is missing or not finite",
-    "not_positive": "N, D, C, loss or the weight is zero or negative",
-    "mid_decay": "a point of a curve before its run's end, at another learning rate than the final one",
-    "duplicate": "the same run, or the same N, D, C and loss, as an earlier row",
-    "worse_lr": "another learning rate gave a lower loss for the same N and D",
-    "undertuned": "the best learning rate is at the edge of those tried",
-    "outside_range": "not in the range asked for with --where",
-}
-
-
-@dataclass(frozen=True)
-class Convention:
-    """How parameters and FLOPs are counted: N non_embedding or total, C exact (the table's) or 6nd."""
-
-    N: str
-    C: str
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows that a fit uses (arrays of shape (n,)), those that it does not, and where they come from."""
-
-    row: np.ndarray  # position in the table
-    N: np.ndarray
-    D: np.ndarray
-    C: np.ndarray
-    loss: np.ndarray
-    weight: np.ndarray  # of each row in the objective; 1 where the table has none
-    family: np.ndarray  # any label; rows with the same label are not independent of each other
-    extra: dict[str, np.ndarray]  # "S" optimizer steps, "U" unique tokens, where the table has them
-    columns: dict[str, str]
-    dropped: list[Dropped]
-    unused: dict[str, np.ndarray]  # N, D, C, loss, extra and row of dropped rows that have the first four
-    data_sha256: str
-    convention: Convention
-    warnings: list[str] = field(default_factory=list)
-
-    def variables(self) -> dict[str, np.ndarray]:
-        """Every variable that the forms may ask for and these rows have."""
-        return {"N": self.N, "D": self.D, "C": self.C, "M": self.D / self.N} | self.extra
-
-    @property
-    def n_families(self) -> int:
-        return len(np.unique(self.family.astype(str)))
-
-    @property
-    def dropped_by_reason(self) -> dict[str, int]:
-        return dict(Counter(d.shown for d in self.dropped))
 
 
 @dataclass(frozen=True)
@@ -166,7 +78,7 @@ def read_collected(path: Path) -> pd.DataFrame:
 
 
 def _read_file(path: Path) -> pd.DataFrame:
-    readers: dict[str, Any] = {
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
         ".csv": pd.read_csv,
         ".parquet": pd.read_parquet,
         ".jsonl": lambda p: pd.read_json(p, lines=True),
@@ -230,112 +142,7 @@ def find_columns(table: pd.DataFrame, asked: Mapping[str, str], n_convention: st
     return columns
 
 
-def prepare(
-    table: pd.DataFrame,
-    *,
-    columns: Mapping[str, str] | None = None,
-    where: str | None = None,
-    n_convention: str = "non_embedding",
-    c_convention: str = "exact",
-    keep_undertuned: bool = False,
-) -> Rows:
-    """Check every row and keep those that a fit may use. UserError for a table that no fit can read."""
-    if n_convention not in N_CONVENTIONS or c_convention not in C_CONVENTIONS:
-        raise UserError(
-            f"convention N={n_convention}, C={c_convention}: N is one of {', '.join(N_CONVENTIONS)}, "
-            f"C one of {', '.join(C_CONVENTIONS)}"
-        )
-    if not len(table):
-        raise UserError("the table has no rows")
-    names = find_columns(table, columns or {}, n_convention)
-    values = {role: _numbers(table, names[role], role) for role in NUMERIC_ROLES if role in names}
-    _third(values, c_convention)
-    check = _checked(table, names, values, where, keep_undertuned)
-    used = np.flatnonzero(check.used_n)
-    family_n, warnings = _families(table, names)
-    warnings += [f"no column for {role}: C = 6 N D was assumed" for role in "NDC" if role not in names]
-    warnings += _other_units(names, values, used)
-    return Rows(
-        row=used,
-        **{role: values[role][used] for role in REQUIRED},
-        weight=values["weight"][used] if "weight" in values else np.ones(len(used)),
-        family=family_n[used],
-        extra=_extra(values, used),
-        columns=names,
-        dropped=sorted(check.dropped, key=lambda d: d.row),
-        unused=_unused(values, check.used_n),
-        data_sha256=_fingerprint(values, family_n),
-        convention=Convention(n_convention, c_convention if "C" in names else "6nd"),
-        warnings=warnings,
-    )
-
-
-def alternatives(table: pd.DataFrame, chosen: Rows, **options: Any) -> list[Rows]:
-    """The same table under the other conventions for N and C that it has columns for. `options` as for `prepare`."""
-    has_C = "C" in chosen.columns
-    own_N = options.get("columns") and "N" in options["columns"]
-    sizes = [n for n, column in N_CONVENTIONS.items() if column in table.columns and not own_N]
-    found = []
-    for n_convention in sizes or [chosen.convention.N]:
-        for c_convention in C_CONVENTIONS if has_C else ("6nd",):
-            if Convention(n_convention, c_convention) != chosen.convention:
-                names = options | {"n_convention": n_convention, "c_convention": c_convention}
-                found.append(prepare(table, **names))
-    return found
-
-
-class _Check:
-    """The rows still in use, and the reasons of the others. The first reason that applies is the one told."""
-
-    def __init__(self, n: int) -> None:
-        self.used_n = np.ones(n, dtype=bool)
-        self.dropped: list[Dropped] = []
-
-    def drop(self, which_n: np.ndarray, reason: str, detail: str | Callable[[int], str] = "") -> None:
-        assert reason in REASONS
-        for row in np.flatnonzero(which_n & self.used_n).tolist():
-            text = detail if isinstance(detail, str) else detail(row)
-            self.dropped.append(Dropped(row, reason, text or REASONS[reason]))
-        self.used_n &= ~which_n
-
-
-def _checked(
-    table: pd.DataFrame,
-    names: Mapping[str, str],
-    values: Mapping[str, np.ndarray],
-    where: str | None,
-    keep_undertuned: bool,
-) -> _Check:
-    """Every row put to every question, in the order in which the reasons are told. FitError where none is left."""
-    check = _Check(len(table))
-    if where is not None:
-        inside_n = where_language.mask(where_language.parse(where), _with_roles(table, values))
-        check.drop(~inside_n, "outside_range", f"--where {shlex.quote(where.strip())}")
-    _check_status(check, table, names, values)
-    _check_numbers(check, values)
-    if "weight" in values:
-        check.drop(~(values["weight"] > 0), "not_positive", lambda row: f"weight is {values['weight'][row]:g}")
-    _check_curves(check, table, names, values)
-    _check_duplicates(check, table, names, values)
-    _check_learning_rates(check, values, keep_undertuned)
-    if not check.used_n.any():
-        counts = pd.Series([d.shown for d in check.dropped]).value_counts()
-        raise FitError(f"no usable row among {len(table)}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
-    return check
-
-
-def _extra(values: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: values[role][rows] for name, role in EXTRA.items() if role in values}
-
-
-def _unused(values: Mapping[str, np.ndarray], used_n: np.ndarray) -> dict[str, np.ndarray]:
-    """Of the rows that are not used but have N, D, C and loss."""
-    whole_n = np.all([np.isfinite(values[role]) & (values[role] > 0) for role in REQUIRED], axis=0)
-    rows = np.flatnonzero(~used_n & whole_n)
-    return {role: values[role][rows] for role in REQUIRED} | _extra(values, rows) | {"row": rows}
-
-
-def _numbers(table: pd.DataFrame, column: str, role: str) -> np.ndarray:
+def numbers(table: pd.DataFrame, column: str, role: str) -> np.ndarray:
     numbers = pd.to_numeric(table[column], errors="coerce")
     bad = table[column].notna() & numbers.isna() & (table[column].astype(str).str.lower() != "nan")
     if bad.any():
@@ -345,116 +152,3 @@ def _numbers(table: pd.DataFrame, column: str, role: str) -> np.ndarray:
             "correct it, or leave the cell empty"
         )
     return numbers.to_numpy(dtype=float, na_value=np.nan)
-
-
-def _third(values: dict[str, np.ndarray], c_convention: str) -> None:
-    """Any two of N, D, C give the third by C = 6 N D."""
-    with np.errstate(all="ignore"):
-        if "C" not in values or (c_convention == "6nd" and {"N", "D"} <= set(values)):
-            values["C"] = 6 * values["N"] * values["D"]
-        elif "N" not in values:
-            values["N"] = values["C"] / (6 * values["D"])
-        elif "D" not in values:
-            values["D"] = values["C"] / (6 * values["N"])
-
-
-def _other_units(names: Mapping[str, str], values: Mapping[str, np.ndarray], used: np.ndarray) -> list[str]:
-    """A warning where C is nowhere near 6 N D: one of the three is counted in millions, or in PF-days."""
-    if not set("NDC") <= set(names) or not len(used):
-        return []
-    N, D, C = (values[role][used] for role in "NDC")
-    ratio = float(np.median(C / (6 * N * D)))
-    if LEAST_PER_6ND <= ratio <= MOST_PER_6ND:
-        return []
-    columns = ", ".join(f"{role} ({names[role]})" for role in "NDC")
-    return [f"C is {ratio:.2g} times 6 N D: the columns {columns} are in different units; give plain numbers"]
-
-
-def _with_roles(table: pd.DataFrame, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The table with columns N, D, C, loss and tokens_per_param, for --where, unless it has others of these names."""
-    known = {role: values[role] for role in REQUIRED}
-    with np.errstate(all="ignore"):
-        known["tokens_per_param"] = known["D"] / known["N"]
-    return table.assign(**{name: column for name, column in known.items() if name not in table})
-
-
-def _check_status(check: _Check, table: pd.DataFrame, names: Mapping[str, str], values: Mapping) -> None:
-    if "status" in names:
-        status = table[names["status"]].astype(str).str.lower()
-        check.drop((status == "diverged").to_numpy(), "diverged")
-        unfinished = status.isin(UNFINISHED).to_numpy()
-        check.drop(unfinished, "unfinished", lambda row: f"status is {status.iloc[row]}")
-    check.drop(np.isinf(values["loss"]), "diverged")
-
-
-def _check_numbers(check: _Check, values: Mapping[str, np.ndarray]) -> None:
-    for role in REQUIRED:
-
-        def shown(row: int, role: str = role) -> str:
-            return f"{role} is {values[role][row]:g}"
-
-        check.drop(~np.isfinite(values[role]), "not_finite", shown)
-        check.drop(~(values[role] > 0), "not_positive", shown)
-
-
-def _check_curves(check: _Check, table: pd.DataFrame, names: Mapping[str, str], values: Mapping) -> None:
-    """Where rows are points of curves with a known phase: only a run's last point is a decayed loss."""
-    if not {"run", "phase"} <= set(names):
-        return
-    frame = pd.DataFrame({"run": table[names["run"]].to_numpy(), "D": values["D"], "used": check.used_n})
-    last = frame[frame["used"]].groupby("run")["D"].transform("max").reindex(frame.index)
-    check.drop((frame["D"] < last).to_numpy(), "mid_decay")
-
-
-def _check_duplicates(check: _Check, table: pd.DataFrame, names: Mapping[str, str], values: Mapping) -> None:
-    keys = pd.DataFrame({role: values[role] for role in ("N", "D", "C", "loss", "lr") if role in values})
-    check.drop(_again(keys[check.used_n], len(table)), "duplicate")
-    if "run" in names:
-        both = keys.assign(run=table[names["run"]].to_numpy())[["run", "D"]]
-        again_n = _again(both[check.used_n], len(table))
-        check.drop(again_n, "duplicate", "the same run and tokens as an earlier row")
-
-
-def _again(frame: pd.DataFrame, n: int) -> np.ndarray:
-    """Which rows repeat an earlier one, as a mask over all `n` rows of the table."""
-    again_n = np.zeros(n, dtype=bool)
-    again_n[frame.index[frame.duplicated()]] = True
-    return again_n
-
-
-def _check_learning_rates(check: _Check, values: Mapping[str, np.ndarray], keep_undertuned: bool) -> None:
-    """Where a cell (N, D) was trained at several learning rates: keep the best (least mean log loss over its
-    replicates); three or more with the best at the edge mean that the cell is undertuned."""
-    if "lr" not in values or len(np.unique(values["lr"][check.used_n])) < 2:
-        return
-    frame = pd.DataFrame({"N": values["N"], "D": values["D"], "lr": values["lr"], "y": np.log(values["loss"])})
-    for (_, _), cell in frame[check.used_n].groupby(["N", "D"]):
-        mean = cell.groupby("lr")["y"].mean()
-        if len(mean) < 2:
-            continue
-        best = mean.idxmin()
-        rows = np.zeros(len(frame), dtype=bool)
-        rows[cell.index[cell["lr"] != best]] = True
-        check.drop(rows, "worse_lr", f"{best:g} × was better for this size and these tokens")
-        if len(mean) >= 3 and best in (mean.index[0], mean.index[-1]) and not keep_undertuned:
-            rows = np.zeros(len(frame), dtype=bool)
-            rows[cell.index[cell["lr"] == best]] = True
-            side = "lowest" if best == mean.index[0] else "highest"
-            check.drop(rows, "undertuned", f"the best learning rate, {best:g} ×, is the {side} tried")
-
-
-def _families(table: pd.DataFrame, names: Mapping[str, str]) -> tuple[np.ndarray, list[str]]:
-    for role in ("family", "run"):
-        if role in names:
-            return table[names[role]].astype(str).to_numpy(dtype=object), []
-    warning = "no family or run column: every row is taken as independent of the others"
-    return np.arange(len(table)).astype(object), [warning]
-
-
-def _fingerprint(values: Mapping[str, np.ndarray], family_n: np.ndarray) -> str:
-    """sha256 of the numbers that a fit can see, whatever the file's format and the other columns."""
-    digest = hashlib.sha256()
-    for role in REQUIRED:
-        digest.update(np.ascontiguousarray(values[role], dtype="<f8").tobytes())
-    digest.update("\0".join(map(str, family_n)).encode())
-    return digest.hexdigest()

@@ -11,8 +11,8 @@ from sweep.fit.checks import Crossing, Floors
 from sweep.fit.dimension_check import DimensionCheck
 from sweep.fit.frontier import FlopsModel
 from sweep.fit.holdout import Cut
+from sweep.fit.rows import Dropped
 from sweep.fit.sensitivity import ConventionEffect, DropEffect, LeaveOut
-from sweep.fit.table import Dropped
 from sweep.report.answers import BudgetAnswer, Cost
 from sweep.report.figure_spec import Figure, LeftOut
 

@@ -28,6 +28,7 @@ from sweep.fit.bootstrap import Interval
 from sweep.fit.fit_file import Fit
 from sweep.fit.foreign import as_sweep, from_wandb
 from sweep.fit.frontier import Approach, Optimum
+from sweep.fit.rows import FitError, alternatives, prepare
 from sweep.report.answers import extrapolation, false_confidence
 from sweep.runs.lookup import add_sweeps
 from sweep.runs.sweepdir import SweepDir
@@ -83,13 +84,11 @@ def run(args: argparse.Namespace) -> int:
     data, curves, outputs = table.read(source, Path(args.sweeps))
     data = from_wandb(data)
     outputs = replace(outputs, folder=args.out) if args.out else outputs
-    options = {
-        "columns": table.parse_columns(args.columns),
-        "where": args.where,
-        "keep_undertuned": args.keep_undertuned,
-    }
+    columns, where, keep = table.parse_columns(args.columns), args.where, args.keep_undertuned
     try:
-        rows = table.prepare(data, n_convention=args.n, c_convention=args.c, **options)
+        rows = prepare(
+            data, columns=columns, where=where, n_convention=args.n, c_convention=args.c, keep_undertuned=keep
+        )
         dimensions = dimension_check.by_size(data, rows.row, rows.N, rows.D)
         if args.activations:
             dimensions = [(None, intrinsic_dimension(table.read_activations(args.activations)))]
@@ -102,10 +101,10 @@ def run(args: argparse.Namespace) -> int:
             bootstrap=args.bootstrap,
             seed=args.seed,
             dimensions=dimensions,
-            alternatives=table.alternatives(data, rows, **options),
+            alternatives=alternatives(data, rows, columns=columns, where=where, keep_undertuned=keep),
             command=shlex.join(["python", "-m", "sweep", *sys.argv[1:]]),
         )
-    except table.FitError as refusal:
+    except FitError as refusal:
         if outputs.is_sweep and not args.json:
             fit_file.write_refusal(str(refusal), outputs.path("fit.json"))
         raise

@@ -23,7 +23,8 @@ from sweep.common.units import parse_quantity, scientific, short
 from sweep.fit import fit_file, predictions, table
 from sweep.fit.fit_file import Fit
 from sweep.fit.predictions import Allocation, Prediction, Score
-from sweep.fit.table import OutputPaths, Rows
+from sweep.fit.rows import Rows, prepare
+from sweep.fit.table import OutputPaths
 from sweep.plan import candidates
 from sweep.runs.lookup import add_sweeps
 from sweep.runs.sweepdir import SweepDir
@@ -90,7 +91,7 @@ def _counts_as_launches_do(outputs: OutputPaths, fit: Fit) -> bool:
 
 def _same_rows(data: pd.DataFrame, made: Fit | Prediction) -> Rows:
     """The table's rows, read as the fit (or the prediction) read them."""
-    return table.prepare(data, columns=made.columns, n_convention=made.convention.N, c_convention=made.convention.C)
+    return prepare(data, columns=made.columns, n_convention=made.convention.N, c_convention=made.convention.C)
 
 
 def describe(prediction: Prediction) -> str:

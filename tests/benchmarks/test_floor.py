@@ -1,8 +1,8 @@
 """The whole way once, trained for real: does the floor that the fit finds lie where the language's entropy rate is?"""
 
 from sweep.data.markov import MarkovSource
-from sweep.fit import table
 from sweep.fit.fit import fit_rows
+from sweep.fit.rows import prepare
 from sweep.runs.collect import collect
 from tests.helpers import tiny
 
@@ -19,7 +19,7 @@ SMALLER = [  # than conf/sweep/markov.yaml; benchmarks/floor.py trains ten of th
 def test_the_interval_of_the_floor_holds_the_entropy_rate(workspace):
     plan, sweep = tiny.make_sweep(["sweep=markov", *SMALLER, "run.device=cpu"])
     assert tiny.train(plan) == 0
-    rows = table.prepare(collect(sweep).table)
+    rows = prepare(collect(sweep).table)
     found = fit_rows(rows, bootstrap=400)
     rate = MarkovSource(vocab_size=128).entropy_rate_nats()
     low, high = found.interval("E")

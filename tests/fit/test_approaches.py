@@ -9,8 +9,8 @@ from sweep.fit.bootstrap import Interval
 from sweep.fit.frontier import Approach, ExponentIntervals, FlopsModel
 from sweep.fit.laws import law_named
 from sweep.fit.minimise import objective_named
+from sweep.fit.rows import prepare
 from sweep.fit.solve import solve
-from sweep.fit.table import prepare
 
 LAW, SIX_ND = law_named("additive"), FlopsModel(6.0, 1.0)
 TRUE_A = frontier.exponents(LAW, BESIROGLU, SIX_ND)[0]

@@ -14,8 +14,9 @@ from sweep.fit.fit_warnings import warnings_about
 from sweep.fit.frontier import Approach, FlopsModel
 from sweep.fit.laws import law_named
 from sweep.fit.minimise import minimise, objective_named
+from sweep.fit.rows import FitError, prepare
 from sweep.fit.solve import solve
-from sweep.fit.table import FitError, OutputPaths, prepare
+from sweep.fit.table import OutputPaths
 
 HUBER = objective_named("huber")
 

@@ -2,7 +2,7 @@ import numpy as np
 
 from benchmarks.fit_simulation import HOFFMANN, table
 from sweep.fit.foreign import as_sweep
-from sweep.fit.table import prepare
+from sweep.fit.rows import prepare
 
 
 def test_anybodys_table_in_a_sweeps_columns():

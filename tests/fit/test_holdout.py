@@ -5,7 +5,7 @@ from benchmarks.fit_simulation import BESIROGLU, table
 from sweep.fit.holdout import cuts, holdout
 from sweep.fit.laws import law_named
 from sweep.fit.minimise import objective_named
-from sweep.fit.table import prepare
+from sweep.fit.rows import prepare
 
 
 def run(frame, **options):

@@ -11,7 +11,7 @@ from sweep.cli import main
 from sweep.common.errors import UserError
 from sweep.fit.bootstrap import interval
 from sweep.fit.fit import fit_rows
-from sweep.fit.table import prepare
+from sweep.fit.rows import prepare
 
 
 def grid() -> pd.DataFrame:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from sweep.common.errors import UserError
-from sweep.fit.laws import LAWS, Bound, law_named
+from sweep.fit.law import Bound
+from sweep.fit.laws import LAWS, law_named
 
 RNG = np.random.default_rng(0)
 X = {

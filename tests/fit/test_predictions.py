@@ -9,7 +9,7 @@ from sweep.common.errors import UserError
 from sweep.fit.fit import fit_rows
 from sweep.fit.laws import law_named
 from sweep.fit.predictions import Allocation, allocation, make, score
-from sweep.fit.table import prepare
+from sweep.fit.rows import prepare
 from sweep.verbs import fit as fit_verb
 from sweep.verbs import predict as verb
 

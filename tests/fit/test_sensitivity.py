@@ -6,9 +6,9 @@ from sweep.fit.fit import fit_rows
 from sweep.fit.frontier import FlopsModel, exponents
 from sweep.fit.laws import law_named
 from sweep.fit.minimise import objective_named
+from sweep.fit.rows import alternatives, prepare
 from sweep.fit.sensitivity import effect_of_drops, leave_out
 from sweep.fit.solve import solve
-from sweep.fit.table import alternatives, prepare
 
 LAW, HUBER, SIX_ND = law_named("additive"), objective_named("huber"), FlopsModel(6.0, 1.0)
 SQUARES = objective_named("squares")

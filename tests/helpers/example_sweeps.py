@@ -16,6 +16,7 @@ import pandas as pd
 from sweep.fit import fit, fit_file
 from sweep.fit import table as tables
 from sweep.fit.dimension_check import by_size
+from sweep.fit.rows import prepare
 
 LAW = {"E": 1.7, "A": 30.0, "B": 600.0, "alpha": 0.36, "beta": 0.5}
 SIZES = (820, 3_200, 6_300, 12_700, 25_000, 50_000, 127_000, 440_000)
@@ -54,7 +55,7 @@ def write(folder: Path, kind: str = "normal") -> Path:
         _samples(curves).to_parquet(folder / "samples.parquet")
     if kind == "normal":
         data, curves, _ = tables.read(str(folder))
-        rows = tables.prepare(data)
+        rows = prepare(data)
         sizes = by_size(data, rows.row, rows.N, rows.D)
         fitted = fit.fit_rows(rows, curves, dimensions=sizes, command="python -m sweep fit example")
         fit_file.write(fitted, folder / "fit.json")

@@ -8,7 +8,7 @@ import pytest
 
 from sweep.common import files
 from sweep.common.errors import UserError
-from sweep.fit.table import prepare
+from sweep.fit.rows import prepare
 from sweep.plan.plan import by_family, refuse_damaged
 from sweep.plan.storage import planned_trials, save
 from sweep.runs.rundir import RunDir

@@ -11,7 +11,7 @@ from benchmarks.fit_simulation import HOFFMANN, table
 from sweep.cli import main
 from sweep.common import files
 from sweep.fit.foreign import from_wandb
-from sweep.fit.table import prepare
+from sweep.fit.rows import prepare
 from sweep.plan.trial import Trial
 from sweep.runs.metrics import Scale
 from sweep.runs.record import Record
