@@ -173,9 +173,10 @@ def frontier_line(results: Results, reach: float = 10) -> list[Series]:
     within, beyond = np.geomspace(C.min() / 2, C.max(), 40), np.geomspace(C.max(), C.max() * reach, 20)
     x, lower, upper = answers.band(fit, np.append(within, beyond[1:]), "loss_nats")
     band = Series("band", "90% interval", x, lower=lower, upper=upper, color="vermillion")
-    style: dict[str, Any] = {"name": "frontier (parametric)", "color": "vermillion", "width": 2.5}
+    name, color = "frontier (parametric)", "vermillion"
     lines = [
-        line(part, fit.optimum(part)[2], dash=dash, **style) for part, dash in ((within, "solid"), (beyond, "dash"))
+        line(part, fit.optimum(part)[2], name, color, dash=dash, width=2.5)
+        for part, dash in ((within, "solid"), (beyond, "dash"))
     ]
     return [band, *lines] if x else lines
 

@@ -1,6 +1,6 @@
 """What a figure is, apart from how it is drawn: panels, axes with units, and series of a few kinds.
 
-`figures.py` makes these from a sweep's results and `render.py` draws them, with matplotlib or plotly.
+`figures.py` makes these from a sweep's results; `matplotlib_figures.py` and `plotly_figures.py` draw them.
 All numbers are in data units; a NaN in a line is a gap.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 from sweep.common.artefacts import Number
 
 Numbers = Sequence[Number]
-# A number from 0 to 1 is a place on the viridis scale (sizes, budgets); a name is a role in render.PALETTE.
+# A number from 0 to 1 is a place on the viridis scale (sizes, budgets); a name is a role in axes.PALETTE.
 Color = float | str
 
 

@@ -6,7 +6,6 @@ N is parameters, D training tokens, C training FLOPs, L the validation loss in n
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -375,12 +374,12 @@ def data_limited(results: Results) -> Figure | LeftOut:
     shades = figure_parts.shades(rows["N"])
     by_unique, by_epochs = [], []
     for (size, _), group in rows.groupby(["N", "D"]):
-        style: dict[str, Any] = {"name": short(size), "color": shades[size]}
+        name, color = short(size), shades[size]
         group = group.sort_values("unique_tokens")
-        by_unique += figure_parts.joined(group, "unique_tokens", "best_loss_nats", **style)
-        by_unique += figure_parts.joined(group, "unique_tokens", "loss", dash="dash", marker="open", **style)
-        by_epochs += figure_parts.joined(group, "epochs", "train_loss_nats", **style)
-        by_epochs += figure_parts.joined(group, "epochs", "loss", dash="dash", marker="open", **style)
+        by_unique += figure_parts.joined(group, "unique_tokens", "best_loss_nats", name, color)
+        by_unique += figure_parts.joined(group, "unique_tokens", "loss", name, color, dash="dash", marker="open")
+        by_epochs += figure_parts.joined(group, "epochs", "train_loss_nats", name, color)
+        by_epochs += figure_parts.joined(group, "epochs", "loss", name, color, dash="dash", marker="open")
     panels = [
         Panel(
             Axis("unique tokens available U", True, "size", at=figure_parts.few(rows["unique_tokens"])),

@@ -16,13 +16,14 @@ from markupsafe import Markup
 from sweep.common.plain import plain
 from sweep.common.units import duration, short
 from sweep.report.format import dollars, power, significant
+from sweep.report.plotly_figures import Json
 from sweep.report.report_file import Cell, Report
 
 HERE = Path(__file__).parent
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
-def render(report: Report, figures: dict[str, Any]) -> str:
+def render(report: Report, figures: dict[str, Json]) -> str:
     """The page as HTML; `figures` maps a figure's key to plotly's JSON."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {

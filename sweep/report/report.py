@@ -17,10 +17,11 @@ import pandas as pd
 from sweep.common import files
 from sweep.common.plain import plain
 from sweep.common.units import short
-from sweep.report import answers, page, render
+from sweep.report import answers, matplotlib_figures, page
 from sweep.report.figure_spec import Figure, LeftOut
 from sweep.report.figures import describe
 from sweep.report.fit_tables import fit_tables
+from sweep.report.plotly_figures import plotly
 from sweep.report.report_file import BestRun, Calculator, Compute, ExcludedGroup, Report, Sample, SampleRun, TrialColumn
 from sweep.report.results import Results
 from sweep.runs.state import KINDS
@@ -57,12 +58,12 @@ def write(results: Results, out: Path) -> Report:
     figures = describe(results)
     report = numbers(results, figures)
     (out / "figures").mkdir(parents=True, exist_ok=True)
-    _write(out / "report.html", page.render(report, {figure.key: render.plotly(figure) for figure in report.figures}))
+    _write(out / "report.html", page.render(report, {figure.key: plotly(figure) for figure in report.figures}))
     _write(out / "report.json", to_json(report))
     for figure in report.figures:
-        render.save(figure, out / "figures")
+        matplotlib_figures.save(figure, out / "figures")
     for left_out in report.left_out:  # an earlier report may have had the data for it
-        render.remove(left_out.key, out / "figures")
+        matplotlib_figures.remove(left_out.key, out / "figures")
     return report
 
 

@@ -20,8 +20,8 @@ from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.config.schema import WandbSection
 from sweep.fit.table import read_collected
-from sweep.report import render
 from sweep.report.figure_spec import Axis, Figure, Panel, Series
+from sweep.report.plotly_figures import plotly
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import client
 from sweep.tracking.mirror import IncompleteFile, await_end
@@ -120,7 +120,7 @@ def write(made: Made, section: WandbSection, step: int) -> None:
         picture = sweep.path / "report/figures" / f"{figure['key']}.png"
         logged[f"figures/{figure['key']}"] = wandb.Image(str(picture), caption=figure["caption"] or None)
         if figure["key"] in INTERACTIVE:
-            logged[f"charts/{figure['key']}"] = wandb.Plotly(go.Figure(render.plotly(figure_of(figure))))
+            logged[f"charts/{figure['key']}"] = wandb.Plotly(go.Figure(plotly(figure_of(figure))))
     _artifacts(wandb, run, sweep)
     run.log(logged, step=step)
     run.summary.update(answers)
@@ -225,7 +225,7 @@ def _rows(series: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def figure_of(described: dict[str, Any]) -> Figure:
-    """A figure of report.json as the object that `sweep.report.render` draws."""
+    """A figure of report.json as the object that `plotly` draws."""
     panels = [
         Panel(Axis(**panel["x"]), Axis(**panel["y"]), [_series(each) for each in panel["series"]], panel["title"])
         for panel in described["panels"]

@@ -8,7 +8,7 @@ import plotly.graph_objects
 import pytest
 
 from sweep.fit.frontier import Approach, Optimum
-from sweep.report import answers, render, results
+from sweep.report import answers, axes, matplotlib_figures, plotly_figures, results
 from sweep.report.figure_spec import Axis, Figure, LeftOut, Panel, Series
 from sweep.report.figures import FIGURES, describe
 from tests.helpers.example_sweeps import BUDGETS, LAW, SIZES, write
@@ -211,16 +211,16 @@ def test_a_fit_of_another_form_draws_no_surface(sweeps):
 def test_plotly_accepts_every_figure(described, kind):
     for figure in described[kind].values():
         if isinstance(figure, Figure):
-            plotly.graph_objects.Figure(render.plotly(figure))  # raises on any unknown property or bad value
+            plotly.graph_objects.Figure(plotly_figures.plotly(figure))  # raises on any unknown property or bad value
 
 
 def test_matplotlib_writes_png_and_svg(described, tmp_path):
     for kind, key in (("normal", "contour"), ("normal", "residuals"), ("lr", "learning_rate")):
-        for path in render.save(described[kind][key], tmp_path):
+        for path in matplotlib_figures.save(described[kind][key], tmp_path):
             assert path.stat().st_size > 5_000
     assert b"<svg" in (tmp_path / "contour.svg").read_bytes()[:2000]
     before = (tmp_path / "learning_rate.svg").read_bytes()
-    render.save(described["lr"]["learning_rate"], tmp_path)
+    matplotlib_figures.save(described["lr"]["learning_rate"], tmp_path)
     assert (tmp_path / "learning_rate.svg").read_bytes() == before
 
 
@@ -235,12 +235,12 @@ def test_matplotlib_writes_png_and_svg(described, tmp_path):
     ],
 )
 def test_ticks_of_log_axes(axis, low, high, texts):
-    assert render.tick_texts(axis, render.tick_values(axis, low, high)) == texts
+    assert axes.tick_texts(axis, axes.tick_values(axis, low, high)) == texts
 
 
 def test_text_from_data_cannot_become_markup_in_plotly():
     series = Series("points", "runs", [1.0], [2.0], hover=["<b>bold</b>"])
-    trace = render.plotly(Figure("k", "t", [Panel(Axis("x"), Axis("y"), [series])]))["data"][0]
+    trace = plotly_figures.plotly(Figure("k", "t", [Panel(Axis("x"), Axis("y"), [series])]))["data"][0]
     assert trace["text"] == ["&lt;b&gt;bold&lt;/b&gt;"]
 
 

@@ -9,7 +9,8 @@ from PIL import Image
 from sweep.cli import main
 from sweep.common.errors import UserError
 from sweep.config.schema import WandbSection
-from sweep.report import render, report, results
+from sweep.report import report, results
+from sweep.report.plotly_figures import plotly
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import sweep_run, wandb_files
 from tests.helpers import example_sweeps
@@ -109,7 +110,7 @@ def test_lineage_leads_from_the_table_to_the_fit(written):
 def test_a_figure_of_the_report_is_drawn_as_the_page_draws_it(sweep):
     described = {each.key: each for each in report.describe(results.load(sweep.path)) if hasattr(each, "panels")}
     for figure in numbers(sweep)["figures"]:
-        assert render.plotly(sweep_run.figure_of(figure)) == render.plotly(described[figure["key"]])
+        assert plotly(sweep_run.figure_of(figure)) == plotly(described[figure["key"]])
 
 
 def test_points_are_the_headlines(sweep):
