@@ -15,6 +15,7 @@ PROGRAM = "python -m sweep"
 # What each does, in the order of a sweep's life. Here and not in their files, so that listing them imports none.
 VERBS = {
     "plan": "the table of trials of a grid, and its price",
+    "config": "the keys of the configuration: default, type and meaning of each",
     "prepare": "documents to token shards, with reference lines",
     "launch": "run a sweep, from the grid to the report",
     "status": "how a sweep stands: done, running, queued, failed, lost",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.common.errors import UserError
+from sweep.common.keys import key
 from sweep.common.units import parse_count
 from sweep.data.sources import TextConfig, no_text_field
 
@@ -21,14 +22,14 @@ class HubDataset(TextConfig):
     (of UTF-8 text, e.g. 500M) end the stream. `HF_ENDPOINT` chooses another Hub, as everywhere.
     """
 
-    source: str = "hub"
-    path: str = ""
-    name: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    text_field: str = "text"
-    max_documents: int | None = None
-    max_bytes: Any = None
+    source: str = key("hub", "which reader; set by the file of conf/data")
+    path: str = key("", "name of the dataset on the Hub, such as roneneldan/TinyStories")
+    name: str | None = key(None, "the dataset's configuration")
+    split: str = key("train", "the dataset's split")
+    revision: str | None = key(None, "a branch, tag or commit of the dataset")
+    text_field: str = key("text", "field or column that holds the text")
+    max_documents: int | None = key(None, "documents to read at most")
+    max_bytes: int | float | str | None = key(None, "UTF-8 text to read at most, such as 500M; null: the whole split")
 
     @property
     def title(self) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.common.errors import UserError
+from sweep.common.keys import key
 from sweep.data.sources import DataConfig
 
 TOKENS_AT_A_TIME = 1 << 18
@@ -33,21 +34,21 @@ _CHAIN, _STREAMS = 0, {"train": 1, "validation": 2}  # what each random stream i
 class MarkovSource(DataConfig):
     """`tokens` in all, train and validation."""
 
-    source: str = "markov"
-    tokens: int = 3_000_000
-    vocab_size: int = 256
-    spectrum_exponent: float = 1.0
-    logit_std: float = 1.5
-    seed: int = 0
+    source: str = key("markov", "which reader; set by the file of conf/data")
+    tokens: int = key(3_000_000, "tokens of train and validation together")
+    vocab_size: int = key(256, "tokens of the vocabulary")
+    spectrum_exponent: float = key(1.0, "s: the k-th component of the logits is proportional to k^-s")
+    logit_std: float = key(1.5, "standard deviation of a logit; 0 makes all tokens alike")
+    seed: int = key(0, "draws the chain and the text")
 
     def identity(self) -> dict[str, int]:
         """Nothing beyond the config, which is checked here."""
-        for key, least in {"tokens": 100, "vocab_size": 2, "spectrum_exponent": 0, "logit_std": 0, "seed": 0}.items():
-            if not getattr(self, key) >= least:
-                raise UserError(f"data.{key}={getattr(self, key)}: must be at least {least}")
-        for key, most in {"vocab_size": 4096, "spectrum_exponent": 100, "logit_std": 5}.items():
-            if getattr(self, key) > most:
-                raise UserError(f"data.{key}={getattr(self, key)}: must be at most {most}")
+        for name, least in {"tokens": 100, "vocab_size": 2, "spectrum_exponent": 0, "logit_std": 0, "seed": 0}.items():
+            if not getattr(self, name) >= least:
+                raise UserError(f"data.{name}={getattr(self, name)}: must be at least {least}")
+        for name, most in {"vocab_size": 4096, "spectrum_exponent": 100, "logit_std": 5}.items():
+            if getattr(self, name) > most:
+                raise UserError(f"data.{name}={getattr(self, name)}: must be at most {most}")
         return {}
 
     def expected_vocab_size(self) -> int:

@@ -12,12 +12,14 @@ import platform
 import re
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sweep.common.errors import UserError
+from sweep.common.keys import key
 
+TOKENIZERS = ("bpe", "bytes", "file", "hub")
 BYTES_VOCABULARY = 256 + 1  # every byte, and the end-of-text token
 
 
@@ -25,18 +27,18 @@ BYTES_VOCABULARY = 256 + 1  # every byte, and the end-of-text token
 class TokenizerConfig:
     """`bpe`: trained here, to `vocab_size`; `bytes`: one token per byte; `file`, `hub`: the one at `path`."""
 
-    kind: str = "bpe"
-    vocab_size: int = 512
-    path: str | None = None
+    kind: str = key("bpe", "bpe: trained on the training split; file: a tokenizer.json; hub: a model", TOKENIZERS)
+    vocab_size: int = key(512, "tokens of a bpe vocabulary")
+    path: str | None = key(None, "for kind file and hub: the file, or the name of a model of the Hub")
 
 
 @dataclass
 class DataConfig:
     """What every `data=…` has. `unique_tokens` caps what a trial reads, not what is prepared."""
 
-    source: str = ""
-    validation_fraction: float = 0.05
-    unique_tokens: Any = None
+    source: str = key("", "which reader; set by the file of conf/data")
+    validation_fraction: float = key(0.05, "fraction of the data that is held out for validation")
+    unique_tokens: int | float | str | None = key(None, "training tokens that a trial may read, such as 1M; null: all")
 
     @property
     def title(self) -> str:
@@ -56,7 +58,7 @@ class DataConfig:
 class TextConfig(DataConfig):
     """A source of text documents, which a tokenizer turns into tokens."""
 
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    tokenizer: TokenizerConfig = key(TokenizerConfig, "how text becomes tokens")
 
     def documents(self) -> Iterator[str]:
         """All documents, in an order that depends on the source alone."""
@@ -79,9 +81,10 @@ class PythonSource(TextConfig):
     MB; Debian and most containers leave it out: 11 MB). A document is a file.
     """
 
-    source: str = "pysource"
-    validation_fraction: float = 0.03  # the smallest libraries just reach 5M training tokens
-    scope: str = "stdlib"
+    source: str = key("pysource", "which reader; set by the file of conf/data")
+    # The smallest standard libraries just reach 5M training tokens.
+    validation_fraction: float = key(0.03, "fraction of the data that is held out for validation")
+    scope: str = key("stdlib", "the standard library, or every installed package too, over 180 MB", PYTHON_SCOPES)
 
     def identity(self) -> dict[str, Any]:
         listing = hashlib.sha256()
@@ -132,10 +135,10 @@ class TextFiles(TextConfig):
     `document_bytes`, so that one long file can be split into train and validation; 0 leaves it whole.
     """
 
-    source: str = "text"
-    files: list[str] = field(default_factory=list)
-    text_field: str = "text"
-    document_bytes: int = 16_384
+    source: str = key("text", "which reader; set by the file of conf/data")
+    files: list[str] = key(list, "paths and globs of .txt, .jsonl and .parquet files")
+    text_field: str = key("text", "field or column that holds the text")
+    document_bytes: int = key(16_384, "a .txt file is cut at line ends into documents of about this size; 0: whole")
 
     def identity(self) -> dict[str, Any]:
         if self.document_bytes < 0:

@@ -94,6 +94,15 @@ def lay_over(raw: DictConfig, name: str, assignments: list[str]) -> Any:
     return section(name, value) if isinstance(value, DictConfig) else scalar(name, value)
 
 
+def composed_grid(overrides: list[str]) -> DictConfig:
+    """The config of the whole grid: what holds for every point, its axes under `sweep.axes`."""
+    check_overrides(overrides, CONF)
+    fixed, axes = _split(overrides)
+    raw = compose_untyped(fixed)
+    raw["sweep"]["axes"] = {**raw["sweep"]["axes"], **{key: ",".join(values) for key, values in axes.items()}}
+    return raw
+
+
 def _split(overrides: list[str]) -> tuple[list[str], dict[str, list[str]]]:
     """Overrides that hold for every point, and axes with their values as text."""
     fixed, axes = [], {}

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from sweep.common.units import duration, format_bytes, scientific, short
@@ -19,6 +20,7 @@ from sweep.data.hub import HubDataset
 from sweep.data.placeholder import Unprepared, stand_in
 from sweep.data.prepare import DataConfig, find, prepare
 from sweep.data.tokens import Tokens
+from sweep.plan.grid import composed_grid
 from sweep.plan.plan import Plan, damaged, make_plan
 from sweep.plan.price import price
 
@@ -30,9 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", default=[], help="Hydra overrides: sweep=NAME, key=value, key=a,b,c")
     parser.add_argument("--calibrate", action="store_true", help="measure each shape's speed here first, seconds each")
     parser.add_argument("--json", action="store_true", help="print the trials as JSON lines instead")
+    parser.add_argument("--cfg", action="store_true", help="print the resolved config as YAML instead, axes included")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.cfg:
+        print(OmegaConf.to_yaml(composed_grid(args.overrides)), end="")
+        return 0
     plan = plan_here(args.overrides, download=args.calibrate)
     if args.calibrate:
         from sweep.workers.calibrate import calibrate  # torch
