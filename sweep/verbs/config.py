@@ -36,9 +36,8 @@ def run(args: argparse.Namespace) -> int:
     keys = all_keys()
     chosen = [facts for facts in keys if f"{facts.key}.".startswith(f"{args.key}.") or not args.key]
     if not chosen:
-        raise UserError(
-            f"{args.key}: unknown key; {did_you_mean(args.key, [facts.key for facts in keys])}`python -m sweep config` lists all"
-        )
+        meant = did_you_mean(args.key, [facts.key for facts in keys])
+        raise UserError(f"{args.key}: unknown key; {meant}`python -m sweep config` lists all")
     for facts in chosen:
         print(json.dumps(asdict(facts)) if args.json else line(facts))
     return 0
