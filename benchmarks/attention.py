@@ -65,18 +65,18 @@ class Row:
     not_run: dict[str, str]  # contender -> why it did not run
 
 
-SMALL = tuple(Case(**case) for case in (
-    {"tokens": 1, "head_dim": 16},
-    {"tokens": 129, "head_dim": 12, "kv_heads": 1},
-    {"tokens": 512, "head_dim": 16, "kv_heads": 2},
-    {"tokens": 1000, "head_dim": 32, "window": 300},
-    {"tokens": 777, "head_dim": 64, "kv_heads": 2, "window": 129, "documents": 250},
-    {"tokens": 640, "head_dim": 64, "documents": 100},
-    {"tokens": 515, "head_dim": 96, "kv_heads": 1},
-    {"tokens": 1024, "head_dim": 128, "documents": 300},
-    {"tokens": 999, "head_dim": 128, "kv_heads": 2, "window": 65},
-    {"tokens": 300, "head_dim": 64, "kv_heads": 2, "odd": True},
-))  # fmt: skip
+SMALL = (
+    Case(tokens=1, head_dim=16),
+    Case(tokens=129, head_dim=12, kv_heads=1),
+    Case(tokens=512, head_dim=16, kv_heads=2),
+    Case(tokens=1000, head_dim=32, window=300),
+    Case(tokens=777, head_dim=64, kv_heads=2, window=129, documents=250),
+    Case(tokens=640, head_dim=64, documents=100),
+    Case(tokens=515, head_dim=96, kv_heads=1),
+    Case(tokens=1024, head_dim=128, documents=300),
+    Case(tokens=999, head_dim=128, kv_heads=2, window=65),
+    Case(tokens=300, head_dim=64, kv_heads=2, odd=True),
+)
 TIMED = tuple(Case(tokens, d, WIDTH // d, WIDTH // d) for d in HEAD_DIMS for tokens in LENGTHS)
 IN_EVERY_TYPE = Case(2048, 64, 16, 16)  # of the timed ones
 WIDE = Case(16_384, 64, 16, 16, window=64)  # inputs of 2²⁶ elements a sequence, outputs and gradients of 2²⁴
@@ -110,7 +110,9 @@ def check(device: str, seed: int) -> list[str]:
         with compiling():
             for case, kind in plan:
                 launch(inputs(case, 2, TYPES[kind], device, generator), case.window, documents(case, 2, device))
-    checks = [(f"{case} {kind}", partial(check_case, case, TYPES[kind], device, generator)) for case, kind in plan]
+    checks: list[tuple[str, Callable[[], Iterator[str]]]] = [
+        (f"{case} {kind}", partial(check_case, case, TYPES[kind], device, generator)) for case, kind in plan
+    ]
     if device == "cuda":
         checks += wide_checks(torch.cuda.mem_get_info()[0], generator)
     with poisoned():
@@ -212,10 +214,13 @@ def time_case(case: Case, ceiling: float) -> Iterator[Row]:
     generator = torch.Generator("cuda").manual_seed(0)
     *qkv, dout = inputs(case, TOKENS // case.tokens, torch.bfloat16, "cuda", generator)
     qkv, dout = [x.detach().requires_grad_() for x in qkv], dout.contiguous()  # as the projection after it makes dout
-    forwards = {name: (lambda f=f: f(*qkv)) for name, f in contenders().items()}
-    outs = {name: cache(forward) for name, forward in forwards.items()}  # made before the first timed round
-    backwards = {
-        name: (lambda out=out: torch.autograd.grad(out(), qkv, dout, retain_graph=True)) for name, out in outs.items()
+
+    def backward(out: Callable[[], Tensor]) -> object:
+        return torch.autograd.grad(out(), qkv, dout, retain_graph=True)
+
+    forwards: dict[str, Callable[[], object]] = {name: partial(f, *qkv) for name, f in contenders().items()}
+    backwards: dict[str, Callable[[], object]] = {  # the outputs are made before the first timed round
+        name: partial(backward, cache(partial(f, *qkv))) for name, f in contenders().items()
     }
     visible = case.tokens * (case.tokens + 1) / 2
     forward_flops = 4 * (TOKENS // case.tokens) * case.heads * case.head_dim * visible
@@ -241,8 +246,9 @@ def contenders() -> dict[str, Callable[..., Tensor]]:
 
     def sdpa(backend: SDPBackend) -> Callable[..., Tensor]:
         def run(*qkv: Tensor) -> Tensor:
+            q, k, v = (x.transpose(1, 2) for x in qkv)
             with sdpa_kernel(backend):
-                return scaled_dot_product_attention(*(x.transpose(1, 2) for x in qkv), is_causal=True).transpose(1, 2)
+                return scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
         return run
 

@@ -18,7 +18,7 @@ from sweep.data.placeholder import Unprepared
 from sweep.plan.plan import make_plan
 from sweep.plan.storage import save as save_plan
 from sweep.plan.trial import Trial
-from sweep.runs.collect import collect
+from sweep.runs.collect import Collected, collect
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
 from sweep.runs.sweepdir import SweepDir
@@ -56,7 +56,7 @@ def main() -> None:
     sys.stdout.write(path.read_text())
 
 
-def timed(sweep: SweepDir):
+def timed(sweep: SweepDir) -> tuple[float, Collected]:
     start = time.perf_counter()
     collected = collect(sweep)
     return time.perf_counter() - start, collected

@@ -71,7 +71,8 @@ def time_all() -> None:
     report = {"command": "python -m benchmarks.cross_entropy", "copy_bytes_per_second": ceiling, "rows": rows}
     plain = (partial(time_plain, vocabulary, ceiling) for vocabulary in VOCABULARIES)
     fused = (partial(time_fused, vocabulary) for vocabulary in VOCABULARIES[2:])
-    for case in (*plain, *fused):
+    cases: list[Callable[[], PlainRow | FusedRow]] = [*plain, *fused]
+    for case in cases:
         rows.append(case())
         save("cross_entropy", ["torch", "triton"], report, "cuda")
     print(json.dumps(report, default=asdict))
@@ -135,7 +136,7 @@ def time_plain(vocabulary: int, ceiling: float) -> PlainRow:
     targets = torch.randint(vocabulary, (ROWS,), device="cuda")
     compiled = torch.compile(_torch, dynamic=False)
     losses = {"triton": _ours, "eager": _torch, "compiled": compiled, "liger": _liger}
-    seconds, why_not = race({n: (lambda f=f: loss_and_gradients(f, targets, logits)) for n, f in losses.items()})
+    seconds, why_not = race({name: partial(loss_and_gradients, f, targets, logits) for name, f in losses.items()})
     speeds = {name: 2 * logits.nbytes / s for name, s in seconds.items()}
     ours = speeds.get("triton")  # none where it failed
     row = PlainRow(
@@ -161,7 +162,9 @@ def time_fused(vocabulary: int) -> FusedRow:
         "linear, then triton": lambda x, head, t: _ours(F.linear(x, head), t),
         "linear, then compiled": torch.compile(lambda x, head, t: _torch(F.linear(x, head), t), dynamic=False),
     }
-    runs = {n: (lambda f=f: loss_and_gradients(f, targets, x, head)) for n, f in losses.items()}
+    runs: dict[str, Callable[[], object]] = {
+        name: partial(loss_and_gradients, f, targets, x, head) for name, f in losses.items()
+    }
     seconds, why_not = race(runs)
     peaks = {}
     for name in seconds:

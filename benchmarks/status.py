@@ -82,7 +82,7 @@ def make_runs(plan: Plan) -> None:
         kind = number % 10
         trunk = RunDir.of_trunk(plan.runs, family[0].family_id)
         if kind < 7:
-            start = {
+            start: dict[str, object] = {
                 "attempt": 1,
                 "time": time.time(),
                 "job": None,

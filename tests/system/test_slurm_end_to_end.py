@@ -119,8 +119,8 @@ class Story:
             return any(file.stat().st_mtime > attempt.started for file in left if file.exists())
 
         wait_until(has_progressed, 60, self.cluster)
-        os.kill(attempt.pid, signal.SIGSTOP)
-        return attempt.pid
+        os.kill(attempt.start.pid, signal.SIGSTOP)
+        return attempt.start.pid
 
     def end(self) -> None:
         """Wait for the last collector."""
@@ -272,7 +272,7 @@ def test_what_happened_is_told_by_the_attempts(storm):
         third: ["stopped", "done"],
         cancelled: ["stopped", "done"],
     }
-    starts = {family: [one.job["restart"] for one in storm.attempts(family)] for family in storm.roles}
+    starts = {family: [one.job.restart for one in storm.attempts(family)] for family in storm.roles}
     assert starts == {first: [0, 1], second: [0, 1, 2], third: [0, 1], cancelled: [0, 0]}
 
 
@@ -280,5 +280,5 @@ def test_a_cancelled_element_stays_cancelled_and_is_all_that_the_next_launch_sub
     *_, cancelled = storm.roles
     one, two = submissions(storm.sweep)
     assert [task.families for task in two.tasks()] == [[cancelled]]
-    (array,) = {attempt.job["id"].partition("_")[0] for attempt in storm.attempts(cancelled)[:1]}
+    (array,) = {attempt.job.id.partition("_")[0] for attempt in storm.attempts(cancelled)[:1]}
     assert int(array) in [chunk.job_id for chunk in one.chunks]
