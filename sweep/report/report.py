@@ -86,7 +86,7 @@ def numbers(results: Results, figures: list[Figure | LeftOut]) -> Report:
         counts=counts,
         counts_text=_counts_text(counts),
         warnings=warnings(results),
-        device=results.meta.device if isinstance(results.meta.device, str) else ", ".join(results.meta.device),
+        device=", ".join(results.meta.device),
         bytes_per_token=_positive(results.meta.bytes_per_token),
         reference_lines=results.reference_lines,
         compute=_compute(results),
@@ -238,7 +238,7 @@ def _excluded(results: Results) -> list[ExcludedGroup]:
 def _made(results: Results) -> list[str]:
     """How this page came to be: commands, data, versions."""
     command, fit = results.meta.command, results.fit
-    lines = [f"Trained by: {command if isinstance(command, str) else shlex.join(command)}"] if command else []
+    lines = [f"Trained by: {shlex.join(command)}"] if command else []
     if fit is not None:
         lines += [f"Fitted by: {fit.command}"] if fit.command else []
         lines.append(f"Fitted with: {', '.join(f'{name}: {number}' for name, number in fit.versions.items())}")

@@ -11,6 +11,7 @@ from sweep.common.errors import UserError
 from sweep.fit import fit_file
 from sweep.fit.fit_file import Fit, Refusal
 from sweep.fit.table import OutputPaths, read_collected
+from sweep.runs.collect import Meta
 
 # The columns that the figures use, for a sweep without curves or samples.
 NO_CURVES = pd.DataFrame(
@@ -30,31 +31,6 @@ AXIS_COLUMNS = {"N": "params_non_embedding", "D": "tokens", "C": "flops", "loss"
 
 
 @dataclass(frozen=True)
-class ExcludedPoint:
-    """A point of the grid that was not planned: its overrides, the condition that it broke, and its values there."""
-
-    overrides: list[str]
-    condition: str
-    facts: str
-
-
-@dataclass(frozen=True)
-class SweepMeta:
-    """meta.json, which `collect` writes beside the table: how the sweep was launched, what was measured of its devices
-    and data, and what to read its losses against (name -> nats per token)."""
-
-    name: str = ""
-    command: str | list[str] = ""
-    device: str | list[str] = ""
-    dollars_per_device_hour: float | None = None
-    flops_saved: float | None = None  # by trunks that trials of a family share
-    efficiency: float | None = None  # useful FLOPs over what the devices could do in the workers' time
-    excluded: list[ExcludedPoint] = field(default_factory=list)
-    reference_lines: dict[str, float | None] = field(default_factory=dict)
-    bytes_per_token: float | None = None
-
-
-@dataclass(frozen=True)
 class Results:
     """A sweep's table, curves, samples and fit. Where there is no fit, `refused` says why."""
 
@@ -64,7 +40,7 @@ class Results:
     samples: pd.DataFrame = field(default_factory=NO_SAMPLES.copy)
     fit: Fit | None = None
     refused: str = ""
-    meta: SweepMeta = field(default_factory=SweepMeta)
+    meta: Meta = field(default_factory=Meta)
     foreign: dict[str, str] | None = None  # role -> column of the file that the table was made from, if no sweep's
 
     @property
@@ -111,7 +87,7 @@ def load(folder: Path) -> Results:
     if (folder / "samples.parquet").exists():
         samples = read_collected(folder / "samples.parquet")
     path, again = folder / "meta.json", f"delete it and run `python -m sweep collect {folder.name}`"
-    meta = artefacts.read(SweepMeta, path, again) if path.exists() else SweepMeta()
+    meta = artefacts.read(Meta, path, again) if path.exists() else Meta()
     fit, refused = _fit(folder)
     return Results(meta.name or folder.name, table, curves, samples, fit, refused, meta)
 

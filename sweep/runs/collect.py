@@ -57,6 +57,15 @@ class History:
 
 
 @dataclass(frozen=True)
+class ExcludedPoint:
+    """A point of the grid that was not planned: its overrides, the condition that it broke, and its values there."""
+
+    overrides: list[str]
+    condition: str
+    facts: str
+
+
+@dataclass(frozen=True)
 class Meta:
     """What the report says about a sweep beside its table: `meta.json`. Older files may lack anything."""
 
@@ -64,12 +73,12 @@ class Meta:
     command: list[str] = field(default_factory=list)
     collected_at: float = 0.0  # seconds since the epoch
     device: list[str] = field(default_factory=list)
-    dollars_per_device_hour: float = 0.0
+    dollars_per_device_hour: float | None = None
     flops_total: float = 0.0  # of all finished trials, each with its trunk
     flops_saved: float = 0.0  # because families share a trunk
     worker_seconds: float | None = None
     efficiency: float | None = None  # useful FLOPs over what the workers' devices could have done
-    excluded: list[dict[str, Any]] = field(default_factory=list)
+    excluded: list[ExcludedPoint] = field(default_factory=list)
     reference_lines: dict[str, float] = field(default_factory=dict)  # nats per token, by name
     bytes_per_token: float | None = None
 
@@ -228,7 +237,7 @@ def _meta(name: str, settings: dict[str, Any], table: pd.DataFrame, seconds: flo
         flops_saved=float(shared_flops.sum() - trunks.sum()),
         worker_seconds=seconds,
         efficiency=efficiency(useful, seconds, finished),
-        excluded=settings["excluded"],
+        excluded=[ExcludedPoint(**point) for point in settings["excluded"]],
         reference_lines=lines,
         bytes_per_token=bytes_per_token,
     )

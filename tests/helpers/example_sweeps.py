@@ -25,11 +25,11 @@ UNIFORM = math.log(512)
 HOSTILE = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned=1'> & \"quotes\""
 META: dict[str, Any] = {
     "name": "example",
-    "command": "python -m sweep launch default",
+    "command": ["python", "-m", "sweep", "launch", "default"],
     "reference_lines": {"uniform": UNIFORM, "unigram": 5.21, "bigram": 4.12, "trigram": 3.62},
     "bytes_per_token": 1.93,
     "dollars_per_device_hour": 0.05,
-    "device": "cpu (2 cores)",
+    "device": ["cpu (2 cores)"],
     "flops_saved": 2.1e11,
 }
 

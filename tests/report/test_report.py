@@ -145,7 +145,7 @@ def test_warnings_are_loud(written):
 
 def test_trials_that_learnt_nothing_are_warned_of():
     table = pd.DataFrame({"status": ["finished"] * 3, "loss_nats": [5.0, 5.4, 6.2]})
-    (said,) = reports.warnings(results.Results("mine", table, meta=results.SweepMeta(reference_lines={"unigram": 5.3})))
+    (said,) = reports.warnings(results.Results("mine", table, meta=results.Meta(reference_lines={"unigram": 5.3})))
     assert said.startswith("2 finished trials end above the unigram line")
     assert "--where 'loss < 5.3'" in said
     assert reports.warnings(results.Results("mine", table)) == []
