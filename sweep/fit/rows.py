@@ -33,7 +33,7 @@ EXTRA = {"S": "steps", "U": "unique_tokens"}
 
 
 class FitError(UserError):
-    """The data cannot carry this fit: one line that says why. Beats a number that only looks like a fit."""
+    """The data cannot carry this fit: one line that says why, better than a number that only looks like a fit."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def alternatives(
 
 
 class _Check:
-    """The rows still in use, and the reasons of the others. The first reason that applies is the one told."""
+    """The rows still in use, and the reasons of the others; of several reasons the first is kept."""
 
     def __init__(self, n: int) -> None:
         self.used_n = np.ones(n, dtype=bool)
@@ -193,7 +193,7 @@ def _checked(
     where: str | None,
     keep_undertuned: bool,
 ) -> _Check:
-    """Every row put to every question, in the order in which the reasons are told. FitError where none is left."""
+    """Every check on every row, in the order of the reasons. FitError where no row is left."""
     check = _Check(len(table))
     if where is not None:
         inside_n = expressions.mask(expressions.parse(where), _with_roles(table, values))

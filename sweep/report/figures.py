@@ -228,7 +228,7 @@ def loss_against_compute(results: Results) -> Figure | LeftOut:
     panel = Panel(
         figure_parts.compute_axis(), Axis(LOSS, range=spread), [*figure_parts.references(results, spread), *series]
     )
-    caption = "Thin lines: the fit at each size. A size pays where its line touches the frontier."
+    caption = "Thin lines: the fit at each size. A size is compute-optimal where its line touches the frontier."
     return Figure(key, title, [panel], caption, legend_title="size N")
 
 
@@ -245,7 +245,7 @@ def learning_curves(results: Results) -> Figure | LeftOut:
         low, high = np.nanmin(losses), np.nanmax(losses)
         spread = figure_parts.padded(
             low, results.reference_lines.get("uniform", high)
-        )  # one that blew up hides all others
+        )  # a run that diverged would hide all others
         panels.append(
             Panel(
                 figure_parts.tokens_axis(),
@@ -255,7 +255,9 @@ def learning_curves(results: Results) -> Figure | LeftOut:
         )
     if not panels:
         return LeftOut(key, title, "there are no training curves (curves.parquet is missing or empty)")
-    caption = "The last stretch of a line is the decay of its learning rate; runs of one family share the rest."
+    caption = (
+        "The last part of a line is the decay of its learning rate; the runs of one family share the part before it."
+    )
     return Figure(key, title, panels, caption, legend_title="size N")
 
 
@@ -394,7 +396,7 @@ def data_limited(results: Results) -> Figure | LeftOut:
             "solid: training, dashed: final validation",
         ),
     ]
-    caption = "Where the solid and dashed lines of a size part, more passes over the same tokens overfit."
+    caption = "Where the solid and dashed lines of a size separate, further epochs over the same tokens overfit."
     return Figure(key, title, panels, caption, legend_title="size N")
 
 

@@ -139,8 +139,8 @@ def warnings(results: Results) -> list[str]:
     unigram = results.reference_lines.get("unigram", math.inf)
     if above := int((finished["loss_nats"] > unigram).sum()):
         found.append(
-            f"{above} finished trials end above the unigram line: they know less than how often each token occurs, and "
-            f"probably blew up; to fit without them: --where 'loss < {unigram:.4g}'."
+            f"{above} finished trials end above the unigram line: they predict worse than token frequencies alone, and "
+            f"probably diverged; to fit without them: --where 'loss < {unigram:.4g}'."
         )
     others = results.table["status"].value_counts().drop("finished", errors="ignore")
     if len(others):
