@@ -259,14 +259,12 @@ class States:
 
 
 def _recorded(run: RunDir, trial_id: str, family_id: str) -> TrialState | None:
-    if not run.record.exists():
-        return None
     try:
         record = Record.read(run.record)
         if record.trial_id != trial_id:
             raise UserError(f"{run.record}: is the record of {record.trial_id}; delete it to train the trial again")
     except UserError as error:
-        return TrialState(trial_id, family_id, "damaged", str(error))
+        return TrialState(trial_id, family_id, "damaged", str(error)) if run.record.exists() else None
     reason = f"loss not finite at step {record.steps_done}" if record.status == "diverged" else ""
     kind: Kind = "diverged" if record.status == "diverged" else "finished"
     return TrialState(trial_id, family_id, kind, reason, record=record)
