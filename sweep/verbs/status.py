@@ -23,9 +23,8 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -169,7 +168,7 @@ def _watch(sweep: SweepDir, args: argparse.Namespace, console: Console) -> None:
             live.update(table(status, args.all), refresh=True)
 
 
-def to_json(status: Status) -> dict[str, Any]:
+def to_json(status: Status) -> dict[str, object]:
     """`slurm.answers` is null where there was nothing to ask it about."""
     queue = status.queue
     return {
@@ -188,7 +187,7 @@ def table(status: Status, everything: bool) -> Group:
     for state in KINDS:
         if counts[state]:
             totals.append(f"  {counts[state]} {state}", style=COLORS.get(state, ""))
-    parts: list[Any] = [totals]
+    parts: list[RenderableType] = [totals]
     parts += [Text(problem, style="yellow") for problem in status.queue.problems]
     parts += [Text(f"{what}: {how}") for what, how in status.queue.beside()]
     if everything:

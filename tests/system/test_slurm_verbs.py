@@ -173,7 +173,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_once_its_claim_is_silent(
     assert (end["outcome"], again["job"]["id"], again["job"]["restart"]) == ("done", element, 1)
     assert again["job"]["node"] != node
     assert again["saved_state"]["trunk_steps"] > [0]
-    assert again["time"] - first.time > claim.SILENT_SECONDS
+    assert again["time"] - first["time"] > claim.SILENT_SECONDS
     assert_as_if_alone(plan, trial, workspace)
     _, out, _ = verb("logs", trial.trial_id)
     assert f"on {node}, job {element} (restart 0), no end" in out
