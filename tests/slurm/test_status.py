@@ -404,7 +404,7 @@ def test_status_watches_until_nothing_can_change(small, slurm, capsys, monkeypat
 def test_unknown_names_are_told_what_there_is(small, capsys):
     plan, _ = small
     assert main(["status", "smal"]) == 2
-    assert "smal: no such sweep; there are: small" in capsys.readouterr().err
+    assert "smal: no such sweep; did you mean small? there are: small" in capsys.readouterr().err
     trial_id = plan.trials[0].trial_id
     assert main(["cancel", "small", trial_id[:-1] + "?"]) == 2
     assert f"no such run in sweep small; close to it: {trial_id}" in capsys.readouterr().err
