@@ -15,7 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
 from sweep.common.checkout import CONF
 from sweep.common.errors import UserError
@@ -60,7 +60,10 @@ def _over_defaults(raw: DictConfig) -> DictConfig:
     for name in _SECTIONS:
         if isinstance(written := raw.get(name), DictConfig | None):
             kind = _data_schema(written) if name == "data" else _KINDS[name]
-            full[name] = OmegaConf.merge(OmegaConf.to_container(OmegaConf.structured(kind)), written or {})
+            try:
+                full[name] = OmegaConf.merge(OmegaConf.to_container(OmegaConf.structured(kind)), written or {})
+            except ConfigTypeError as error:
+                raise UserError(f"{name}: a list stands where lines of `key: value` belong, or they for it") from error
     written_keys = {str(name): raw._get_node(name) for name in raw if name not in full or name in _SCALARS}
     return OmegaConf.create({**full, **written_keys})
 

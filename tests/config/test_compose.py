@@ -106,7 +106,7 @@ sweep:
         (GRID + "seqlen: 64\n", "seqlen: unknown key; did you mean seq_len?"),
         (GRID + "seq_len: ${length}\n", "Interpolation key 'length' not found"),
         (GRID.partition("\n")[2], "conf/sweep/mine.yaml: must begin with the line `# @package _global_`"),
-        (GRID.partition("axes")[0] + "axes: [a]\n", "conf/sweep/mine.yaml: a list stands where lines of `key: value`"),
+        (GRID.partition("axes")[0] + "axes: [a]\n", "sweep: a list stands where lines of `key: value` belong"),
         (GRID.partition("axes")[0] + "axes: a=1\n", "sweep.axes=a=1: must be lines of `key: value`"),
         (GRID.replace(" 3k,12k", ""), "sweep.axes.model.params=None: no values of one key; write such as"),
         (GRID + "defaults: [{override /dta: text}]\n", "conf/sweep/mine.yaml: its defaults override dta, which is no"),

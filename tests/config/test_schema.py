@@ -1,5 +1,6 @@
 """Every key of the configuration says what it means, and what it takes is what the code behind it takes."""
 
+import dataclasses
 import json
 import re
 
@@ -11,7 +12,7 @@ from models import config as models
 from sweep.cli import main
 from sweep.common.checkout import CONF
 from sweep.config import schema
-from sweep.config.compose import compose
+from sweep.config.compose import compose, section
 from sweep.config.describe import all_keys, json_schemas
 
 
@@ -83,3 +84,36 @@ def test_plan_shows_the_resolved_config(capsys):
     assert (shown["optim"]["beta1"], shown["batch"]["sequences"], shown["eval"]["first_step"]) == (0.5, 8, 8)
     assert shown["sweep"]["axes"]["seed"] == "0,1"
     assert shown["sweep"]["axes"]["budget.tokens"] == "1M"
+
+
+ROOTS = [path for path in sorted(CONF.glob("*/*.yaml")) if "defaults" not in (yaml.safe_load(path.read_text()) or {})]
+INSTRUCTIVE = {"cluster.slurm.partition"}  # the first key that a site gives
+IDENTITY = ("name", "source", "scheduler")  # say which file this is
+
+
+@pytest.mark.parametrize("path", ROOTS, ids=lambda path: str(path.relative_to(CONF)))
+def test_a_default_stands_in_the_schema_only(path):
+    """A file that builds on no other says what differs."""
+    written = yaml.safe_load(path.read_text()) or {}
+    source = written.get("source", "")
+    defaults = {facts.key: facts.default for facts in all_keys() if not facts.sources or source in facts.sources}
+    repeated = {
+        key
+        for key, value in flat(written, path.parent.name)
+        if key in defaults and value == defaults[key] and key.rpartition(".")[2] not in IDENTITY
+    }
+    assert repeated <= INSTRUCTIVE
+
+
+def flat(value, above):
+    """(dotted key, value) of every leaf."""
+    if not isinstance(value, dict):
+        return [(above, value)]
+    return [leaf for name, item in value.items() for leaf in flat(item, f"{above}.{name}")]
+
+
+def test_the_examples_in_the_slurm_file_are_valid():
+    text = (CONF / "cluster" / "slurm.yaml").read_text()
+    given = yaml.safe_load(re.sub(r"^  # (?=\w+: )", "  ", text, flags=re.MULTILINE))["slurm"]
+    assert set(given) == {field.name for field in dataclasses.fields(schema.SlurmSection)}
+    assert section("cluster", {"slurm": given}).slurm.collector.time == "2h"
