@@ -118,9 +118,11 @@ def test_tuned_rows_replace_the_old_and_keep_the_others():
 
 @pytest.mark.parametrize("kernel", ["forward", "backward_q", "backward_kv"])
 def test_candidates_hold_what_is_shipped_for_the_h200(kernel):
-    for key, chosen in shipped().items():
-        if key.architecture == "sm_90" and key.kernel == kernel and key.element_bytes == 2:
-            assert chosen in tune_attention.candidates(kernel, key.block_d)
+    wanted = ("sm_90", kernel, 2)
+    of_h200 = {k: chosen for k, chosen in shipped().items() if (k.architecture, k.kernel, k.element_bytes) == wanted}
+    assert sorted(key.block_d for key in of_h200) == [16, 32, 64, 128]
+    for key, chosen in of_h200.items():
+        assert chosen in tune_attention.candidates(kernel, key.block_d)
 
 
 def test_one_kernel_is_varied_at_a_time():

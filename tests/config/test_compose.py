@@ -54,6 +54,7 @@ def test_every_sweep_that_is_shipped_composes(name):
 def test_every_option_of_every_group_composes():
     groups = ("model", "data", "optim", "schedule", "run", "cluster")
     options = [sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in groups]
+    assert all(options), "a group without an option"
     for choice in itertools.zip_longest(*options):
         compose([f"{group}={name}" for group, name in zip(groups, choice, strict=True) if name])
 

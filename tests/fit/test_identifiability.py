@@ -100,6 +100,7 @@ def test_what_depends_on_a_parameter_at_its_bound_has_no_interval():
     assert fit.interval("a") is None
     assert fit.interval("alpha").low < fit.params["alpha"] < fit.interval("alpha").high
     assert fit.targets
+    assert fit.targets
     assert all(best.N_interval is None for best in fit.targets)
     assert fit.law.loss_interval(1e8, 1e10) is None
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from kernels.configurations import (
+    CHECKED,
     KERNELS,
     PARTS,
     Configuration,
@@ -55,8 +56,16 @@ def test_options_of_the_compiler_name_the_fusion_of_products_and_sums():
     assert Configuration(64, 32, 4, 2).launch() == {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 
 
-def test_checked_devices_say_what_was_checked():
-    assert all(entry.keys() == {"part", "device", "triton", "torch", "source", "date"} for entry in checked())
+def test_checked_devices_say_what_was_checked(monkeypatch, tmp_path):
+    """Those of the shipped file, which may have none yet, and the next one that is entered."""
+    path = tmp_path / "checked.json"
+    path.write_bytes(CHECKED.read_bytes())
+    monkeypatch.setattr("kernels.configurations.CHECKED", path)
+    before = len(checked())
+    enter_as_checked(PARTS[0], "a device of this test", "3.6.0")
+    assert len(checked()) == before + 1
+    for entry in checked():
+        assert entry.keys() == {"part", "device", "triton", "torch", "source", "date"}
 
 
 def test_a_device_is_checked_when_every_part_was_and_until_the_kernels_change(monkeypatch, tmp_path):

@@ -98,6 +98,7 @@ def test_headline_has_every_finished_run_and_the_frontier_below_them(sweeps, des
     law = named(figure, "frontier")[0]
     nearest = [np.interp(math.log(c), np.log(law.x), law.y) for c in BUDGETS]
     best = sweep.finished.groupby(sweep.finished["C"].round(-11))["loss"].min()
+    assert len(best) >= len(nearest)
     assert all(abs(low - seen) < 0.1 for low, seen in zip(nearest, best, strict=False))
     assert any("undecayed" in series.name for series in figure.panels[0].series)
     labels = [series.name for series in figure.panels[0].series if series.kind == "reference"]
@@ -249,4 +250,5 @@ def test_sizes_share_a_colour_everywhere(described):
     headline = {s.name: s.color for s in described["normal"]["headline"].panels[0].series if s.kind == "points"}
     curves = {s.name: s.color for s in described["normal"]["learning_curves"].panels[0].series if s.kind == "line"}
     assert len(curves) == len(SIZES)
-    assert all(curves[name] == color for name, color in headline.items())
+    assert headline.items() <= curves.items()
+    assert len(headline) >= 3

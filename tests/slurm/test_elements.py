@@ -117,7 +117,9 @@ def test_fewer_elements_by_longer_buckets_where_only_so_many_may_be_queued():
 def test_spread_never_overflows_a_slot_that_could_be_split():
     for workers in (1, 3):
         made = spread([need("a", 60), need("b", 60), need("c", 60)], workers, capacity=100)
-        assert all(sum(n.seconds for n in slot) <= 100 for element in made for slot in element)
+        slots = [slot for element in made for slot in element]
+        assert sorted(n.family_id for slot in slots for n in slot) == ["a", "b", "c"]
+        assert all(sum(n.seconds for n in slot) <= 100 for slot in slots)
 
 
 def test_what_a_plan_needs(overrides, workspace):

@@ -89,7 +89,9 @@ def test_online_the_server_has_every_step_once_though_the_mirror_was_killed(serv
     assert run.summary["loss_nats"] == json.loads(again.run.record.read_text())["loss_nats"]
     assert run.about["groupName"] == again.trial.family_id
     assert json.loads(again.run.record.read_text())["status"] == run.summary["status"] == "finished"
-    assert all(map(wandb_files.is_up, wandb_files.of_run(again.runs, again.trial.trial_id)))
+    files = wandb_files.of_run(again.runs, again.trial.trial_id)
+    assert files
+    assert all(map(wandb_files.is_up, files))
     assert said == [f"W&B: online, {server.url}/someone/scaling-sweeps"]
 
 

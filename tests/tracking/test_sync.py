@@ -156,7 +156,9 @@ def test_an_upload_that_broke_off_goes_on_where_it_was(sweep, server, there):
     assert server.runs["two"].summary["status"] == "finished"
     assert server.runs["two"].state == "finished"
     assert not list(Path("runs").rglob("*.uploading"))
-    assert all(map(wandb_files.is_up, wandb_files.of_run(Path("runs"), "two")))
+    files = wandb_files.of_run(Path("runs"), "two")
+    assert file in files
+    assert all(map(wandb_files.is_up, files))
 
 
 def test_a_killed_sync_leaves_nothing_twice(sweep, server):

@@ -156,6 +156,7 @@ def test_missing_and_damaged_tokens_fail_in_one_line(plan, prepared, workspace):
     said = []
     worker = Worker(plan.runs, workspace / "tokens", plan.config.run, "cpu", log=said.append)
     assert worker.run(plan.families()) == 1
+    assert len(said) == 2
     assert all("no prepared tokens here; run: python -m sweep prepare" in line for line in said)
     shutil.copytree(prepared[1], workspace / "tokens")
     shard = workspace / "tokens" / fingerprint / "train.bin"
@@ -414,6 +415,7 @@ def test_workers_on_one_runs_folder_never_hold_a_family_at_once(overrides, plan,
                 by_pid[row["pid"]] += 1
                 spans[row["family_id"]].append((row["time"], ends[row["attempt"]]["time"]))
         assert [row["outcome"] for row in ends.values()].count("done") == len(ends)
+    assert len(spans) == len(more.families())
     for held in spans.values():
         held.sort()
         assert all(one[1] <= two[0] for one, two in itertools.pairwise(held))
