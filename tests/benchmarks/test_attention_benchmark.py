@@ -21,11 +21,13 @@ def small(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.slow
 def test_right_numbers_pass():
     assert attention.main(CHECK) == 0
     assert cross_entropy.main(CHECK) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of queries that see nothing
 def test_a_wrong_gradient_is_found(monkeypatch, capsys):
     document_bounds = attention_op.document_bounds
@@ -39,6 +41,7 @@ def test_a_wrong_gradient_is_found(monkeypatch, capsys):
     assert "dk is off by" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_wrong_loss_is_found(monkeypatch, capsys):
     monkeypatch.setattr(cross_entropy.cross_entropy_op, "block_v", lambda vocabulary: 2)
     monkeypatch.setattr(cross_entropy.reference, "cross_entropy", lambda logits, targets: logits.sum())

@@ -1,5 +1,7 @@
 """The whole way once, trained for real: does the floor that the fit finds lie where the language's entropy rate is?"""
 
+import pytest
+
 from sweep.data.markov import MarkovSource
 from sweep.fit.fit import fit_rows
 from sweep.fit.rows import prepare
@@ -16,6 +18,7 @@ SMALLER = [  # than conf/sweep/markov.yaml; benchmarks/floor.py trains ten of th
 ]
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_floor_holds_the_entropy_rate(workspace):
     plan, sweep = tiny.make_sweep(["sweep=markov", *SMALLER, "run.device=cpu"])
     assert tiny.train(plan) == 0

@@ -60,6 +60,7 @@ def test_a_given_file_keeps_its_end_token_or_gets_one(tmp_path):
     assert tokenizers.eot_id(make(kind="file", path=str(tmp_path / "bpe.json"))) == 0
 
 
+@pytest.mark.slow
 def test_training_does_not_depend_on_threads():
     code = (
         "from sweep.data import tokenizer as t; import sysconfig, pathlib;"

@@ -73,6 +73,7 @@ def test_a_noisy_law_or_one_absurd_loss_prints_nothing_of_numpys(noise_sd):
         fitted(frame, bootstrap=100)
 
 
+@pytest.mark.slow
 def test_fit_says_it_and_predict_refuses(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     noise(0, "uniform").to_csv("noise.csv", index=False)

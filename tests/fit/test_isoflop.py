@@ -56,6 +56,7 @@ def test_a_table_without_enough_budgets_says_so():
     three_sizes = frame[frame["N"].isin(np.unique(frame["N"])[8:11])]
     found = approach(three_sizes)
     assert "0 budgets" in found.refused
+    assert found.budgets_refused
     assert all("3 sizes" in r.reason for r in found.budgets_refused)
     one_side = frame[frame["N"] < 5e7]
     assert {r.reason[:22] for r in approach(one_side).budgets_refused} == {"the minimum is at the "}

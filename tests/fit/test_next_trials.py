@@ -86,6 +86,7 @@ def make_run(run: RunDir, trial, loss: float) -> None:
     append_json(run.metrics, row)
 
 
+@pytest.mark.slow
 def test_the_commands_it_prints_plan_just_the_trials_it_proposes(fitted_sweep, capsys):
     capsys.readouterr()
     assert main(["next", "known", "--budget", "3e12"]) == 0
@@ -99,6 +100,7 @@ def test_the_commands_it_prints_plan_just_the_trials_it_proposes(fitted_sweep, c
     assert sum(trial.flops for trial in planned) >= 1e12  # the budget is used; shared trunks cost nothing
 
 
+@pytest.mark.slow
 def test_no_candidate_repeats_its_data_more_than_the_sweep_does(fitted_sweep):
     most = max(trial.epochs for trial in planned_trials(fitted_sweep))
     beyond = next_verb._candidates(fitted_sweep, 3e13).trials
@@ -136,6 +138,7 @@ def test_a_size_that_no_launch_trains_is_predicted_all_the_same(fitted_sweep, ca
     assert "to train it" not in captured.out
 
 
+@pytest.mark.slow
 def test_what_next_cannot_do_is_one_line(fitted_sweep, capsys):
     assert main(["next", "known", "--budget", "lots"]) == 2
     assert "--budget=lots" in capsys.readouterr().err

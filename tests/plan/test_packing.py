@@ -223,6 +223,7 @@ def test_what_is_worth_calibrating(plan, monkeypatch):
     assert one.worth_calibrating() == []
 
 
+@pytest.mark.slow
 def test_a_launch_calibrates_where_it_pays(overrides, workspace, monkeypatch, capsys):
     monkeypatch.setattr("sweep.plan.packing.WORTH", 0)
     grid = [*overrides, tiny.steps(20), "seed=0,1", "run.workers=1", "wandb.mode=off"]

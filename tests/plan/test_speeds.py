@@ -130,6 +130,7 @@ def test_a_damaged_line_of_speeds_is_named(trial, tmp_path):
         Speeds.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_calibrate_measures_each_shape_once(overrides, workspace, monkeypatch, capsys):
     from sweep.workers import calibrate
 

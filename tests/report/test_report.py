@@ -323,6 +323,7 @@ def test_missing_and_damaged_files_are_one_line(tmp_path, monkeypatch):
             results.load(SweepDir.find("there", collected=True).path)
 
 
+@pytest.mark.slow
 def test_the_verb_imports_nothing_heavy(written):
     code = """
 import sys

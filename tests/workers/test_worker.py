@@ -400,6 +400,7 @@ def test_a_trial_json_of_another_trial_is_not_overwritten(plan, workspace):
 # ---- processes ----
 
 
+@pytest.mark.slow
 def test_workers_on_one_runs_folder_never_hold_a_family_at_once(overrides, plan, uninterrupted, workspace):
     """Three processes, four families."""
     more, sweep = tiny.make_sweep([*overrides, tiny.steps(20, 40), "seed=0,1,2,3"])
@@ -425,6 +426,7 @@ def test_workers_on_one_runs_folder_never_hold_a_family_at_once(overrides, plan,
     assert len(speeds) == len(more.trials)  # every trial was trained once
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_everything_done_stays(overrides, plan, uninterrupted, workspace):
     """A limit on file sizes, as strict as a full disk: metrics fit, weights do not; then neither do checkpoints."""
     small, sweep = tiny.make_sweep([*overrides, tiny.steps(20, 40), "seed=0", "run.checkpoint_seconds=1"])
