@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.fit_simulation import BESIROGLU, HOFFMANN, SMALL, table
 from sweep.common import artefacts
+from sweep.common.checkout import ROOT
 from sweep.common.errors import UserError
 from sweep.fit.bootstrap import Interval
 from sweep.fit.fit import fit_rows
@@ -273,3 +274,12 @@ def test_a_form_with_repeated_data_has_an_optimum_on_data_that_is_not(form):
     exponent = p["beta"] / (p["alpha"] + p["beta"])
     assert found.exponents.a == pytest.approx(exponent, abs=0.02)
     assert found.targets[0].N > 0
+
+
+def test_the_fit_that_is_kept_with_the_benchmarks_is_read():
+    """It was written by version 0.1.0."""
+    found = read(OutputPaths("default", ROOT / "benchmarks" / "results" / "default_sweep"))
+    assert (found.n_rows, found.certificate.starts_stopped_early) == (40, 6)
+    assert found.approaches["isoflop_akima"].intervals.a == pytest.approx((-0.0436, 0.8057), abs=1e-4)
+    best = found.law.optimal(found.targets[1].C)
+    assert vars(best) | {"times": 10} == vars(found.targets[1])

@@ -1,5 +1,6 @@
 import argparse
 import json
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ from benchmarks.fit_simulation import BESIROGLU, table
 from sweep.common.errors import UserError
 from sweep.fit.fit import fit_rows
 from sweep.fit.laws import law_named
-from sweep.fit.predictions import Allocation, allocation, make, score
+from sweep.fit.predictions import Allocation, allocation, load, make, score
 from sweep.fit.rows import prepare
 from sweep.verbs import fit as fit_verb
 from sweep.verbs import predict as verb
@@ -74,6 +75,15 @@ def test_a_run_of_the_same_size_and_flops_is_scored_at_the_tokens_that_it_saw(fi
     assert pytest.approx(1.2 * made.D) == entry.D
     assert entry.error == pytest.approx(0, abs=1e-12)
     assert entry.inside is True
+
+
+def test_a_prediction_of_version_0_1_is_read(fitted, rows, tmp_path):
+    made = make(fitted, rows, allocation(fitted, None, None, 1e22), "command")
+    older = asdict(made)
+    older["times_dearest_run"] = older.pop("times_largest_run")
+    (tmp_path / "one.json").write_text(json.dumps(older))
+    ((_, found),) = load(tmp_path)
+    assert found == made
 
 
 def run(module, *words):
