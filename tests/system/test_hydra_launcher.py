@@ -39,7 +39,7 @@ def test_one_trial_after_the_other(multirun, workspace):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("sed=0,1", "sed=0: unknown key"),
+        ("sed=0,1", "sed=0,1: unknown key; did you mean seed?"),
         ("seed=0,-1", "seed=-1: must not be negative"),
         ("hydra/launcher=nope", "hydra/launcher=nope: no such option; there are basic, "),
         ("hydra.sweeper.nope=3", "hydra.sweeper.nope"),
