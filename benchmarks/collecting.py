@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.provenance import save
-from sweep.data.placeholder import Unprepared
+from sweep.data.placeholder import PlaceholderTokens
 from sweep.plan.plan import make_plan
 from sweep.plan.storage import save as save_plan
 from sweep.plan.trial import Trial
@@ -37,7 +37,7 @@ OVERRIDES = [
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"paths.{name}={Path(folder) / name}" for name in ("runs", "sweeps", "tokens")]
-        plan = make_plan([*OVERRIDES, *paths], lambda config, root: Unprepared(64))
+        plan = make_plan([*OVERRIDES, *paths], lambda config, root: PlaceholderTokens(64))
         sweep = SweepDir(Path(folder) / "sweeps" / "big")
         save_plan(plan, sweep, OVERRIDES)
         for trial in plan.trials:

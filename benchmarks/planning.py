@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.provenance import save
-from sweep.data.placeholder import Unprepared
+from sweep.data.placeholder import PlaceholderTokens
 from sweep.plan.plan import make_plan
 
 REPEATS = 5
@@ -30,7 +30,7 @@ def main() -> None:
         seconds = []
         for _ in range(REPEATS):
             start = time.perf_counter()
-            plan = make_plan([*OVERRIDES, *paths], lambda config, root: Unprepared(64))
+            plan = make_plan([*OVERRIDES, *paths], lambda config, root: PlaceholderTokens(64))
             plan.families()
             plan.done()
             seconds.append(time.perf_counter() - start)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.provenance import save
 from slurm import code_snapshot, commands, submit
-from sweep.data.placeholder import Unprepared
+from sweep.data.placeholder import PlaceholderTokens
 from sweep.plan.plan import Plan, absolute_paths, make_plan
 from tools.devcluster.cluster import Cluster, Settings
 
@@ -101,7 +101,7 @@ def one_launch(folder: Path) -> dict[str, float]:
 
 def planned(folder: Path) -> Plan:
     paths = [f"paths.{name}={folder / name}" for name in ("runs", "sweeps", "tokens")]
-    data = Unprepared(64, "0123456789abcdef")  # for the launch it is there
+    data = PlaceholderTokens(64, "0123456789abcdef")  # for the launch it is there
     return absolute_paths(make_plan([*OVERRIDES, *paths], lambda config, root: data))
 
 

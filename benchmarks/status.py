@@ -23,7 +23,7 @@ from slurm import commands
 from slurm.submission import ArrayTask, Chunk, Submission
 from sweep.common import files
 from sweep.config.schema import SlurmSection
-from sweep.data.placeholder import Unprepared
+from sweep.data.placeholder import PlaceholderTokens
 from sweep.plan.plan import Plan, make_plan
 from sweep.plan.storage import save as save_plan
 from sweep.runs.claim import Holder
@@ -38,7 +38,7 @@ ELEMENTS = 250
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"paths.{name}={Path(folder) / name}" for name in ("runs", "sweeps", "tokens")]
-        plan = make_plan([*OVERRIDES, *paths], lambda config, root: Unprepared(64))
+        plan = make_plan([*OVERRIDES, *paths], lambda config, root: PlaceholderTokens(64))
         sweep = SweepDir(Path(folder) / "sweeps" / "big")
         save_plan(plan, sweep, OVERRIDES)
         make_runs(plan)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from slurm.submission import PREPARED, ArrayTask, Submission, exclusive
 from sweep.common import files
-from sweep.data.placeholder import Unprepared, is_stand_in, stand_in
+from sweep.data.placeholder import PlaceholderTokens, is_stand_in, stand_in
 from sweep.data.prepare import DataConfig, find, prepare
 from sweep.data.tokens import Tokens
 from sweep.plan.plan import Plan, absolute_paths, make_plan
@@ -24,16 +24,16 @@ from sweep.runs.sweepdir import SweepDir
 LOCK_SECONDS = 300
 
 
-def tokens_or_stand_in(config: DataConfig, root: Path) -> Tokens | Unprepared:
+def tokens_or_stand_in(config: DataConfig, root: Path) -> Tokens | PlaceholderTokens:
     """The tokens that this config was prepared to, or a placeholder that no other config has."""
     return find(config, root) or stand_in(config)
 
 
-def one_look() -> Callable[[DataConfig, Path], Tokens | Unprepared]:
+def one_look() -> Callable[[DataConfig, Path], Tokens | PlaceholderTokens]:
     """`tokens_or_stand_in` for several plans that must agree: data that comes between them counts for none of them."""
-    seen: dict[str, Tokens | Unprepared] = {}
+    seen: dict[str, Tokens | PlaceholderTokens] = {}
 
-    def look(config: DataConfig, root: Path) -> Tokens | Unprepared:
+    def look(config: DataConfig, root: Path) -> Tokens | PlaceholderTokens:
         key = f"{root} {config}"
         if key not in seen:
             seen[key] = tokens_or_stand_in(config, root)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweep.common.errors import UserError
-from sweep.data.placeholder import Unprepared
+from sweep.data.placeholder import PlaceholderTokens
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -131,7 +131,7 @@ def windows(tokens_1d: TokenArray, seq_len: int) -> TokenArray:
     )
 
 
-def more_than_available(unique_tokens: int, tokens: Tokens | Unprepared, seq_len: int) -> UserError:
+def more_than_available(unique_tokens: int, tokens: Tokens | PlaceholderTokens, seq_len: int) -> UserError:
     """The error for a `data.unique_tokens` that the training split cannot give."""
     available = count_sequences(tokens.train, seq_len) * seq_len
     return UserError(

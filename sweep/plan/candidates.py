@@ -12,7 +12,7 @@ from sweep.common.units import parse_quantity
 from sweep.config.compose import compose
 from sweep.config.model import resolve as resolve_model
 from sweep.config.schema import Config
-from sweep.data.placeholder import Unprepared
+from sweep.data.placeholder import PlaceholderTokens
 from sweep.plan.plan import Plan
 from sweep.plan.resolve import check, resolve
 from sweep.plan.storage import planned_trials
@@ -87,7 +87,7 @@ def one_more(sweep: SweepDir, params: float | str, budget: str) -> tuple[Trial, 
     name = budget.partition("=")[0]
     size = params if isinstance(params, str) else _nearest_rung(variant(known[0], []), params)
     asked = [f"model.params={size}", f"budget.{budget}"]
-    tokens = Unprepared(known[0].config.model.vocab_size)
+    tokens = PlaceholderTokens(known[0].config.model.vocab_size)
     trial = resolve(variant(known[0], asked), tokens, device="cpu")
     check(trial, tokens)
     own = {key for one in known for key, value in vars(one.written.budget).items() if value is not None}

@@ -82,7 +82,7 @@ class Composed:
 
 def lay_over(raw: DictConfig, name: str, assignments: list[str]) -> Any:
     if name not in raw:
-        raise UserError(f"{assignments[0]}: unknown key; conf/train.yaml has {', '.join(map(str, raw))}")
+        raise UserError(f"{assignments[0]}: unknown key; valid keys: {', '.join(map(str, raw))}")
     changed = OmegaConf.create({name: raw[name]})
     for assignment in assignments:
         parsed = parse(assignment, CONF)

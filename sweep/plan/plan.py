@@ -16,7 +16,7 @@ from sweep.common.devices import device_memory_bytes, device_model, planned_devi
 from sweep.common.errors import UserError
 from sweep.common.units import format_bytes
 from sweep.config.schema import ClusterSection, Config, PathsSection
-from sweep.data.placeholder import Unprepared, stand_in
+from sweep.data.placeholder import PlaceholderTokens, stand_in
 from sweep.data.prepare import DataConfig
 from sweep.data.tokens import Tokens
 from sweep.plan.grid import Point, grid
@@ -134,7 +134,7 @@ class Plan:
 
 def make_plan(
     overrides: list[str],
-    prepared: Callable[[DataConfig, Path], Tokens | Unprepared],
+    prepared: Callable[[DataConfig, Path], Tokens | PlaceholderTokens],
     only: Collection[str] = (),
 ) -> Plan:
     """Plan the grid that `overrides` say; without a `sweep=` it is the one trial, or the axes given.
@@ -180,13 +180,13 @@ def make_plan(
 
 def _trials(
     points: list[Point],
-    prepared: Callable[[DataConfig, Path], Tokens | Unprepared],
+    prepared: Callable[[DataConfig, Path], Tokens | PlaceholderTokens],
     device: str,
     device_bytes: float,
 ) -> Iterator[Trial | Excluded]:
     """The trial of each point, or why it is left out; UserError for one that cannot be trained."""
     conditions = [expressions.parse(text) for text in points[0].config.sweep.where]
-    tokens_of: dict[str, Tokens | Unprepared] = {}
+    tokens_of: dict[str, Tokens | PlaceholderTokens] = {}
     for point in points:
         key = f"{point.config.paths.tokens} {point.config.data}"
         try:
@@ -202,7 +202,7 @@ def _trials(
 
 def _trial(
     point: Point,
-    tokens: Tokens | Unprepared,
+    tokens: Tokens | PlaceholderTokens,
     conditions: list[expressions.Expression],
     device: str,
     device_bytes: float,

@@ -8,14 +8,14 @@ from sweep.common.errors import UserError
 from sweep.common.units import parse_count, parse_quantity
 from sweep.config.model import resolve as resolve_model
 from sweep.config.schema import Config, OptimSection, ScheduleSection
-from sweep.data.placeholder import Unprepared
+from sweep.data.placeholder import PlaceholderTokens
 from sweep.data.tokens import Tokens, count_sequences, more_than_available
 from sweep.plan.schedule import Schedule
 from sweep.plan.trial import DataIdentity, Evaluation, Optim, Trial, TrialConfig, lr_by_rule
 from sweep.plan.written import Written
 
 
-def resolve(config: Config, tokens: Tokens | Unprepared, device: str) -> Trial:
+def resolve(config: Config, tokens: Tokens | PlaceholderTokens, device: str) -> Trial:
     """The trial that `config` says, over prepared data, for `device` ("cpu" or "cuda"; it decides `precision: auto`).
 
     Raises UserError where a value is impossible. Whether the numbers fit together is asked of `check`, so that a grid's
@@ -42,7 +42,7 @@ def resolve(config: Config, tokens: Tokens | Unprepared, device: str) -> Trial:
     return Trial(trial_config, Written.of(config))
 
 
-def check(trial: Trial, tokens: Tokens | Unprepared) -> None:
+def check(trial: Trial, tokens: Tokens | PlaceholderTokens) -> None:
     """Refuse a trial whose numbers do not fit together."""
     config = trial.config
     per_step = config.batch_tokens
@@ -114,7 +114,7 @@ def _optim(section: OptimSection, width: int) -> Optim:
     )
 
 
-def _unique_sequences(config: Config, tokens: Tokens | Unprepared) -> int:
+def _unique_sequences(config: Config, tokens: Tokens | PlaceholderTokens) -> int:
     available = count_sequences(tokens.train, config.seq_len)
     if available < 1:
         raise UserError(

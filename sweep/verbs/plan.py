@@ -3,7 +3,7 @@
   python -m sweep plan sweep=default
   python -m sweep plan sweep=isoflop model.params=1M,3M 'budget.flops=choice(1e15,3e15)' seed='range(3)'
 
-Any key of conf/train.yaml can be overridden; several values make it an axis.
+Any key that `python -m sweep config` lists can be overridden; several values make it an axis.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from sweep.common.units import duration, format_bytes, scientific, short
 from sweep.data.hub import HubDataset
-from sweep.data.placeholder import Unprepared, stand_in
+from sweep.data.placeholder import PlaceholderTokens, stand_in
 from sweep.data.prepare import DataConfig, find, prepare
 from sweep.data.tokens import Tokens
 from sweep.plan.grid import composed_grid
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def plan_here(overrides: list[str], download: bool = True, only: Collection[str] = ()) -> Plan:
     """The plan for this machine. Data that is not there yet is prepared, from the Hub only where `download`."""
 
-    def prepared(config: DataConfig, root: Path) -> Tokens | Unprepared:
+    def prepared(config: DataConfig, root: Path) -> Tokens | PlaceholderTokens:
         if not isinstance(config, HubDataset) or download:
             return prepare(config, root)
         tokens = find(config, root)

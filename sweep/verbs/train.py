@@ -26,7 +26,7 @@ from sweep.verbs.plan import plan_here
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", default=[], help="Hydra overrides of conf/train.yaml: key=value")
+    parser.add_argument("overrides", nargs="*", default=[], help="Hydra overrides: key=value, group=NAME")
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="Hydra's multirun: key=a,b,c, hydra/launcher=NAME"
     )
