@@ -105,5 +105,4 @@ def _write_plan(submission: Submission, plan: Plan) -> None:
     new = [trial for family in plan.families() for trial in family if trial.trial_id not in there]
     files.write_json_lines(sweep.plan, (trial.to_json() for trial in [*kept, *new]))
     settings = sweep.settings()
-    settings["excluded"] = [asdict(excluded) for excluded in plan.excluded]
-    files.write_json(sweep.path / "sweep.json", settings)
+    files.write_json(sweep.path / "sweep.json", asdict(replace(settings, excluded=plan.excluded)))

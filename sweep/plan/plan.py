@@ -26,20 +26,12 @@ from sweep.plan.speeds import ALONE, Estimate, Speeds
 from sweep.plan.trial import Trial
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
+from sweep.runs.settings import Excluded
 from sweep.runs.state import has_record
 from sweep.runs.sweepdir import SweepDir
 
 ADAM_BYTES_PER_PARAM = 12  # fp32 weight and two moments, in a checkpoint
 WEIGHT_BYTES_PER_PARAM = 4
-
-
-@dataclass
-class Excluded:
-    """A point that a condition leaves out, with the values that it was judged by."""
-
-    overrides: list[str]
-    condition: str
-    facts: str
 
 
 @dataclass

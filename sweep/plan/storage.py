@@ -6,27 +6,29 @@ from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.plan.plan import Plan
 from sweep.plan.trial import Trial, TrialConfig
+from sweep.runs.settings import SweepSettings
 from sweep.runs.sweepdir import MEND, SweepDir, launch_command
 
 
 def save(plan: Plan, sweep: SweepDir, overrides: list[str], extend: bool = False) -> None:
-    """Write the plan to its sweep's folder; what the folder holds already stays in it (see `additions`)."""
+    """Write a plan to its sweep's folder. Trials that the folder holds already stay in it. UserError as `additions`."""
     there = planned_trials(sweep) if sweep.plan.exists() else []
     new = additions(plan, sweep, extend)
     trials = [*there, *(trial for family in plan.families() for trial in family if trial.trial_id in new)]
     files.write_json_lines(sweep.plan, (trial.to_json() for trial in trials))
-    settings = {
-        "name": sweep.name,
-        "command": launch_command(overrides, extend),
-        "overrides": overrides,
-        "device": plan.device,
-        "run": asdict(plan.config.run),
-        "cluster": asdict(plan.config.cluster),
-        "wandb": asdict(plan.config.wandb),
-        "paths": asdict(plan.config.paths),
-        "excluded": [asdict(excluded) for excluded in plan.excluded],
-    }
-    files.write_json(sweep.path / "sweep.json", settings)
+    config = plan.config
+    settings = SweepSettings(
+        name=sweep.name,
+        command=launch_command(overrides, extend),
+        overrides=overrides,
+        device=plan.device,
+        run=config.run,
+        cluster=config.cluster,
+        wandb=config.wandb,
+        paths=config.paths,
+        excluded=plan.excluded,
+    )
+    files.write_json(sweep.path / "sweep.json", asdict(settings))
 
 
 def additions(plan: Plan, sweep: SweepDir, extend: bool) -> set[str]:

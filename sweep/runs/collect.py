@@ -19,6 +19,7 @@ from sweep.runs.efficiency import efficiency, worker_seconds
 from sweep.runs.metrics import MetricsRow, Sample, Scale
 from sweep.runs.planned import Facts
 from sweep.runs.rundir import RunDir
+from sweep.runs.settings import Excluded, SweepSettings
 from sweep.runs.state import NoQueue, Queue, States, TrialState
 from sweep.runs.sweepdir import SweepDir
 
@@ -57,15 +58,6 @@ class History:
 
 
 @dataclass(frozen=True)
-class ExcludedPoint:
-    """A point of the grid that was not planned: its overrides, the condition that it broke, and its values there."""
-
-    overrides: list[str]
-    condition: str
-    facts: str
-
-
-@dataclass(frozen=True)
 class Meta:
     """What the report says about a sweep beside its table: `meta.json`. Older files may lack anything."""
 
@@ -78,7 +70,7 @@ class Meta:
     flops_saved: float = 0.0  # because families share a trunk
     worker_seconds: float | None = None
     efficiency: float | None = None  # useful FLOPs over what the workers' devices could have done
-    excluded: list[ExcludedPoint] = field(default_factory=list)
+    excluded: list[Excluded] = field(default_factory=list)
     reference_lines: dict[str, float] = field(default_factory=dict)  # nats per token, by name
     bytes_per_token: float | None = None
 
@@ -117,7 +109,7 @@ class Collected:
 def collect(sweep: SweepDir, ask_queue: Callable[[], Queue] = NoQueue) -> Collected:
     """Collect a sweep and write its parquet files and `meta.json`. The queue is asked only if records are missing."""
     folder, settings = sweep.path, sweep.settings()
-    runs = Path(settings["paths"]["runs"])
+    runs = Path(settings.paths.runs)
     before, planned = _before(folder), sweep.planned()
     stamps = {facts.trial_id: _stamp(RunDir.of_trial(runs, facts.trial_id).record) for facts in planned}
     queue = ask_queue() if None in stamps.values() else NoQueue()
@@ -220,24 +212,24 @@ def _worker_seconds(meta: Path, runs: Path, table: pd.DataFrame, changed: bool) 
     return worker_seconds(runs, table["family_id"].unique()) if known is None else known
 
 
-def _meta(name: str, settings: dict[str, Any], table: pd.DataFrame, seconds: float) -> Meta:
+def _meta(name: str, settings: SweepSettings, table: pd.DataFrame, seconds: float) -> Meta:
     """What the report says about the sweep beside its table."""
     finished = table[table["status"] == "finished"]
     shared_flops = finished["shared_steps"].fillna(0) * finished["batch_tokens"] * finished["flops_per_token"]
     trunks = shared_flops.groupby(finished["family_id"]).max()
     useful = float(finished["flops"].sum() - shared_flops.sum() + trunks.sum())
-    lines, bytes_per_token = _reference(Path(settings["paths"]["tokens"]), table)
+    lines, bytes_per_token = _reference(Path(settings.paths.tokens), table)
     return Meta(
         name=name,
-        command=settings["command"],
+        command=settings.command,
         collected_at=time.time(),
         device=sorted(finished["device"].dropna().unique()),
-        dollars_per_device_hour=settings["cluster"]["dollars_per_device_hour"],
+        dollars_per_device_hour=settings.cluster.dollars_per_device_hour,
         flops_total=float(finished["flops"].sum()),
         flops_saved=float(shared_flops.sum() - trunks.sum()),
         worker_seconds=seconds,
         efficiency=efficiency(useful, seconds, finished),
-        excluded=[ExcludedPoint(**point) for point in settings["excluded"]],
+        excluded=settings.excluded,
         reference_lines=lines,
         bytes_per_token=bytes_per_token,
     )

@@ -13,14 +13,13 @@ sweeps/<name>/
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sweep.common import artefacts
 from sweep.common.errors import UserError
-from sweep.common.files import read_json
 from sweep.common.guess import did_you_mean
 from sweep.runs.lookup import one_run
 from sweep.runs.planned import Facts, PlanLine
+from sweep.runs.settings import SweepSettings
 
 MEND = "launch again to write it anew"
 
@@ -62,16 +61,13 @@ class SweepDir:
     def logs(self) -> Path:
         return self.path / "logs"
 
-    def settings(self) -> dict[str, Any]:
-        """What `sweep.json` holds."""
-        return read_json(self.path / "sweep.json")
+    def settings(self) -> SweepSettings:
+        """What `sweep.json` holds. UserError where it is missing or damaged."""
+        return artefacts.read(SweepSettings, self.path / "sweep.json", MEND)
 
     def overrides(self) -> list[str]:
-        """What it was launched with last."""
-        settings = self.settings()
-        if "overrides" in settings:
-            return settings["overrides"]
-        return [word for word in settings["command"][4:] if word != "--extend"]  # of an older version
+        """The overrides of the last launch."""
+        return self.settings().launched_with()
 
     def lines(self) -> Iterator[tuple[str, bytes]]:
         """Of each line of the plan: its place, `plan.jsonl:<number>`, and its text, which is JSON."""

@@ -67,8 +67,8 @@ class Task:
     @classmethod
     def of_sweep(cls, sweep: SweepDir, families: list[str] | None = None) -> "Task":
         saved = sweep.settings()
-        paths = {key: saved["paths"][key] for key in ("runs", "tokens", "sweeps")}
-        return cls(str(sweep.path), None, families, **paths, wandb=WandbSection(**saved.get("wandb", {})))
+        paths = saved.paths
+        return cls(str(sweep.path), None, families, paths.runs, paths.tokens, paths.sweeps, saved.wandb)
 
     def planned(self) -> list[Trial]:
         """The trials to follow."""

@@ -97,7 +97,7 @@ def of_this_version(sweep: SweepDir) -> Iterator[None]:
 def write(made: Made, section: WandbSection, step: int) -> None:
     """The run as an offline file. `step` counts how often it was refreshed."""
     sweep, report = made.sweep, made.report
-    runs = Path(sweep.settings()["paths"]["runs"])
+    runs = Path(sweep.settings().paths.runs)
     wandb = client.wandb_module()
     answers, drawn, bought = summary(report), points(report), budgets(report)
     run = client.start_run(

@@ -57,7 +57,7 @@ def sync(
     sweep: SweepDir, section: WandbSection, account: Account, parallel: int = 4, say: Callable[[str], None] = print
 ) -> Tally:
     """Upload what is not up yet of a sweep's trials and of its own run. `say` hears each step as a line."""
-    runs = Path(sweep.settings()["paths"]["runs"])
+    runs = Path(sweep.settings().paths.runs)
     names = [line.trial_id for line in sweep.planned()]
     tally, waiting = Tally(), []
     for name in (*names, sweep_run.run_id(sweep.name)):

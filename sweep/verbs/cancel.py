@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _without_record(sweep: SweepDir) -> list[Facts]:
     """The plan's lines of trials that are not finished."""
-    runs = Path(sweep.settings()["paths"]["runs"])
+    runs = Path(sweep.settings().paths.runs)
     return [line for line in sweep.planned() if not has_record(runs, line.trial_id)]
 
 
@@ -122,7 +122,7 @@ def _workers(sweep: SweepDir) -> list[psutil.Process]:
 
 def _trained_here(sweep: SweepDir, families: list[str], workers: set[int]) -> dict[int, str]:
     """Which of the families each of these processes trains. One that this sweep trains on another host is told of."""
-    states, found = States(Path(sweep.settings()["paths"]["runs"])), {}
+    states, found = States(Path(sweep.settings().paths.runs)), {}
     for family_id in families:
         family = states.family(family_id)
         if family.damage:

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import ModuleType
 
 from sweep.common.errors import UserError
-from sweep.config.schema import WandbSection
 from sweep.runs.lookup import add_sweep
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import client
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     sweep = SweepDir.find(args.sweep, args.sweeps)
-    section = WandbSection(**sweep.settings().get("wandb", {}))
+    section = sweep.settings().wandb
     client.wandb_module()
     dashboard = _dashboard()
     if args.export is not None:

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 def forget(sweep: SweepDir, names: list[str]) -> list[str]:
     """Clear the failures of families that lack records and that nobody trains; the ids of these families."""
-    runs = Path(sweep.settings()["paths"]["runs"])
+    runs = Path(sweep.settings().paths.runs)
     missing: dict[str, list[RunDir]] = {}
     for line in sweep.chosen(names):
         if not has_record(runs, line.trial_id):

@@ -97,7 +97,7 @@ class Status:
 def look(sweep: SweepDir) -> Status:
     """How every trial of a sweep stands. Slurm is asked once, for all jobs of the sweep; metrics are not read."""
     queue = ask(sweep)
-    states = States(Path(sweep.settings()["paths"]["runs"]), queue, launches.alive(sweep.path))
+    states = States(Path(sweep.settings().paths.runs), queue, launches.alive(sweep.path))
     trials = [
         StatusRow.of(states.trial(line.trial_id, line.family_id), line.steps, line.batch_tokens)
         for line in sweep.planned()

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.parallel < 1:
         raise UserError(f"--parallel {args.parallel}: must be at least 1")
     sweep = SweepDir.find(args.sweep, args.sweeps)
-    section = WandbSection(**sweep.settings().get("wandb", {}))
+    section = sweep.settings().wandb
     if args.no_upload:
         catch_up(sweep)
         print(_frontier(sweep, section))

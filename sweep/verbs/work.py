@@ -42,32 +42,26 @@ def run(args: argparse.Namespace) -> int:
     sweep = SweepDir(Path(args.sweep))
     if args.submission is None:
         named = set(args.families.split(",")) if args.families else None
-        max_attempts = attempts_without_progress(sweep.settings()["cluster"].get("slurm"))
+        max_attempts = sweep.settings().cluster.slurm.max_attempts_without_progress
         with launches.announced(sweep.path, named):
             return _train(sweep, named, max_attempts)
     task, slurm = _task(sweep, args.submission, args.task)
     return _train(sweep, set(task.families), slurm.max_attempts_without_progress)
 
 
-def attempts_without_progress(slurm: dict[str, Any] | None) -> int:
-    """After how many attempts without progress a family is given up."""
-    return (slurm or {}).get("max_attempts_without_progress", SlurmSection().max_attempts_without_progress)
-
-
 def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int) -> int:
     """Train in this process: all families of the sweep, or those named."""
-    from sweep.config.schema import RunOptions  # takes long, as torch does, and a supervisor does without
     from sweep.plan.plan import by_family
     from sweep.plan.storage import planned_trials
     from sweep.workers.worker import Worker
 
     settings = sweep.settings()
-    paths, options = settings["paths"], RunOptions(**settings["run"])
+    paths, options = settings.paths, settings.run
     worker = Worker(
-        Path(paths["runs"]),
-        Path(paths["tokens"]),
+        Path(paths.runs),
+        Path(paths.tokens),
         options,
-        settings["device"],
+        settings.device,
         max_attempts=max_attempts,
         job_is_gone=job_is_gone,
         on_row=_Progress(),
@@ -102,7 +96,7 @@ def _supervise(args: argparse.Namespace) -> int:
         for line in sidecar.news():
             say(line)
 
-    status = supervisor.run(workers, sweep.settings()["run"]["threads"], meanwhile=tell_news)
+    status = supervisor.run(workers, sweep.settings().run.threads, meanwhile=tell_news)
     for line in sidecar.close(SECONDS_TO_STOP if supervisor.told_to_stop else None):
         say(line)
     return _leave_to_others(sweep, families, status)
@@ -114,7 +108,7 @@ def _leave_to_others(sweep: SweepDir, families: list[str], status: int) -> int:
     from sweep.plan.plan import by_family  # takes long; the supervisor listens first
     from sweep.plan.storage import planned_trials
 
-    states = States(Path(sweep.settings()["paths"]["runs"]))
+    states = States(Path(sweep.settings().paths.runs))
     for trials in by_family([trial for trial in planned_trials(sweep) if trial.family_id in families]):
         family = states.family(trials[0].family_id)
         if family.damage:

@@ -1,7 +1,7 @@
 """A grid becomes trials, each once, with every point that is left out and why."""
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -210,7 +210,7 @@ def test_a_saved_plan_reads_back_the_longest_family_first(overrides):
         t.trial_id for f in plan.families() for t in f
     ]
     settings = sweep.settings()
-    assert (settings["name"], settings["device"], settings["run"]["threads"]) == ("mine", "cpu", 1)
+    assert (settings.name, settings.device, settings.run.threads) == ("mine", "cpu", 1)
 
 
 def test_a_name_that_holds_another_grid_is_refused_unless_it_is_extended(overrides):
@@ -251,7 +251,7 @@ def test_a_damaged_record_is_no_finished_trial(overrides):
 def test_a_sweep_knows_the_overrides_that_it_was_launched_with(overrides):
     sweep = saved(plan_here([*overrides, tiny.steps(20)]))
     assert sweep.overrides() == []
-    settings = sweep.settings()
+    settings = asdict(sweep.settings())
     del settings["overrides"]  # of an older version
     settings["command"] = ["python", "-m", "sweep", "launch", "sweep=lr", "--extend"]
     files.write_json(sweep.path / "sweep.json", settings)

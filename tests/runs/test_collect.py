@@ -38,7 +38,7 @@ def swept(trained, tmp_path, monkeypatch):
     plan, folder = trained
     shutil.copytree(folder, tmp_path / "copy")
     sweep = SweepDir(tmp_path / "copy" / "sweeps" / "small")
-    settings = sweep.settings()
+    settings = asdict(sweep.settings())
     settings["paths"]["runs"] = str(tmp_path / "copy" / "runs")
     files.write_json(sweep.path / "sweep.json", settings)
     monkeypatch.chdir(tmp_path)

@@ -82,7 +82,7 @@ def test_conditions_on_the_data_exclude_points_once_it_is_known(submitted):
     finish(Submission.read(submission.folder))
     sweep = SweepDir(Path(submission.sweep))
     assert len(planned_trials(sweep)) == 2
-    assert {excluded["condition"] for excluded in sweep.settings()["excluded"]} == {"epochs <= 1"}
+    assert {excluded.condition for excluded in sweep.settings().excluded} == {"epochs <= 1"}
     assert len(families_of(submission)) == 2
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -679,7 +679,7 @@ def test_retry_trains_here_what_was_given_up_and_nothing_else(small, capsys):
     """A sweep without Slurm, trained by a worker of its own."""
     plan, sweep = small
     short, long, trunk = family_of(plan)
-    settings = sweep.settings()
+    settings = asdict(sweep.settings())
     files.write_json(sweep.path / "sweep.json", {**settings, "overrides": [*sweep.overrides(), "sweep.name=small"]})
     start(trunk, number=0, standing={})
     end(trunk, "given up", number=0, error="given up after 3 attempts")

@@ -249,7 +249,7 @@ def test_a_launch_with_nothing_left_starts_no_worker(overrides, workspace, capsy
     said = capsys.readouterr().err
     assert "all 2 trials are done" in said
     assert "2 of 2 trials have a record" in said
-    assert SweepDir.find("small").settings()["command"][-len(grid) :] == grid
+    assert SweepDir.find("small").settings().command[-len(grid) :] == grid
 
 
 def test_a_launch_begins_by_saying_what_workers_of_another_still_train(overrides, workspace, capsys, monkeypatch):
