@@ -6,7 +6,7 @@ those of report.json. Building them needs no login (`export`); `save` changes th
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.common.units import short
 from sweep.config.schema import WandbSection
+from sweep.fit.bootstrap import Interval
 from sweep.report.format import power, with_interval
+from sweep.report.report_file import Report
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import account as accounts
 from sweep.tracking import client, sweep_run
@@ -31,6 +33,7 @@ MOST_RUNS = 200  # drawn in a panel; W&B's own limit is 10
 LOSS, TRAIN = "loss/val_nats", "loss/train_nats"
 NATS = "loss (nats per token)"
 FAILED = "SummaryMetric('status') != 'finished' and Metric('JobType') = 'trial'"
+Options = dict[str, Any]  # keyword arguments of a panel
 COLUMNS = ("summary:status", "config:size.value", "config:D.value", "config:C.value", "summary:loss_nats")
 
 
@@ -79,7 +82,7 @@ def _isoflop() -> Part:
 
 def _learning_curves() -> Part:
     bits, references = "loss/val_bits_per_byte", [f"reference/{n}_nats" for n in ("unigram", "bigram", "trigram")]
-    along: dict[str, Any] = {"x": "tokens", "log_x": True}
+    along: Options = {"x": "tokens", "log_x": True}
     return Part(
         "Learning curves by size",
         "Mean, least and largest of the runs of a size; the last stretch of a run is its decay.",
@@ -107,7 +110,7 @@ def _speed() -> Part:
 
 
 def _failures() -> Part:
-    along: dict[str, Any] = {"x": "tokens", "log_y": True}
+    along: Options = {"x": "tokens", "log_y": True}
     return Part(
         "Failures",
         "Runs that did not finish, and the signs before: the gradient's norm and the training loss.",
@@ -131,17 +134,17 @@ def _media(title: str, *keys: str) -> wr.MediaBrowser:
     return wr.MediaBrowser(title=title, media_keys=list(keys), num_columns=1)
 
 
-def _lines(x: str, y: str) -> dict[str, Any]:
+def _lines(x: str, y: str) -> Options:
     return {"title_x": x, "title_y": y, "max_runs_to_show": MOST_RUNS, "smoothing_type": "none"}
 
 
-def _by_size(y: str) -> dict[str, Any]:
+def _by_size(y: str) -> Options:
     grouped = {"groupby": wr.Config("size"), "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     return _lines("tokens", y) | grouped
 
 
 def _scatter(title: str, x: str, color: str, log_y: bool = False, **more: Any) -> wr.ScatterPlot:
-    axes: dict[str, Any] = {"x": wr.Config(x), "y": wr.SummaryMetric("loss_nats"), "z": wr.Config(color)}
+    axes: Options = {"x": wr.Config(x), "y": wr.SummaryMetric("loss_nats"), "z": wr.Config(color)}
     return wr.ScatterPlot(title=title, log_x=True, log_y=log_y, log_z=True, **axes, **more)
 
 
@@ -159,7 +162,7 @@ def workspace(name: str, entity: str, project: str) -> ws.Workspace:
     )
 
 
-def report(name: str, entity: str, project: str, numbers: dict[str, Any] | None, signed_in: bool = False) -> wr.Report:
+def report(name: str, entity: str, project: str, numbers: Report | None, signed_in: bool = False) -> wr.Report:
     """The sweep's report. `numbers`: report.json, None where there is none yet. The library asks the server for the
     project of a run set that names one; without a login it is the report's own."""
     runsets = {
@@ -187,8 +190,8 @@ def _tagged(name: str) -> str:
     return f"Tags() in {json.dumps([client.tag(name)])}"
 
 
-def _about(numbers: dict[str, Any] | None) -> str:
-    return numbers["counts_text"] if numbers else "not collected yet"
+def _about(numbers: Report | None) -> str:
+    return numbers.counts_text if numbers else "not collected yet"
 
 
 def _laid_out(panels: list[Any]) -> list[Any]:
@@ -198,41 +201,41 @@ def _laid_out(panels: list[Any]) -> list[Any]:
     return panels
 
 
-def answers(numbers: dict[str, Any]) -> list[str]:
+def answers(numbers: Report) -> list[str]:
     """The report's numbers as Markdown: warnings, the law, the approaches to the frontier, compute-optimal N and D."""
-    texts = ["\n".join(f"- **{warning}**" for warning in numbers["warnings"])] if numbers["warnings"] else []
-    if fit := numbers["fit"]:
-        rows = [[row["name"], with_interval(row["value"], row["interval"]), row["meaning"]] for row in fit["rows"]]
+    texts = ["\n".join(f"- **{warning}**" for warning in numbers.warnings)] if numbers.warnings else []
+    if fit := numbers.fit:
+        rows = [[row.name, _number(row.value, row.interval), row.meaning] for row in fit.rows]
         texts.append(
-            f"`{fit['formula']}`, fitted to {fit['n_rows']} runs of {fit['n_families']} families\n\n"
+            f"`{fit.formula}`, fitted to {fit.n_rows} runs of {fit.n_families} families\n\n"
             + _table(["", "90% interval", ""], rows)
         )
         approaches = [
-            [
-                row["label"],
-                *(with_interval(row[e], row[f"{e}_interval"]) if row[e] is not None else "–" for e in "ab"),
-                row["note"],
-            ]
-            for row in fit["approaches"]
+            [row.label, _number(row.a, row.a_interval), _number(row.b, row.b_interval), row.note]
+            for row in fit.approaches
         ]
         texts.append(_table(["approach to the frontier", "a (N ∝ C^a)", "b (D ∝ C^b)", ""], approaches))
-    if numbers["budgets"]:
+    if numbers.budgets:
         rows = [
             [
-                power(row["flops"], 3),
-                f"{row['times_largest']}×",
-                *(_counted(row, name) for name in ("N", "D")),
-                with_interval(row["loss_nats"], row["loss_nats_interval"], 4),
+                power(row.flops, 3),
+                f"{row.times_largest}×",
+                _counted(row.N, row.N_interval),
+                _counted(row.D, row.D_interval),
+                with_interval(row.loss_nats, row.loss_nats_interval, 4),
             ]
-            for row in numbers["budgets"]
+            for row in numbers.budgets
         ]
         texts.append(_table(["C (FLOPs)", "× largest run", "N", "D", NATS], rows))
     return texts
 
 
-def _counted(row: dict[str, Any], name: str) -> str:
-    ends = row[f"{name}_interval"]
-    return short(row[name]) + (f" [{short(ends[0])}, {short(ends[1])}]" if ends else "")
+def _counted(value: float, interval: Interval | None) -> str:
+    return short(value) + (f" [{short(interval[0])}, {short(interval[1])}]" if interval else "")
+
+
+def _number(value: float | None, interval: Interval | None) -> str:
+    return with_interval(value, interval) if value is not None else "–"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -240,16 +243,14 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _numbers(sweep: SweepDir) -> dict[str, Any] | None:
-    path = sweep.path / "report/report.json"
-    return files.read_json(path) if path.is_file() else None
+def _numbers(sweep: SweepDir) -> Report | None:
+    return sweep_run.read_report(sweep) if (sweep.path / sweep_run.REPORT).is_file() else None
 
 
 def export(sweep: SweepDir, section: WandbSection, out: Path) -> list[Path]:
     """Write workspace.json, report.json and the chart's chart.json: what `save` would send."""
     entity = section.entity or ANYBODY
-    with sweep_run.of_this_version(sweep):
-        written = report(sweep.name, entity, section.project, _numbers(sweep))
+    written = report(sweep.name, entity, section.project, _numbers(sweep))
     models = {
         "workspace": workspace(sweep.name, entity, section.project)._to_model().spec,
         "report": written._to_model().spec,
@@ -264,17 +265,20 @@ def export(sweep: SweepDir, section: WandbSection, out: Path) -> list[Path]:
 def save(sweep: SweepDir, section: WandbSection, account: Account) -> list[str]:
     """Make both, or change those that were made before; lines that say so. UserError where W&B refuses."""
     remembered, numbers = sweep_run.Remembered.of(sweep), _numbers(sweep)
-    with sweep_run.of_this_version(sweep):
-        written = report(sweep.name, account.entity, section.project, numbers, signed_in=True)
+    written = report(sweep.name, account.entity, section.project, numbers, signed_in=True)
     laid_out = workspace(sweep.name, account.entity, section.project)
     lines: list[str] = []
     try:
         lines += filter(None, [_keep_chart(account)])
-        for what, new, lay_over in (("workspace", laid_out, _over_workspace), ("report", written, _over_report)):
-            current, was_there = _current(new, remembered.content.get(what), lay_over)
-            current.save()
-            remembered.keep(**{what: current.url})
-            lines.append(f"{what} {'brought up to date' if was_there else 'made'}: {current.url}")
+        shown, was_there = _current(laid_out, remembered.workspace, _over_workspace)
+        shown.save()
+        remembered = replace(remembered, workspace=shown.url)
+        remembered.keep(sweep)
+        lines.append(f"workspace {'brought up to date' if was_there else 'made'}: {shown.url}")
+        shown, was_there = _current(written, remembered.report, _over_report)
+        shown.save()
+        replace(remembered, report=shown.url).keep(sweep)
+        lines.append(f"report {'brought up to date' if was_there else 'made'}: {shown.url}")
     except account.errors as error:
         raise UserError(f"W&B, {account.entity}/{section.project}: {accounts.explain(error)}") from error
     if numbers is None:

@@ -5,23 +5,22 @@ Everything is read from what `collect`, `fit` and `report` wrote, nothing is com
 login or not, each time anew after a collect: `python -m sweep sync` does both, writing and uploading.
 """
 
-import contextlib
 import hashlib
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from sweep.common import files
+from sweep.common import artefacts, files
 from sweep.common.errors import UserError
 from sweep.config.schema import WandbSection
+from sweep.fit.bootstrap import Interval
 from sweep.fit.table import read_collected
-from sweep.report.figure_spec import Axis, Figure, Panel, Series
+from sweep.report.figure_spec import Series
 from sweep.report.plotly_figures import plotly
+from sweep.report.report_file import Report
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import client
 from sweep.tracking.mirror import IncompleteFile, await_end
@@ -31,8 +30,35 @@ POINTS = "frontier_points"  # the table behind the custom chart
 POINT_COLUMNS = ["kind", "series", "trial", "flops", "loss", "low", "high"]
 # The figures worth zooming into; every figure is there as a picture too.
 INTERACTIVE = ("headline", "isoflop", "optimal_params", "optimal_tokens", "loss_against_compute", "contour", "cost")
-MADE_BY = {"table.parquet": "collect", "report/report.json": "report"}
-FILES = ("table.parquet", "fit.json", "report/report.json")
+REPORT = "report/report.json"
+MADE_BY = {"table.parquet": "collect", REPORT: "report"}
+FILES = ("table.parquet", "fit.json", REPORT)
+Content = dict[str, Any]  # what wandb takes: config, summary, or what is logged at a step
+
+
+@dataclass(frozen=True)
+class FittedRows:
+    """What is read of `fit.json`, also of one that holds a refusal: a hash of the rows that were fitted."""
+
+    data_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """`wandb.json` in the sweep's folder: what W&B was given before."""
+
+    frontier: str | None = None  # fingerprint of what the sweep's run was last written from
+    refreshes: int = 0  # how often that run was written
+    workspace: str | None = None  # addresses of the dashboards
+    report: str | None = None
+
+    @classmethod
+    def of(cls, sweep: SweepDir) -> "Remembered":
+        path = sweep.path / "wandb.json"
+        return artefacts.read(cls, path) if path.exists() else cls()
+
+    def keep(self, sweep: SweepDir) -> None:
+        files.write_json(sweep.path / "wandb.json", asdict(self))
 
 
 @dataclass(frozen=True)
@@ -41,7 +67,7 @@ class Made:
 
     sweep: SweepDir
     table: pd.DataFrame
-    report: dict[str, Any]  # report.json
+    report: Report
     fingerprint: str  # of the table, the fit and the report
 
 
@@ -55,13 +81,12 @@ def read(sweep: SweepDir) -> Made:
     for name, verb in MADE_BY.items():
         if not (sweep.path / name).is_file():
             raise UserError(f"{sweep.path / name}: no such file; run `python -m sweep {verb} {sweep.name}` first")
-    table, report = read_collected(sweep.path / "table.parquet"), files.read_json(sweep.path / "report/report.json")
-    fit = files.read_json(sweep.path / "fit.json") if (sweep.path / "fit.json").is_file() else {}
-    fitted = fit.get("data_sha256", "")
-    if table["status"].value_counts().to_dict() != report["counts"] or fitted not in "\n".join(report["made"]):
+    table, report = read_collected(sweep.path / "table.parquet"), read_report(sweep)
+    path = sweep.path / "fit.json"
+    fitted = artefacts.read(FittedRows, path).data_sha256 if path.is_file() else ""
+    if table["status"].value_counts().to_dict() != report.counts or fitted not in "\n".join(report.made):
         raise UserError(
-            f"{sweep.path / 'report/report.json'}: older than the table or the fit; "
-            f"run `python -m sweep report {sweep.name}` first"
+            f"{sweep.path / REPORT}: older than the table or the fit; run `python -m sweep report {sweep.name}` first"
         )
     digest = hashlib.sha256()
     for name in FILES:
@@ -73,25 +98,16 @@ def read(sweep: SweepDir) -> Made:
 def refresh(sweep: SweepDir, section: WandbSection) -> str:
     """Write the run, unless nothing has changed since it was written last; the line that says what was done."""
     made, remembered = read(sweep), Remembered.of(sweep)
-    if remembered.content.get("frontier") == made.fingerprint:
+    if remembered.frontier == made.fingerprint:
         return f"{run_id(sweep.name)}: the table, the fit and the report are as they were"
-    step = remembered.content.get("refreshes", 0)
-    with of_this_version(sweep):
-        write(made, section, step)
-    remembered.keep(frontier=made.fingerprint, refreshes=step + 1)
-    return f"{run_id(sweep.name)}: written from {sweep.path / 'report/report.json'}"
+    write(made, section, remembered.refreshes)
+    replace(remembered, frontier=made.fingerprint, refreshes=remembered.refreshes + 1).keep(sweep)
+    return f"{run_id(sweep.name)}: written from {sweep.path / REPORT}"
 
 
-@contextlib.contextmanager
-def of_this_version(sweep: SweepDir) -> Iterator[None]:
-    """A number that report.json lacks as a UserError."""
-    try:
-        yield
-    except KeyError as missing:
-        raise UserError(
-            f"{sweep.path / 'report/report.json'}: made by another version (no {missing}); "
-            f"run `python -m sweep report {sweep.name}` again"
-        ) from missing
+def read_report(sweep: SweepDir) -> Report:
+    """The numbers and figures of the sweep's report. UserError where the file is damaged, or of another version."""
+    return artefacts.read(Report, sweep.path / REPORT, f"run `python -m sweep report {sweep.name}` again")
 
 
 def write(made: Made, section: WandbSection, step: int) -> None:
@@ -112,15 +128,15 @@ def write(made: Made, section: WandbSection, step: int) -> None:
         config=config(report),
         more_settings={"x_disable_stats": True},
     )
-    logged: dict[str, Any] = {"table": wandb.Table(dataframe=made.table)}
+    logged: Content = {"table": wandb.Table(dataframe=made.table)}
     logged[POINTS] = wandb.Table(dataframe=drawn)
     if len(bought):
         logged["budgets"] = wandb.Table(dataframe=bought)
-    for figure in report["figures"]:
-        picture = sweep.path / "report/figures" / f"{figure['key']}.png"
-        logged[f"figures/{figure['key']}"] = wandb.Image(str(picture), caption=figure["caption"] or None)
-        if figure["key"] in INTERACTIVE:
-            logged[f"charts/{figure['key']}"] = wandb.Plotly(go.Figure(plotly(figure_of(figure))))
+    for figure in report.figures:
+        picture = sweep.path / "report/figures" / f"{figure.key}.png"
+        logged[f"figures/{figure.key}"] = wandb.Image(str(picture), caption=figure.caption or None)
+        if figure.key in INTERACTIVE:
+            logged[f"charts/{figure.key}"] = wandb.Plotly(go.Figure(plotly(figure)))
     _artifacts(wandb, run, sweep)
     run.log(logged, step=step)
     run.summary.update(answers)
@@ -154,102 +170,87 @@ def _artifacts(wandb: Any, run: Any, sweep: SweepDir) -> None:
     run.log_artifact(fit)
 
 
-def config(report: dict[str, Any]) -> dict[str, Any]:
-    fit = report["fit"] or {}
-    told = {key: fit[key] for key in ("form", "formula", "objective", "columns") if key in fit}
-    return {"sweep": report["name"]} | told
+def config(report: Report) -> Content:
+    """What the run's config says of the fit."""
+    if report.fit is None:
+        return {"sweep": report.name}
+    fit = report.fit
+    return {
+        "sweep": report.name,
+        "form": fit.form,
+        "formula": fit.formula,
+        "objective": fit.objective,
+        "columns": fit.columns,
+    }
 
 
-def budgets(report: dict[str, Any]) -> pd.DataFrame:
+def budgets(report: Report) -> pd.DataFrame:
     """The compute-optimal N and D for multiples of the largest run's compute, intervals as columns of their own."""
     rows = []
-    for row in report["budgets"]:
-        flat = {name: value for name, value in row.items() if name != "outside" and not name.endswith("_interval")}
-        flat |= {f"{name}_extrapolated": float(name in row["outside"]) for name in ("N", "D")}
-        for name in ("N", "D", "loss_nats"):
-            flat |= _with_ends(name, row[name], row[f"{name}_interval"])
+    for row in report.budgets:
+        flat = {
+            name: value for name, value in vars(row).items() if name != "outside" and not name.endswith("_interval")
+        }
+        flat |= {f"{name}_extrapolated": float(name in row.outside) for name in ("N", "D")}
+        flat |= _with_ends("N", row.N, row.N_interval) | _with_ends("D", row.D, row.D_interval)
+        flat |= _with_ends("loss_nats", row.loss_nats, row.loss_nats_interval)
         rows.append(flat)
     return pd.DataFrame(rows, dtype=float)
 
 
-def summary(report: dict[str, Any]) -> dict[str, Any]:
+def summary(report: Report) -> Content:
     """The answers as flat numbers: `fit/E`, `fit/E_low`, `fit/E_high`, `a/parametric`, `best/loss_nats`, …"""
-    found: dict[str, Any] = {f"trials/{status}": count for status, count in report["counts"].items()}
-    found |= {f"best/{name}": value for name, value in (report["best"] or {}).items()}
-    found["compute/flops"] = report["compute"]["flops"]
-    found |= {"refused": report["refused"], "warnings": report["warnings"]}
-    if fit := report["fit"]:
-        for row in fit["rows"]:
-            found |= _with_ends(f"fit/{row['name']}", row["value"], row["interval"])
-        for approach in fit["approaches"]:
-            for exponent in ("a", "b"):
-                found |= _with_ends(
-                    f"{exponent}/{approach['key']}", approach[exponent], approach[f"{exponent}_interval"]
-                )
-        found |= {"fit/rows_used": fit["n_rows"], "fit/rows_dropped": len(fit["dropped"])}
+    found: Content = {f"trials/{status}": count for status, count in report.counts.items()}
+    if report.best is not None:
+        found |= {f"best/{name}": value for name, value in vars(report.best).items()}
+    found["compute/flops"] = report.compute.flops
+    found |= {"refused": report.refused, "warnings": report.warnings}
+    if report.fit is not None:
+        for row in report.fit.rows:
+            found |= _with_ends(f"fit/{row.name}", row.value, row.interval)
+        for approach in report.fit.approaches:
+            found |= _with_ends(f"a/{approach.key}", approach.a, approach.a_interval)
+            found |= _with_ends(f"b/{approach.key}", approach.b, approach.b_interval)
+        found |= {"fit/rows_used": report.fit.n_rows, "fit/rows_dropped": len(report.fit.dropped)}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _with_ends(name: str, value: float | None, interval: list[float] | None) -> dict[str, Any]:
+def _with_ends(name: str, value: float | None, interval: Interval | None) -> dict[str, float | None]:
     low, high = interval or (None, None)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
-def points(report: dict[str, Any]) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Point:
+    """A row of the table behind the custom chart: a run, a place on the frontier, or its interval there."""
+
+    kind: str  # run, frontier or interval
+    series: str
+    flops: float
+    trial: str | None = None
+    loss: float | None = None  # nats per token, as low and high
+    low: float | None = None
+    high: float | None = None
+
+
+def points(report: Report) -> pd.DataFrame:
     """The headline figure's runs, frontier and interval as rows, for a chart that W&B draws itself."""
-    rows: list[dict[str, Any]] = []
-    for figure in report["figures"]:
-        if figure["key"] != "headline":
-            continue
-        for series in figure["panels"][0]["series"]:
-            rows += _rows(series)
+    headlines = [figure.panels[0] for figure in report.figures if figure.key == "headline"]
+    rows = [asdict(point) for panel in headlines for series in panel.series for point in _points(series)]
     return pd.DataFrame(rows, columns=POINT_COLUMNS)
 
 
-def _rows(series: dict[str, Any]) -> list[dict[str, Any]]:
-    name, x = series["name"], series["x"]
-    if series["kind"] == "points":
-        trials = series["hover"] or [""] * len(x)
+def _points(series: Series) -> list[Point]:
+    name = series.name
+    if series.kind == "points":
+        trials = series.hover or [""] * len(series.x)
         return [
-            {"kind": "run", "series": name, "trial": trial, "flops": C, "loss": loss}
-            for trial, C, loss in zip(trials, x, series["y"], strict=True)
+            Point("run", name, C, trial=trial, loss=loss)
+            for trial, C, loss in zip(trials, series.x, series.y, strict=True)
         ]
-    if series["kind"] == "line" and name.startswith("frontier"):
-        return [
-            {"kind": "frontier", "series": name, "flops": C, "loss": y} for C, y in zip(x, series["y"], strict=True)
-        ]
-    if series["kind"] == "band":
-        ends = zip(x, series["lower"], series["upper"], strict=True)
-        return [{"kind": "interval", "series": name, "flops": C, "low": low, "high": high} for C, low, high in ends]
+    if series.kind == "line" and name.startswith("frontier"):
+        return [Point("frontier", name, C, loss=loss) for C, loss in zip(series.x, series.y, strict=True)]
+    if series.kind == "band":
+        ends = zip(series.x, series.lower, series.upper, strict=True)
+        return [Point("interval", name, C, low=low, high=high) for C, low, high in ends]
     return []
-
-
-def figure_of(described: dict[str, Any]) -> Figure:
-    """A figure of report.json as the object that `plotly` draws."""
-    panels = [
-        Panel(Axis(**panel["x"]), Axis(**panel["y"]), [_series(each) for each in panel["series"]], panel["title"])
-        for panel in described["panels"]
-    ]
-    return Figure(**described | {"panels": panels})
-
-
-def _series(described: dict[str, Any]) -> Series:
-    gaps = {name: [math.nan if v is None else v for v in described[name]] for name in ("x", "y", "lower", "upper")}
-    return Series(**described | gaps)
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """sweeps/<name>/wandb.json: what the frontier run was last written from, and the addresses of what was saved."""
-
-    path: Path
-    content: dict[str, Any]
-
-    @classmethod
-    def of(cls, sweep: SweepDir) -> "Remembered":
-        path = sweep.path / "wandb.json"
-        return cls(path, files.read_json(path) if path.exists() else {})
-
-    def keep(self, **more: Any) -> None:
-        self.content.update(more)
-        files.write_json(self.path, self.content)

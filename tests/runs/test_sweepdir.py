@@ -7,6 +7,7 @@ import pytest
 from sweep.common.errors import UserError
 from sweep.runs.settings import Excluded
 from sweep.runs.sweepdir import SweepDir
+from tests.helpers.facts import facts_of
 
 OLD_SETTINGS = {  # as the first versions wrote them: without overrides, and with fewer keys in each section
     "name": "old",
@@ -17,40 +18,14 @@ OLD_SETTINGS = {  # as the first versions wrote them: without overrides, and wit
     "paths": {"runs": "runs", "sweeps": "sweeps", "tokens": "tokens"},
     "excluded": [{"overrides": ["seed=1"], "condition": "epochs <= 1", "facts": "epochs = 2"}],
 }
-OLD_FACTS = {
-    "trial_id": "776-1x8-16ktok-s0-0123abcd",
-    "family_id": "776-1x8-s0-4567cdef",
-    "params_non_embedding": 776,
-    "params_total": 1800,
-    "tokens": 15872,
-    "flops": 1e8,
-    "flops_per_token": 6300.0,
-    "flops_6n": 1.7e8,
-    "flops_6n_non_embedding": 7e7,
-    "tokens_per_param": 20.45,
-    "unique_tokens": 134976,
-    "epochs": 0.1,
-    "lr": 0.008,
-    "lr_multiplier": 1.0,
-    "depth": 1,
-    "width": 8,
-    "heads": 1,
-    "seq_len": 32,
-    "vocab_size": 64,
-    "batch_tokens": 256,
-    "steps": 62,
-    "schedule": "wsd",
-    "precision": "fp32",
-    "seed": 0,
-    "data_fingerprint": "121a2bff9d68e877",
-}
+FACTS = vars(facts_of("776-1x8-16ktok-s0-0123abcd", "776-1x8-s0-4567cdef"))
 
 
 @pytest.fixture
 def sweep(tmp_path):
     folder = SweepDir(tmp_path)
     (tmp_path / "sweep.json").write_text(json.dumps(OLD_SETTINGS))
-    folder.plan.write_text(json.dumps({"schema_version": 1, "facts": OLD_FACTS, "config": {"not": "read"}}) + "\n")
+    folder.plan.write_text(json.dumps({"schema_version": 1, "facts": FACTS, "config": {"not": "read"}}) + "\n")
     return folder
 
 
@@ -81,8 +56,8 @@ def test_damaged_settings_are_one_line_with_the_field(sweep, change, said):
 
 def test_the_facts_of_planned_trials_are_read_without_the_rest_of_the_line(sweep):
     (facts,) = sweep.planned()
-    assert vars(facts) == OLD_FACTS
-    assert sweep.chosen(["776-1x8-16k"]) == sweep.chosen([OLD_FACTS["family_id"]]) == [facts]
+    assert vars(facts) == FACTS
+    assert sweep.chosen(["776-1x8-16k"]) == sweep.chosen([FACTS["family_id"]]) == [facts]
 
 
 def test_a_plan_that_was_cut_is_an_error_and_not_a_shorter_plan(sweep):

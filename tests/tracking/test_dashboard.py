@@ -120,7 +120,7 @@ def test_a_second_call_changes_the_first_ones(sweep, server, capsys):
     assert "workspace made: " in first
     assert "report made: " in first
     assert list(server.charts) == [dashboard.CHART]
-    addresses = sweep_run.Remembered.of(sweep).content
+    addresses = vars(sweep_run.Remembered.of(sweep))
     written_by_hand(addresses)
     assert main(["dashboard", "normal"]) == 0
     assert capsys.readouterr().out == first.replace(" made: ", " brought up to date: ")
@@ -185,7 +185,10 @@ def test_bad_input(sweep, capsys):
     path = sweep.path / "report/report.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "budgets": [{}]}))
     assert main(["dashboard", "normal", "--export"]) == 2
-    assert "made by another version (no 'flops'); run `python -m sweep report normal` again" in capsys.readouterr().err
+    assert (
+        "damaged (budgets.0.times_largest is missing); run `python -m sweep report normal` again"
+        in capsys.readouterr().err
+    )
     path.write_text("{")
     assert main(["dashboard", "normal", "--export"]) == 2
     assert "report.json: damaged" in capsys.readouterr().err

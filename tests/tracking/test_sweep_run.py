@@ -109,12 +109,14 @@ def test_lineage_leads_from_the_table_to_the_fit(written):
 
 def test_a_figure_of_the_report_is_drawn_as_the_page_draws_it(sweep):
     described = {each.key: each for each in report.describe(results.load(sweep.path)) if hasattr(each, "panels")}
-    for figure in numbers(sweep)["figures"]:
-        assert plotly(sweep_run.figure_of(figure)) == plotly(described[figure["key"]])
+    figures = sweep_run.read_report(sweep).figures
+    assert [figure.key for figure in figures] == list(described)
+    for figure in figures:
+        assert plotly(figure) == plotly(described[figure.key])
 
 
 def test_points_are_the_headlines(sweep):
-    points = sweep_run.points(numbers(sweep)).set_index("kind")
+    points = sweep_run.points(sweep_run.read_report(sweep)).set_index("kind")
     finished = results.load(sweep.path).finished
     assert sorted(points.loc["run", "loss"]) == pytest.approx(sorted(finished["loss"]))
     assert set(points.loc["run", "trial"]) == set(finished["trial_id"])
@@ -159,7 +161,7 @@ def test_what_is_missing_is_said_with_its_command(sweep, tmp_path):
     said = numbers(sweep) | {"made": ["other"]}
     del said["budgets"]
     (sweep.path / "report/report.json").write_text(json.dumps(said))
-    assert "made by another version (no 'budgets')" in refused()
+    assert "damaged (budgets is missing); run `python -m sweep report normal` again" in refused()
     (sweep.path / "report/report.json").unlink()
     assert "report.json: no such file; run `python -m sweep report normal` first" in refused()
     sweep = SweepDir(tmp_path)
@@ -169,7 +171,7 @@ def test_what_is_missing_is_said_with_its_command(sweep, tmp_path):
 def test_a_sweep_without_a_fit_has_its_table_and_no_law(tmp_path):
     sweep = example_sweeps.write(tmp_path / "single", "single")
     found = results.load(sweep)
-    said = json.loads(report.to_json(report.numbers(found, report.describe(found))))
+    said = report.numbers(found, report.describe(found))
     assert sweep_run.summary(said)["refused"] == "too few budgets (1): the fit needs at least 3"
     assert "fit/E" not in sweep_run.summary(said)
     assert sweep_run.config(said) == {"sweep": "single"}

@@ -19,8 +19,9 @@ from sweep.config.schema import WandbSection
 from sweep.runs import claim
 from sweep.runs.claim import Holder
 from sweep.runs.sweepdir import SweepDir
-from sweep.tracking import account, client, sync, wandb_files
+from sweep.tracking import account, client, follow, sync, wandb_files
 from tests.helpers import tiny
+from tests.helpers.facts import facts_of
 from tests.helpers.wandb_api import ENTITY, KEY, Stored, Trouble, signed_in
 
 pytestmark = pytest.mark.usefixtures("end_processes")
@@ -49,7 +50,7 @@ def written(server, tmp_path_factory):
     sweep = folder / "sweeps" / "small"
     sweep.mkdir(parents=True)
     (sweep / "plan.jsonl").write_text(
-        "".join(json.dumps({"trial_id": run_id, "family_id": "f"}) + "\n" for run_id in ROWS)
+        "".join(json.dumps({"facts": vars(facts_of(run_id, "f"))}) + "\n" for run_id in ROWS)
     )
     paths = {"runs": "runs", "sweeps": "sweeps", "tokens": "tokens"}
     (sweep / "sweep.json").write_text(json.dumps({"paths": paths, "cluster": {}, "wandb": vars(SECTION)}))
@@ -60,6 +61,7 @@ def written(server, tmp_path_factory):
 def sweep(written, workspace, server, monkeypatch):
     shutil.copytree(written, workspace, dirs_exist_ok=True)
     monkeypatch.setattr(sync, "WAITS_SECONDS", (0.1,))
+    monkeypatch.setattr(follow, "planned_trials", lambda sweep: [])  # no trial has a record that W&B lacks
     server.runs.clear()
     server.asked.clear()
     server.troubles.clear()
