@@ -13,6 +13,7 @@ from typing import Any
 from sweep.common.errors import UserError
 from sweep.config.schema import WandbSection
 from sweep.tracking import wandb_files
+from sweep.tracking.wandb_files import Fields
 
 OLDEST = (0, 31)
 FLUSH_SECONDS = 1.0  # of records to the disk; wandb's own is 15
@@ -70,7 +71,7 @@ def start_run(
     mode: str,
     *,
     run_id: str,
-    more_settings: dict[str, Any] | None = None,
+    more_settings: Fields | None = None,
     **about: Any,
 ) -> Any:
     """A new run, or the next attempt at one; `about` is name, group, job_type, tags and config, as wandb.init has them.

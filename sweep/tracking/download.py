@@ -17,6 +17,7 @@ from sweep.runs.rundir import RunDir
 from sweep.tracking import account as accounts
 from sweep.tracking.account import sign_in
 from sweep.tracking.sweep_run import JOB_TYPE
+from sweep.tracking.wandb_files import Fields
 
 PREFIX = "wandb:"
 ADDRESS = re.compile(r"https?://[^/]+/([^/?#]+)/([^/?#]+)(?:/runs/([^/?#]+))?")
@@ -38,7 +39,7 @@ def project_table(text: str) -> tuple[str, pd.DataFrame]:
     return path, pd.DataFrame([_row(run) for run in runs])
 
 
-def _row(run: Any) -> dict[str, Any]:
+def _row(run: Any) -> Fields:
     config, summary = flat(run.config), flat(dict(run.summary))
     row = {"Name": run.name, "ID": run.id, "State": run.state, "Created": run.created_at}
     if config:  # the same config twice is the same trial twice
@@ -46,9 +47,9 @@ def _row(run: Any) -> dict[str, Any]:
     return row | summary | {name: value for name, value in config.items() if name not in NOT_IN_TABLES}
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Fields:
     """Nested keys joined by dots, as the export writes them; without W&B's own keys, tables and pictures."""
-    found: dict[str, Any] = {}
+    found: Fields = {}
     for name, value in values.items():
         if name.startswith("_"):
             continue

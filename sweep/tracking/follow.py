@@ -18,7 +18,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -32,6 +31,7 @@ from sweep.runs.rundir import Failure, RunDir
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import account, client, run_content, wandb_files
 from sweep.tracking.mirror import IncompleteFile, Mirror
+from sweep.tracking.wandb_files import Fields
 
 NEWS = "W&B: "
 NICENESS = 10  # a tenth of a core where training wants them all; with less, runs would begin minutes late
@@ -222,7 +222,7 @@ class Follower:
             wandb.teardown()
 
 
-def device_use(trainer: Holder | None) -> dict[str, Any]:
+def device_use(trainer: Holder | None) -> Fields:
     """Settings for wandb's own measurements, of the process that trains and its devices; none where nobody does."""
     if trainer is None:
         return {"x_disable_stats": True, "x_disable_machine_info": True}

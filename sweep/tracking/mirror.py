@@ -24,6 +24,7 @@ from sweep.runs.metrics import MetricsRow, Sample, Scale
 from sweep.runs.record import Record
 from sweep.runs.rundir import Failure, RunDir
 from sweep.tracking import client, run_content, wandb_files
+from sweep.tracking.wandb_files import Fields
 
 KEPT_SECONDS = 15.0  # until a file that has not ended is incomplete
 
@@ -122,7 +123,7 @@ class Mirror:
             self.claim = claim.acquire(self.place)
         return self.claim is not None
 
-    def open(self, mode: str, more_settings: dict[str, Any]) -> None:
+    def open(self, mode: str, more_settings: Fields) -> None:
         """Begin the next attempt at the run, after the last step that W&B has of it."""
         env = read_json(self.folder.env) if self.folder.env.exists() else {}
         self.scale = run_content.scale_of(self.trial, self.tokens)

@@ -12,7 +12,6 @@ All of it is made from the files of the run directory. Keys of the history are g
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from sweep.common import artefacts
 from sweep.common.errors import UserError
@@ -22,6 +21,7 @@ from sweep.runs.metrics import MetricsRow, Scale
 from sweep.runs.record import Record
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import client
+from sweep.tracking.wandb_files import Fields
 
 NATS_PER_BIT = 0.6931471805599453
 HISTORY = {  # key in W&B → field of the row
@@ -36,7 +36,6 @@ HISTORY = {  # key in W&B → field of the row
     "seconds": "seconds",
 }
 RENAMED = ("params_non_embedding", "tokens", "flops")  # facts that are N, D and C in W&B
-Content = dict[str, Any]  # what wandb takes: config, a row of history, or a summary
 
 
 def scale_of(trial: Trial, tokens: Path) -> Scale:
@@ -45,7 +44,7 @@ def scale_of(trial: Trial, tokens: Path) -> Scale:
     return artefacts.read(Scale, path) if path.exists() else Scale()
 
 
-def config(trial: Trial, scale: Scale, env: Content) -> Content:
+def config(trial: Trial, scale: Scale, env: Fields) -> Fields:
     """What people filter and group runs by, flat. `trial` is the text of trial.json, enough to train it again. `env` is
     the content of env.json."""
     resolved = trial.config
@@ -70,7 +69,7 @@ def config(trial: Trial, scale: Scale, env: Content) -> Content:
     }
 
 
-def history(row: MetricsRow, flops_per_token: float, scale: Scale) -> Content:
+def history(row: MetricsRow, flops_per_token: float, scale: Scale) -> Fields:
     """One row of metrics.jsonl. A key without a number is left out."""
     fields = asdict(row)
     values = {name: fields[key] for name, key in HISTORY.items()}
@@ -84,7 +83,7 @@ def history(row: MetricsRow, flops_per_token: float, scale: Scale) -> Content:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def summary(record: Record) -> Content:
+def summary(record: Record) -> Fields:
     """The record, without what the config and the last row of the history say."""
     return {
         name: value

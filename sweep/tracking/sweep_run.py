@@ -24,6 +24,7 @@ from sweep.report.report_file import Report
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import client
 from sweep.tracking.mirror import IncompleteFile, await_end
+from sweep.tracking.wandb_files import Fields
 
 JOB_TYPE = "frontier"
 POINTS = "frontier_points"  # the table behind the custom chart
@@ -33,7 +34,6 @@ INTERACTIVE = ("headline", "isoflop", "optimal_params", "optimal_tokens", "loss_
 REPORT = "report/report.json"
 MADE_BY = {"table.parquet": "collect", REPORT: "report"}
 FILES = ("table.parquet", "fit.json", REPORT)
-Content = dict[str, Any]  # what wandb takes: config, summary, or what is logged at a step
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def write(made: Made, section: WandbSection, step: int) -> None:
         config=config(report),
         more_settings={"x_disable_stats": True},
     )
-    logged: Content = {"table": wandb.Table(dataframe=made.table)}
+    logged: Fields = {"table": wandb.Table(dataframe=made.table)}
     logged[POINTS] = wandb.Table(dataframe=drawn)
     if len(bought):
         logged["budgets"] = wandb.Table(dataframe=bought)
@@ -170,7 +170,7 @@ def _artifacts(wandb: Any, run: Any, sweep: SweepDir) -> None:
     run.log_artifact(fit)
 
 
-def config(report: Report) -> Content:
+def config(report: Report) -> Fields:
     """What the run's config says of the fit."""
     if report.fit is None:
         return {"sweep": report.name}
@@ -198,9 +198,9 @@ def budgets(report: Report) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=float)
 
 
-def summary(report: Report) -> Content:
+def summary(report: Report) -> Fields:
     """The answers as flat numbers: `fit/E`, `fit/E_low`, `fit/E_high`, `a/parametric`, `best/loss_nats`, …"""
-    found: Content = {f"trials/{status}": count for status, count in report.counts.items()}
+    found: Fields = {f"trials/{status}": count for status, count in report.counts.items()}
     if report.best is not None:
         found |= {f"best/{name}": value for name, value in vars(report.best).items()}
     found["compute/flops"] = report.compute.flops

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sweep.common import files
 from sweep.common.errors import UserError
@@ -29,6 +28,7 @@ from sweep.tracking import client, sweep_run, wandb_files
 from sweep.tracking.account import Account
 from sweep.tracking.follow import Follower, Task
 from sweep.tracking.mirror import IncompleteFile
+from sweep.tracking.wandb_files import Fields
 
 WAITS_SECONDS = (10.0, 30.0, 60.0, 120.0, 300.0)  # before each new round, while the server is too busy
 LONGEST_UPLOAD_SECONDS = 1800
@@ -226,11 +226,11 @@ def supplement(section: WandbSection, runs: Path, run_id: str, file: Path, last:
     return path
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def _rows(file: Path) -> list[Fields]:
     return [record["history"]["item"] for record in wandb_files.read(file) if record["type"] == "history"]
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _plain(row: Fields) -> Fields:
     """Numbers and words; what W&B adds itself begins with an underscore, parts of media have a dot in their names."""
     return {name: value for name, value in row.items() if not name.startswith("_") and "." not in name}
 

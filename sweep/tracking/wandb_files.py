@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+Fields = dict[str, Any]  # what wandb takes and gives: settings, a config, a row, a summary, a record of its files
+
 
 @dataclass
 class Content:
@@ -52,7 +54,7 @@ def mark_up(file: Path) -> None:
     _mark(file).touch()
 
 
-def read(file: Path) -> Iterator[dict[str, Any]]:
+def read(file: Path) -> Iterator[Fields]:
     """Its records, each with its `type`; of an incomplete file those that are whole."""
     from wandb.util import get_core_path
 
