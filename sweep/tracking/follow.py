@@ -23,10 +23,9 @@ import psutil
 
 from sweep.common.errors import UserError
 from sweep.config.schema import WandbSection
-from sweep.plan.storage import planned_trials
-from sweep.plan.trial import Trial
 from sweep.runs import claim
 from sweep.runs.claim import Holder
+from sweep.runs.planned import Facts
 from sweep.runs.rundir import Failure, RunDir
 from sweep.runs.sweepdir import SweepDir
 from sweep.tracking import account, client, run_content, wandb_files
@@ -57,7 +56,7 @@ class Task:
     """What to follow. It travels to the sidecar as one line of JSON."""
 
     sweep: str | None  # the folder of the sweep whose plan holds the trials; None where `trials` are given
-    trials: list[Trial] | None  # those outside of any sweep
+    trials: list[Facts] | None  # those outside of any sweep
     families: list[str] | None  # follow only these; None: all
     runs: str
     tokens: str
@@ -70,9 +69,9 @@ class Task:
         paths = saved.paths
         return cls(str(sweep.path), None, families, paths.runs, paths.tokens, paths.sweeps, saved.wandb)
 
-    def planned(self) -> list[Trial]:
+    def planned(self) -> list[Facts]:
         """The trials to follow."""
-        trials = self.trials if self.trials is not None else planned_trials(SweepDir(Path(str(self.sweep))))
+        trials = self.trials if self.trials is not None else SweepDir(Path(str(self.sweep))).planned()
         return [trial for trial in trials if self.families is None or trial.family_id in self.families]
 
     def how_to_sync(self) -> str:

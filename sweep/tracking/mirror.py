@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import time
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sweep.plan.trial import Trial
 from sweep.runs import claim
 from sweep.runs.claim import Claim
 from sweep.runs.metrics import MetricsRow, Sample, Scale
+from sweep.runs.planned import Facts
 from sweep.runs.record import Record
 from sweep.runs.rundir import Failure, RunDir
 from sweep.tracking import client, run_content, wandb_files
@@ -48,7 +50,7 @@ class Mirrored:
 class Mirror:
     """Follows one trial. `run` is open, and `claim` held, while there is something to mirror."""
 
-    trial: Trial
+    facts: Facts
     runs: Path
     tokens: Path
     section: WandbSection
@@ -63,7 +65,12 @@ class Mirror:
 
     @property
     def trial_id(self) -> str:
-        return self.trial.trial_id
+        return self.facts.trial_id
+
+    @cached_property
+    def trial(self) -> Trial:
+        """The whole trial, as its run directory has it."""
+        return Trial.read(self.folder.trial)
 
     @property
     def folder(self) -> RunDir:
@@ -112,7 +119,7 @@ class Mirror:
         """Where the rows are, and the last step that is this trial's."""
         if self.folder.metrics.exists():
             return self.folder.metrics, 2**62
-        trunk = RunDir.of_trunk(self.runs, self.trial.family_id)
+        trunk = RunDir.of_trunk(self.runs, self.facts.family_id)
         return trunk.metrics, self.trial.config.branch_step
 
     def take(self) -> bool:
@@ -135,7 +142,7 @@ class Mirror:
             mode,
             run_id=self.trial_id,
             name=self.trial_id,
-            group=self.trial.family_id,
+            group=self.facts.family_id,
             job_type="trial",
             tags=self.tags,
             config=run_content.config(self.trial, self.scale, env),
@@ -156,9 +163,7 @@ class Mirror:
     def advance(self) -> None:
         """Log what is new."""
         for row in self.new_rows():
-            self.run.log(
-                run_content.history(row, self.trial.facts.flops_per_token, self.scale), step=row.step, commit=True
-            )
+            self.run.log(run_content.history(row, self.facts.flops_per_token, self.scale), step=row.step, commit=True)
             self.step = row.step
         samples = artefacts.read_lines(Sample, self.folder.samples)
         if len(samples) > self.samples_seen:

@@ -12,7 +12,7 @@ from typing import IO
 from sweep.common.checkout import ROOT
 from sweep.common.files import Tail
 from sweep.config.schema import PathsSection, WandbSection
-from sweep.plan.trial import Trial
+from sweep.runs.planned import Facts
 from sweep.tracking import client
 from sweep.tracking.follow import NEWS, Task
 
@@ -77,6 +77,6 @@ class Sidecar:
         return [*self.news(), *late]
 
 
-def of_one(trial: Trial, paths: PathsSection, wandb: WandbSection) -> Task:
+def of_one(facts: Facts, paths: PathsSection, wandb: WandbSection) -> Task:
     """The task of following a trial that is trained outside of a sweep."""
-    return Task(None, [trial], None, paths.runs, paths.tokens, paths.sweeps, wandb)
+    return Task(None, [facts], None, paths.runs, paths.tokens, paths.sweeps, wandb)

@@ -53,7 +53,7 @@ def _train_one(overrides: list[str]) -> int:
     paths, options = plan.config.paths, plan.config.run
     worker = Worker(Path(paths.runs), Path(paths.tokens), options, plan.device, on_row=_print_row)
     worker.stop.listen()
-    task = of_one(trial, paths, plan.config.wandb)
+    task = of_one(trial.facts, paths, plan.config.wandb)
     sidecar = Sidecar(task, RunDir.of_trial(worker.runs, trial.trial_id).path / "wandb" / "log.txt")
     status = worker.run([[trial]])
     for line in sidecar.close():

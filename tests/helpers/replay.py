@@ -70,7 +70,7 @@ class Replay:
     def task(self, mode: str = "offline", **wandb: Any) -> Task:
         section = WandbSection(**{"mode": mode, "every_seconds": 0.1, "patience_seconds": 3.0, **wandb})
         folders = {"runs": str(self.runs), "tokens": str(self.tokens), "sweeps": str(self.runs.parent / "sweeps")}
-        return Task(None, [self.trial], None, **folders, wandb=section)
+        return Task(None, [self.trial.facts], None, **folders, wandb=section)
 
     def sidecar(self, mode: str = "offline", **wandb: Any) -> Sidecar:
         return Sidecar(self.task(mode, **wandb), self.runs.parent / "wandb.log")

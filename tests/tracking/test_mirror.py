@@ -367,7 +367,7 @@ def test_damaged_rows_are_told_and_keep_no_other_trial_back(trained, again):
         for name in ("trial.json", "env.json"):
             shutil.copy(other.source.path / name, other.run.path / name)
         other.end()
-    task = replace(again.task(), trials=plan.trials)
+    task = replace(again.task(), trials=[trial.facts for trial in plan.trials])
     said: list[str] = []
     Follower(task, say=said.append).look(last=True)
     assert "metrics.jsonl:4: damaged (invalid JSON" in said[0]

@@ -19,7 +19,7 @@ from sweep.config.schema import WandbSection
 from sweep.runs import claim
 from sweep.runs.claim import Holder
 from sweep.runs.sweepdir import SweepDir
-from sweep.tracking import account, client, follow, sync, wandb_files
+from sweep.tracking import account, client, sync, wandb_files
 from tests.helpers import tiny
 from tests.helpers.facts import facts_of
 from tests.helpers.wandb_api import ENTITY, KEY, Stored, Trouble, signed_in
@@ -61,7 +61,6 @@ def written(server, tmp_path_factory):
 def sweep(written, workspace, server, monkeypatch):
     shutil.copytree(written, workspace, dirs_exist_ok=True)
     monkeypatch.setattr(sync, "WAITS_SECONDS", (0.1,))
-    monkeypatch.setattr(follow, "planned_trials", lambda sweep: [])  # no trial has a record that W&B lacks
     server.runs.clear()
     server.asked.clear()
     server.troubles.clear()
