@@ -3,6 +3,7 @@
 Numbers (30k and 2.5M too), strings, True/False, column names, `+ - * / // % **`, comparisons (chained, and
 `in (…)`), `and`, `or`, `not`. The text is parsed by `ast` and walked node by node; nothing is ever evaluated by
 Python itself.
+A column whose name is no plain word (`eval/loss`, `lr.max`) is written as it is, or between backticks.
 The same expression works on one row (a dict) and on a whole table. A value that is missing (None, NaN)
 makes a comparison false, except `!=` and `not in`: what is missing is no value that could be named.
 """
@@ -11,7 +12,7 @@ import ast
 import difflib
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,17 +55,21 @@ class Expression:
     tree: ast.expr
 
 
-def parse(text: str) -> Expression:
-    """The expression in `text`. UserError (one line) where it is empty, not an expression, or uses more
-    than the language in this file's docstring."""
+def parse(text: str, columns: Sequence[str] = ()) -> Expression:
+    """The expression in `text`, which may name any of `columns`, whatever is in their names. UserError (one line)
+    where it is empty, not an expression, or uses more than the language in this file's docstring."""
     text = text.strip()
     if not text:
         raise UserError("where: the condition is empty; write one like 'tokens_per_param > 5' or leave it out")
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"where: {len(text)} characters; at most {MAX_CHARACTERS} are read")
     try:
-        plain = QUANTITY.sub(lambda match: repr(parse_quantity("where", match[1])) if match[1] else match[0], text)
+        words, odd = _with_plain_names(text, columns)
+        plain = QUANTITY.sub(lambda match: repr(parse_quantity("where", match[1])) if match[1] else match[0], words)
         tree = ast.parse(plain.replace("\n", " "), mode="eval").body
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                node.id = odd.get(node.id, node.id)
         names = _check(tree, text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, UserError):
@@ -72,6 +77,25 @@ def parse(text: str) -> Expression:
         detail = error.msg if isinstance(error, SyntaxError) else str(error)
         raise UserError(f"where: cannot read {text!r}: {detail}") from None
     return Expression(text, tuple(sorted(names)), tree)
+
+
+def _with_plain_names(text: str, columns: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The text with a plain word for each column whose name is none, and what these words stand for. a-b is the column
+    of that name only where a and b are not both columns; between backticks it always is."""
+    odd = [name for name in columns if not name.isidentifier() and not name.replace(".", "", 1).isdigit()]
+    odd = [name for name in odd if not set(re.findall(r"\w+", name)) <= set(columns)]
+    names = "|".join(re.escape(name) for name in sorted(odd, key=len, reverse=True)) or "(?!)"
+    pattern = re.compile(rf"""('[^']*'|"[^"]*")|`([^`]+)`|(?<![\w./])({names})(?![\w./])""")
+    stands_for: dict[str, str] = {}
+
+    def word(match: re.Match[str]) -> str:
+        if match[1]:
+            return match[1]
+        placeholder = f"column_{len(stands_for)}_of_where"
+        stands_for[placeholder] = match[2] or match[3]
+        return placeholder
+
+    return pattern.sub(word, text), stands_for
 
 
 def evaluate(expression: Expression, row: Mapping[str, Any]) -> bool:

@@ -10,6 +10,8 @@ _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 _UNITS = (86400, 3600, 60, 1)
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _QUANTITY = re.compile(r"([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?)([kmbgt]?)", re.IGNORECASE)
+# Groups of three digits with a mark between them: 7,867,315, and with spaces or apostrophes.
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}([,'\u00a0\u202f ]\d{3})+(\.\d*)?")
 
 
 def parse_quantity(key: str, value: Any) -> float:
@@ -22,6 +24,22 @@ def parse_quantity(key: str, value: Any) -> float:
     if not (math.isfinite(number) and number > 0):
         raise UserError(f"{key}={value}: not a positive number; write one such as 500k, 1M, 3e15")
     return number
+
+
+def number_or_none(text: str) -> float | None:
+    """A number from a cell of a table: 4.76, -1e-3, 400M, 7,867,315; NaN for nan and a dash. None for other words."""
+    word = text.strip()
+    if _THOUSANDS.fullmatch(word):
+        word = re.sub(r"[^\d.+-]", "", word)
+    if word.lower() in ("", "-", "--", "nan"):
+        return float("nan")
+    sign, digits = (-1, word[1:]) if word.startswith("-") else (1, word)
+    if match := _QUANTITY.fullmatch(digits.replace(" ", "")):
+        return sign * float(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()]
+    try:
+        return float(word)
+    except ValueError:
+        return None
 
 
 def parse_count(key: str, value: Any) -> int:

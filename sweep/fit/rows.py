@@ -196,7 +196,8 @@ def _checked(
     """Every check on every row, in the order of the reasons. FitError where no row is left."""
     check = _Check(len(table))
     if where is not None:
-        inside_n = expressions.mask(expressions.parse(where), _with_roles(table, values))
+        known = _with_roles(table, names, values)
+        inside_n = expressions.mask(expressions.parse(where, [str(c) for c in known.columns]), known)
         check.drop(~inside_n, "outside_range", f"--where {shlex.quote(where.strip())}")
     _check_status(check, table, names, values)
     _check_numbers(check, values)
@@ -245,12 +246,14 @@ def _other_units(names: Mapping[str, str], values: Mapping[str, np.ndarray], use
     return [f"C is {ratio:.2g} times 6 N D: the columns {columns} are in different units; give plain numbers"]
 
 
-def _with_roles(table: pd.DataFrame, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The table with columns N, D, C, loss and tokens_per_param, for --where, unless it has others of these names."""
+def _with_roles(table: pd.DataFrame, names: Mapping[str, str], values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The table with columns N, D, C, loss and tokens_per_param, for --where, unless it has others of these names; its
+    own columns of numbers as numbers, however they are written."""
     known = {role: values[role] for role in REQUIRED}
     with np.errstate(all="ignore"):
         known["tokens_per_param"] = known["D"] / known["N"]
-    return table.assign(**{name: column for name, column in known.items() if name not in table})
+    read = {names[role]: values[role] for role in NUMERIC_ROLES if role in names}
+    return table.assign(**read, **{name: column for name, column in known.items() if name not in table})
 
 
 def _check_status(

@@ -1,12 +1,11 @@
 """A table of runs: where it is read from, what its columns are called, and where what is made of it goes.
 
-A table is a sweep's own (`sweeps/<name>/table.parquet`) or any CSV, parquet or JSONL file with columns for two of N
+A table is a sweep's own (`sweeps/<name>/table.parquet`) or any file (`table_files.py`) with columns for two of N
 (parameters), D (tokens) and C (training FLOPs), and one for the loss. `rows.py` checks its rows.
 """
 
-import csv
-import itertools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from sweep.common.errors import UserError
+from sweep.common.units import number_or_none
+from sweep.fit import table_files
 from sweep.runs.sweepdir import SweepDir
 
 # What each role is called in the tables that we write, then in other people's. The first found is taken.
@@ -65,7 +66,7 @@ def read(source: str, sweeps: Path = Path("sweeps")) -> tuple[pd.DataFrame, pd.D
         return table, read_collected(curves) if curves.is_file() else None, OutputPaths(source, folder)
     if not path.is_file():
         raise UserError(f"{source}: no such file")
-    return _read_file(path), None, OutputPaths(source, path.parent, f"{path.stem}.")
+    return table_files.read(path), None, OutputPaths(source, path.parent, f"{table_files.name_of(path)}.")
 
 
 def read_collected(path: Path) -> pd.DataFrame:
@@ -77,33 +78,6 @@ def read_collected(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: damaged ({why}); delete it and run `{again}`") from None
 
 
-def _read_file(path: Path) -> pd.DataFrame:
-    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
-        ".csv": pd.read_csv,
-        ".parquet": pd.read_parquet,
-        ".jsonl": lambda p: pd.read_json(p, lines=True),
-    }
-    if path.suffix not in readers:
-        raise UserError(f"{path}: cannot read {path.suffix or 'this kind of'} file; give .csv, .parquet or .jsonl")
-    try:
-        table = readers[path.suffix](path)
-    except (ValueError, OSError) as error:  # every parser's own error is one of these
-        raise UserError(f"{path}: not a readable {path.suffix[1:]} file: {str(error).splitlines()[0]}") from None
-    table.attrs["file"] = str(path)
-    return table
-
-
-def place(table: pd.DataFrame, row: int) -> str:
-    """Where a person finds a row: for a CSV its line as an editor counts, the header and empty lines too."""
-    path = Path(table.attrs.get("file", "the table"))
-    if path.suffix != ".csv":
-        return f"row {row} of {path.name}"
-    with open(path, newline="") as file:
-        reader = csv.reader(file)
-        lines = (reader.line_num for record in reader if len(record) > 1 or "".join(record).strip())
-        return f"{path.name} line {next(itertools.islice(lines, row + 1, None))}"
-
-
 def read_activations(path: str) -> np.ndarray:
     """A two-dimensional array from a .npy file; no pickles."""
     try:
@@ -113,10 +87,12 @@ def read_activations(path: str) -> np.ndarray:
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`N=params,loss=val` -> {"N": "params", "loss": "val"}. UserError names a role that does not exist."""
+    """`N=params,loss=val` -> {"N": "params", "loss": "val"}; a comma that no ROLE= follows is part of a column's name.
+    UserError names a role that does not exist."""
     columns = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        role, equals, column = part.partition("=")
+    another = re.compile(rf",\s*(?=(?:{'|'.join(ROLE_COLUMNS)})\s*=|$)")
+    for part in filter(None, (p.strip() for p in another.split(text))):
+        role, equals, column = (word.strip() for word in part.partition("="))
         if not equals or not column or role not in ROLE_COLUMNS:
             raise UserError(f"--columns {part!r}: write ROLE=COLUMN, ROLE one of {', '.join(ROLE_COLUMNS)}")
         columns[role] = column
@@ -126,14 +102,19 @@ def parse_columns(text: str) -> dict[str, str]:
 def find_columns(table: pd.DataFrame, asked: Mapping[str, str], n_convention: str) -> dict[str, str]:
     """Role -> column of this table: as asked for, else by the usual names. UserError says what is there."""
     have = [str(c) for c in table.columns]
+    wanted = {}
     for role, column in asked.items():
-        if column not in have:
+        found = _find_name(have, column)
+        if found is None:
             raise UserError(f"--columns {role}={column}: no such column; there is {', '.join(have)}")
+        wanted[role] = found
     usual = dict(ROLE_COLUMNS)
     if n_convention == "total":
         usual["N"] = ("params_total", *usual["N"][1:])
-    found = {role: next((c for c in names if c in have), None) for role, names in usual.items()}
-    columns = {role: column for role, column in found.items() if column is not None} | dict(asked)
+    first = {
+        role: next(filter(None, (_find_name(have, name) for name in names)), None) for role, names in usual.items()
+    }
+    columns = {role: column for role, column in first.items() if column is not None} | wanted
     missing = "loss" if "loss" not in columns else None
     if missing is None and len({"N", "D", "C"} & set(columns)) < 2:
         missing = "two of N, D, C"
@@ -142,13 +123,30 @@ def find_columns(table: pd.DataFrame, asked: Mapping[str, str], n_convention: st
     return columns
 
 
+def _find_name(have: list[str], name: str) -> str | None:
+    """The column of this name, or the only one that differs in case, spaces and dashes alone. A single letter is taken
+    as it is written: d is hardly D, nor l the loss."""
+    if name in have:
+        return name
+    alike = [column for column in have if len(name) > 1 and _plain(column) == _plain(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s\-]+", "_", name.strip()).lower()
+
+
 def numbers(table: pd.DataFrame, column: str, role: str) -> np.ndarray:
+    """A column as floats, empty cells NaN; 1.3B and 7,867,315 are numbers. UserError names the first that is none."""
     numbers = pd.to_numeric(table[column], errors="coerce")
-    bad = table[column].notna() & numbers.isna() & (table[column].astype(str).str.lower() != "nan")
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise UserError(
-            f"{place(table, row)}, column {column!r} ({role}): {table[column].iloc[row]!r} is not a number; "
-            "correct it, or leave the cell empty"
-        )
-    return numbers.to_numpy(dtype=float, na_value=np.nan)
+    values = numbers.to_numpy(dtype=float, na_value=np.nan).copy()
+    for row in np.flatnonzero(table[column].notna() & numbers.isna()).tolist():
+        cell = table[column].iloc[row]
+        number = number_or_none(str(cell))
+        if number is None:
+            raise UserError(
+                f"{table_files.place(table, row)}, column {column!r} ({role}): {cell!r} is not a number; "
+                "correct it, or leave the cell empty"
+            )
+        values[row] = number
+    return values

@@ -23,7 +23,7 @@ import pandas as pd
 from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.common.units import parse_quantity
-from sweep.fit import dimension_check, fit, fit_file, table
+from sweep.fit import dimension_check, fit, fit_file, table, table_files
 from sweep.fit.bootstrap import Interval
 from sweep.fit.fit_file import Fit
 from sweep.fit.foreign import as_sweep, from_wandb
@@ -39,7 +39,9 @@ MOST_REPORTED = 5000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "table", metavar="TABLE", help="a sweep's name, a .csv, .parquet or .jsonl file, or wandb:ENTITY/PROJECT"
+        "table",
+        metavar="TABLE",
+        help="a sweep's name, a .csv, .json, .jsonl, .parquet or .xlsx file, or wandb:ENTITY/PROJECT",
     )
     add_sweeps(parser)
     parser.add_argument(
@@ -118,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     if outputs.is_sweep and not args.out:
         print(f"its report: python -m sweep report {args.table}")
     elif not outputs.is_sweep and not args.no_report:
-        print(report_of(as_sweep(data, rows), result, Path(source).stem, outputs.path("report")))
+        print(report_of(as_sweep(data, rows), result, table_files.name_of(Path(source)), outputs.path("report")))
     return 0
 
 

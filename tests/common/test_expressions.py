@@ -116,3 +116,21 @@ def test_unknown_name_lists_the_valid_ones():
         mask(parse("flags"), FRAME)
     with pytest.raises(UserError, match="compare it"):
         mask(parse("n + 1"), FRAME)
+
+
+def test_any_column_can_be_named():
+    frame = pd.DataFrame(
+        {"eval/loss": [3.0, 5.0], "a b": ["x", "y"], "c-d": [1.0, 2.0], "c": [9.0, 1.0], "e.f": [1, 2]}
+    )
+    for text, expected in {
+        "eval/loss < 4": [True, False],
+        "a b == 'y' and e.f > 1": [False, True],
+        "c-d == 1 and c > 1": [True, False],
+        "`a b` in ('x', 'eval/loss')": [True, False],
+    }.items():
+        assert mask(parse(text, list(frame)), frame).tolist() == expected, text
+    both = frame.assign(d=1.0)
+    assert mask(parse("c-d == 8", list(both)), both).tolist() == [True, False]  # c minus d, where both are columns
+    assert mask(parse("`c-d` == 2", list(both)), both).tolist() == [False, True]
+    with pytest.raises(UserError, match="names 'g h'"):
+        mask(parse("`g h` > 1", list(frame)), frame)
