@@ -16,12 +16,31 @@ import pandas as pd
 
 from sweep.common import expressions
 from sweep.common.errors import UserError
+from sweep.common.units import counted
 from sweep.fit.table import find_columns, numbers
 
-UNFINISHED = (  # ours, then W&B's
+# Words of a status column, in lower case and with spaces; no word at all says nothing, and the row is used.
+FINISHED = ("finished", "completed", "complete", "done", "success", "successful", "succeeded", "ok", "nan", "none", "")
+UNFINISHED = (  # ours, then those of W&B, MLflow, SEML, Optuna and Slurm
     *("running", "waiting", "queued", "stalled", "failed", "given up", "damaged", "lost", "missing", "stopped"),
-    *("crashed", "killed", "pending", "preempting", "preempted"),
+    *(
+        "crashed",
+        "killed",
+        "pending",
+        "preempting",
+        "preempted",
+        "scheduled",
+        "staged",
+        "interrupted",
+        "pruned",
+        "fail",
+    ),
+    *("boot fail", "cancelled", "canceled", "completing", "configuring", "deadline", "launch failed", "node fail"),
+    *("out of memory", "oom", "reconfig fail", "requeued", "requeue fed", "requeue hold", "resizing", "resv del hold"),
+    *("revoked", "signaling", "special exit", "stage out", "suspended", "timeout", "timed out", "error", "errored"),
+    *("aborted", "paused", "unfinished", "incomplete", "in progress", "submitted", "starting", "planned"),
 )
+DIVERGED = ("diverged", "nan loss")
 REQUIRED = ("N", "D", "C", "loss")
 NUMERIC_ROLES = (*REQUIRED, "unique_tokens", "steps", "lr", "weight")
 N_CONVENTIONS = {"non_embedding": "params_non_embedding", "total": "params_total"}
@@ -53,6 +72,7 @@ class Dropped:
 REASONS = {
     "diverged": "the run's loss became infinite or not a number",
     "unfinished": "the run failed, is still running, or was never started",
+    "unknown_status": "its status is no word that says whether the run has finished",
     "not_finite": "N, D, C or loss is missing or not finite",
     "not_positive": "N, D, C, loss or the weight is zero or negative",
     "mid_decay": "a point of a curve before its run's end, at another learning rate than the final one",
@@ -127,6 +147,7 @@ def prepare(
     used = np.flatnonzero(check.used_n)
     family_n, warnings = _families(table, names)
     warnings += [f"no column for {role}: C = 6 N D was assumed" for role in "NDC" if role not in names]
+    warnings += _unknown_statuses(check)
     warnings += _other_units(names, values, used)
     return Rows(
         row=used,
@@ -207,6 +228,8 @@ def _checked(
     _check_duplicates(check, table, names, values)
     _check_learning_rates(check, values, keep_undertuned)
     if not check.used_n.any():
+        if unknown := _unknown_statuses(check):
+            raise FitError(f"no usable row among {len(table)}: {unknown[0]}")
         counts = pd.Series([d.shown for d in check.dropped]).value_counts()
         raise FitError(f"no usable row among {len(table)}: " + ", ".join(f"{v} {k}" for k, v in counts.items()))
     return check
@@ -246,6 +269,15 @@ def _other_units(names: Mapping[str, str], values: Mapping[str, np.ndarray], use
     return [f"C is {ratio:.2g} times 6 N D: the columns {columns} are in different units; give plain numbers"]
 
 
+def _unknown_statuses(check: _Check) -> list[str]:
+    unknown = Counter(d.detail for d in check.dropped if d.reason == "unknown_status")
+    return [
+        f"{word} in {counted(count, 'row', 'rows')}, and no word for a run that has finished or has not: not fitted; "
+        "write finished or failed"
+        for word, count in unknown.items()
+    ]
+
+
 def _with_roles(table: pd.DataFrame, names: Mapping[str, str], values: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """The table with columns N, D, C, loss and tokens_per_param, for --where, unless it has others of these names; its
     own columns of numbers as numbers, however they are written."""
@@ -260,10 +292,17 @@ def _check_status(
     check: _Check, table: pd.DataFrame, names: Mapping[str, str], values: Mapping[str, np.ndarray]
 ) -> None:
     if "status" in names:
-        status = table[names["status"]].astype(str).str.lower()
-        check.drop((status == "diverged").to_numpy(), "diverged")
-        unfinished = status.isin(UNFINISHED).to_numpy()
-        check.drop(unfinished, "unfinished", lambda row: f"status is {status.iloc[row]}")
+        column = table[names["status"]].astype(object)
+        shown = column.where(column.notna(), "").astype(str)
+        # "OUT_OF_MEMORY", "CANCELLED by 1000" and "CANCELLED+" are how Slurm's sacct writes them
+        status = (
+            shown.str.lower().str.replace(r"[_\-\s]+", " ", regex=True).str.replace(r"( by .*|\+)$", "", regex=True)
+        )
+        status = status.str.strip()
+        check.drop(status.isin(DIVERGED).to_numpy(), "diverged")
+        check.drop(status.isin(UNFINISHED).to_numpy(), "unfinished", lambda row: f"status is {shown.iloc[row].lower()}")
+        unknown = ~status.isin(FINISHED).to_numpy()
+        check.drop(unknown, "unknown_status", lambda row: f"status is {shown.iloc[row]!r}")
     check.drop(np.isinf(values["loss"]), "diverged")
 
 

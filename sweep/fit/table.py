@@ -29,7 +29,7 @@ ROLE_COLUMNS: dict[str, tuple[str, ...]] = {
     "steps": ("steps",),
     "lr": ("lr_multiplier",),
     "weight": ("weight",),
-    "status": ("status",),
+    "status": ("status", "state"),
     "phase": ("phase",),
 }
 

@@ -138,3 +138,37 @@ def test_columns_in_different_units_are_warned_about():
     assert warning.startswith("C is 1e+06 times 6 N D: the columns N (N), D (D), C (C) are in different units")
     for ratio in (0.1, 5.4, 20.0):  # a mixture of experts, our smallest model, a smaller one
         assert prepare(frame.assign(C=ratio * frame["C"])).warnings == []
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "INTERRUPTED",
+        "TIMEOUT",
+        "OUT_OF_MEMORY",
+        "CANCELLED by 1000",
+        "CANCELLED+",
+        "NODE_FAIL",
+        "crashed",
+        "RUNNING",
+        "preempted",
+        "KILLED",
+        "SCHEDULED",
+        "out-of-memory",
+        " Failed ",
+        "QUEUED",
+    ],
+)
+def test_what_other_schedulers_and_trackers_call_unfinished(word):
+    frame = table(HOFFMANN).assign(Status=["COMPLETED"] * 99 + [word])
+    assert reasons(prepare(frame)) == {(99, "unfinished")}
+
+
+def test_a_word_that_nobody_knows_is_named_and_not_fitted():
+    frame = table(HOFFMANN).assign(state=["Finished", "success", None, "done"] * 24 + ["done", "odd", "odd", "blue"])
+    rows = prepare(frame)
+    assert reasons(rows) == {(97, "unknown_status"), (98, "unknown_status"), (99, "unknown_status")}
+    said = [w for w in rows.warnings if "not fitted" in w]
+    assert [w.split(",")[0] for w in said] == ["status is 'odd' in 2 rows", "status is 'blue' in 1 row"]
+    with pytest.raises(UserError, match="no usable row among 100: status is 'odd' in 100 rows"):
+        prepare(frame.assign(state="odd"))
