@@ -266,7 +266,7 @@ def make_stack(trials: list[Trial], tokens: Tokens, options: RunOptions, device:
     curves = []
     for trial in trials:
         setup = setup_of(trial, tokens, options, device, made.scratch_model)
-        curves.append(Curve.unsaved(setup, State.fresh(setup)))
+        curves.append(Curve(setup, State.fresh(setup)))
         made.seat(curves[-1])
     return made, curves
 

@@ -84,9 +84,6 @@ class Ours:
             length=None,
             metrics=folder / "metrics.jsonl",
             samples=folder / "samples.jsonl",
-            save=lambda curve: None,
-            should_stop=lambda: False,
-            on_progress=lambda news: None,
         )
 
     def time(self, steps: int) -> float:

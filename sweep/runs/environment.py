@@ -6,12 +6,14 @@ import json
 import os
 import platform
 import socket
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from sweep.common.checkout import ROOT
 from sweep.common.devices import device_model
+from sweep.common.files import write_json
+from sweep.config.schema import RunOptions
 
 # Whose change can change a loss: folders with all of their modules, and single files. What lies elsewhere and decides
 # rounding (versions, threads, which backend `auto` takes) is in the execution class.
@@ -43,40 +45,75 @@ def code_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def describe(device: str, backend: str, options: dict[str, Any], stack: int | None = None) -> dict[str, Any]:
-    """The content of `env.json`. `class` holds what decides rounding; equal classes give equal bits.
+@dataclass(frozen=True)
+class Rounding:
+    """What decides how a trial's numbers are rounded. None where it plays no part on the device."""
 
-    `stack`: how many slots the trial was trained in one of; None for a trial alone.
-    """
-    rounding = {
-        "device_model": device_model(device),
-        "cpu_capability": _cpu_capability() if device == "cpu" else None,
-        "torch": importlib.metadata.version("torch"),
-        "numpy": importlib.metadata.version("numpy"),
-        "triton": _version("triton") if device == "cuda" else None,
-        "cuda": _cuda_version() if device == "cuda" else None,
-        "threads": options["threads"] if device == "cpu" else None,
-        "backend": backend,
-        "compile": options["compile"],
-        "micro_batch_sequences": options["micro_batch_sequences"],
-        "deterministic": options["deterministic"],
-        "stack": stack,
-    }
-    return {
-        "execution_class": class_hash(rounding),
-        "class": rounding,
-        "device": device,
-        "code_hash": code_hash(),
-        "host": socket.gethostname(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "options": options,
-    }
+    device_model: str
+    cpu_capability: str | None  # the vector instructions that torch uses
+    torch: str
+    numpy: str
+    triton: str | None
+    cuda: str | None
+    threads: int | None
+    backend: str  # of attention
+    compile: bool
+    micro_batch_sequences: int | None
+    deterministic: bool
+    stack: int | None  # slots of the stack that the trial was trained in; None for a trial alone
+
+    @property
+    def execution_class(self) -> str:
+        """Equal classes give equal bits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
 
 
-def class_hash(rounding: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(rounding, sort_keys=True).encode()).hexdigest()[:10]
+@dataclass(frozen=True)
+class Environment:
+    """What a trial is trained on: the content of `env.json`, where `rounding` is called `class`."""
+
+    execution_class: str
+    rounding: Rounding
+    device: str
+    code_hash: str
+    host: str
+    python: str
+    platform: str
+    slurm_job: str | None
+    options: RunOptions
+
+    def write(self, path: Path) -> None:
+        """Write `env.json`."""
+        write_json(path, {"class" if key == "rounding" else key: value for key, value in asdict(self).items()})
+
+
+def describe(device: str, backend: str, options: RunOptions, stack: int | None = None) -> Environment:
+    """The environment of this process, training on `device` in a stack of so many slots, or alone."""
+    rounding = Rounding(
+        device_model=device_model(device),
+        cpu_capability=_cpu_capability() if device == "cpu" else None,
+        torch=importlib.metadata.version("torch"),
+        numpy=importlib.metadata.version("numpy"),
+        triton=_version("triton") if device == "cuda" else None,
+        cuda=_cuda_version() if device == "cuda" else None,
+        threads=options.threads if device == "cpu" else None,
+        backend=backend,
+        compile=options.compile,
+        micro_batch_sequences=options.micro_batch_sequences,
+        deterministic=options.deterministic,
+        stack=stack,
+    )
+    return Environment(
+        execution_class=rounding.execution_class,
+        rounding=rounding,
+        device=device,
+        code_hash=code_hash(),
+        host=socket.gethostname(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
+        options=options,
+    )
 
 
 def _cpu_capability() -> str:

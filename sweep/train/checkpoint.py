@@ -27,8 +27,13 @@ def save(path: Path, owner: str, curve: Curve) -> None:
     """Write the curve's state atomically. `owner` is the trial or family whose curve it is."""
     for file in (curve.metrics, curve.samples):
         _sync(file)
-    state = curve.state
-    content = {
+    with curve.whole_state() as state:
+        content = _content(owner, curve, state)
+        files.write(path, lambda file: torch.save(content, file))
+
+
+def _content(owner: str, curve: Curve, state: State) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "owner": owner,
         "step": state.step,
@@ -47,7 +52,6 @@ def save(path: Path, owner: str, curve: Curve) -> None:
         "metrics_bytes": _length(curve.metrics),
         "samples_bytes": _length(curve.samples),
     }
-    files.write(path, lambda file: torch.save(content, file))
 
 
 def load(path: Path, owner: str, setup: Setup) -> tuple[State, tuple[int, int]]:

@@ -1,34 +1,34 @@
 """A training curve: its state, where its history goes, and when it logs, validates and ends."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 
 from models.gpt import GPT
 from sweep.runs.environment import code_hash
+from sweep.runs.metrics import MetricsRow
 from sweep.train.optim import adamw
 from sweep.train.setup import Setup
+
+NOWHERE = Path("/dev/null")
 
 
 class Diverged(Exception):
     """The loss of a curve is not finite any more."""
 
-    def __init__(self, curve: "Curve"):
-        super().__init__(f"loss not finite at step {curve.state.step}")
-        self.curve = curve
-
 
 class Stopped(Exception):
-    """Asked to stop; the state is saved."""
+    """Training was asked to stop. The state is saved, unless it was another worker's to save."""
 
 
 @dataclass
 class State:
-    """All that changes while training, and all that a checkpoint holds."""
+    """Everything that changes while training, and everything that a checkpoint holds."""
 
     model: GPT
     optimizer: torch.optim.AdamW
@@ -37,7 +37,7 @@ class State:
     loss_count: int  # those steps
     best_loss_nats: float
     best_tokens: int
-    seconds: float  # from the first step on, evaluation included
+    seconds: float  # since the first step, evaluation included
     row_seconds: float  # of training since the last row
     classes: list[str]  # execution classes that it was trained in
     codes: list[str]  # versions of the training code that it was trained by
@@ -46,6 +46,7 @@ class State:
 
     @classmethod
     def fresh(cls, setup: Setup) -> "State":
+        """The state at step 0, put into `setup.model`."""
         setup.model.init_weights(setup.config.seed)
         return cls(
             model=setup.model,
@@ -63,8 +64,8 @@ class State:
 
 
 @dataclass
-class Row:
-    """A row of metrics, its numbers on their way from the device."""
+class PendingRow:
+    """A row of metrics whose numbers are on their way from the device."""
 
     step: int
     lr: float
@@ -73,64 +74,97 @@ class Row:
     arrived: torch.cuda.Event | None
 
     def read(self) -> list[float]:
+        """Mean loss and gradient norm; waits for them."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return self.numbers.tolist()
 
 
-def take_row(state: State, lr: float, grad_norm: torch.Tensor) -> Row:
-    """The row of the steps since the last one; the state's sums begin anew."""
+def take_row(state: State, lr: float, grad_norm: torch.Tensor) -> PendingRow:
+    """The row of the steps since the last one; the state's sums start again from zero."""
     numbers, arrived = torch.stack((state.loss_sum / state.loss_count, grad_norm)), None
     if numbers.is_cuda:
         host = torch.empty(2, pin_memory=True)
         numbers, arrived = host.copy_(numbers, non_blocking=True), torch.cuda.Event()
         arrived.record()
-    row = Row(state.step, lr, state.loss_count, numbers, arrived)
+    row = PendingRow(state.step, lr, state.loss_count, numbers, arrived)
     state.loss_sum.zero_()
     state.loss_count = 0
     return row
 
 
-@dataclass
-class Curve:
-    """A state and the two files that its history goes to.
+class WeightRows(Protocol):
+    """Where a curve's weights and moments lie while it is trained with others (`sweep.train.stack.Stack`)."""
 
-    `length` is the trial's number of steps, or None for a trunk, which knows of no end.
+    def read(self, curve: "Curve", moments: bool = False) -> None:
+        """Put the weights into the curve's model, and where asked the moments into its optimizer."""
+
+    def occupied(self) -> int:
+        """How many curves are trained together."""
+
+
+@dataclass(eq=False)
+class Curve:
+    """A state, and the two files that its history goes to.
+
+    This one is only stepped, for measurements: nobody stops it, nobody hears of it, and it has no checkpoints.
+    `sweep.train.family` has the curves that are trained for trials.
     """
 
     setup: Setup
     state: State
-    length: int | None
-    metrics: Path
-    samples: Path
-    save: Callable[["Curve"], None]  # write a checkpoint of this curve
-    should_stop: Callable[[], bool]
-    on_progress: Callable[[dict[str, Any]], None]
-    fetch: Callable[[], None] = lambda: None  # put the weights into the setup's model, where they are kept elsewhere
-    saved_at: float = 0.0  # by the clock; whoever trains the curve starts it
-    row: Row | None = None  # of the step before, not written yet
+    length: int | None = None  # the trial's number of steps; None for a trunk, which knows of no end
+    metrics: Path = NOWHERE
+    samples: Path = NOWHERE
+    stack: WeightRows | None = field(default=None, init=False)  # while it has a slot there
+    saved_at: float = field(default=0.0, init=False)  # by the clock; whoever trains the curve starts it
+    row: PendingRow | None = field(default=None, init=False)  # of the step before, not written yet
 
-    @classmethod
-    def unsaved(cls, setup: Setup, state: State) -> "Curve":
-        """One that is only stepped, for measurements: it leaves nothing on disk."""
-        nowhere = Path("/dev/null")
-        return cls(setup, state, None, nowhere, nowhere, lambda curve: None, lambda: False, lambda news: None)
+    def save(self) -> None:
+        """Write a checkpoint."""
+
+    def should_stop(self) -> bool:
+        """Whether it is to be saved and left. Raises Stopped where it must be left without being saved."""
+        return False
+
+    def report(self, row: MetricsRow | None = None) -> None:
+        """Tell how far it is."""
+
+    def fetch(self) -> None:
+        """Put the weights into the setup's model, if they lie elsewhere."""
+        if self.stack is not None:
+            self.stack.read(self)
+
+    @contextmanager
+    def whole_state(self) -> Iterator[State]:
+        """The state with its weights and moments, for as long as they are needed."""
+        if self.stack is None:
+            yield self.state
+            return
+        self.stack.read(self, moments=True)
+        try:
+            yield self.state
+        finally:
+            self.state.optimizer.state.clear()
 
     def lr(self, step: int) -> float:
+        """The learning rate of update number `step`, from 0."""
         config = self.setup.config
         # A trunk is asked only for steps before every branch, where any length gives the same factor.
         length = self.length if self.length is not None else 2**62
         return config.optim.lr * config.schedule.lr_factor(step, length)
 
     def validates(self, step: int) -> bool:
+        """Whether the validation loss is measured after this many steps."""
         evaluation = self.setup.config.eval
         return step == self.length or is_log_spaced(step, evaluation.first_step, evaluation.points_per_doubling)
 
     def logs(self, step: int) -> bool:
+        """Whether a row of metrics is written after this many steps, whatever is validated."""
         return step % self.setup.config.eval.log_every_steps == 0
 
     def phase(self, step: int) -> str:
-        """Of the update that brought the curve to `step`."""
+        """The phase of the schedule of the update that brought the curve to `step`: stable or decay."""
         if self.length is None or step <= self.setup.config.schedule.branch_step(self.length):
             return "stable"
         return "decay"

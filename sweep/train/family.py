@@ -9,18 +9,21 @@ record. Cosine shares nothing (its branch is step 0), so all of its trials train
 import json
 import statistics
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, Protocol
 
 import torch
 
-from sweep.common import files
+from sweep.common import artefacts, files
 from sweep.common.devices import device_share
 from sweep.config.schema import RunOptions
 from sweep.plan.speeds import Packing, record_speed
 from sweep.plan.trial import Trial
+from sweep.runs.environment import Environment
+from sweep.runs.metrics import MetricsRow
+from sweep.runs.progress import Progress
 from sweep.runs.record import Ending, Record
 from sweep.runs.rundir import RunDir
 from sweep.train import checkpoint, loop
@@ -30,17 +33,32 @@ from sweep.train.evaluation import train_loss
 from sweep.train.setup import Setup
 
 
-@dataclass
+class Owner(Protocol):
+    """Whoever has a family trained (`sweep.workers.attempt.Attempt`): decides when it stops, hears how it goes."""
+
+    def should_stop(self) -> bool:
+        """Whether to save and stop. Raises Stopped where the family must be left without saving."""
+
+    def hear(self, progress: Progress) -> None:
+        """A trial of the family got this far."""
+
+    def fail(self, trial: Trial, error: Exception) -> None:
+        """A trial cannot be trained; the others go on."""
+
+    def end(self, outcome: Literal["done", "stopped", "let go"]) -> object:
+        """Nothing is left to do for the family; or it was stopped; or its stack let it go as last saved."""
+
+
+@dataclass(frozen=True, eq=False)
 class Family:
     """The trials of one family that this process trains, on one device."""
 
     setup: Setup
     trials: list[Trial]
     runs: Path
-    env: dict[str, Any]
-    should_stop: Callable[[], bool]
-    on_progress: Callable[[dict[str, Any]], None]
-    asked: RunOptions  # what the setup's options were before the device's memory had its say
+    environment: Environment
+    owner: Owner
+    asked: RunOptions  # the options before the device's memory limited the micro-batch
 
     @property
     def family_id(self) -> str:
@@ -50,141 +68,170 @@ class Family:
     def trunk(self) -> RunDir:
         return RunDir.of_trunk(self.runs, self.family_id)
 
-    @property
-    def packing(self) -> Packing:
-        """How its device is shared, which its speed is of."""
-        return Packing(stack=self.env["class"]["stack"] or 0)
-
-    def tell_progress(self, trial: Trial, step: int) -> None:
-        """Tell which trial is being trained now, or has its trunk trained, and from which step on."""
-        self.on_progress({"trial_id": trial.trial_id, "steps": trial.config.steps, "step": step})
-
     def missing(self) -> list[Trial]:
         """Trials without a record, those that branch first first."""
         ordered = sorted(self.trials, key=lambda trial: trial.config.steps)
         return [trial for trial in ordered if not RunDir.of_trial(self.runs, trial.trial_id).record.exists()]
 
-
-@dataclass
-class Segment:
-    """A curve to train to a step, and what to do when it is there, or when it diverges on the way."""
-
-    curve: Curve
-    until: int
-    arrived: Callable[[], None]
-    diverged: Callable[[], None]
+    def waits_for_trunk(self, trial: Trial) -> bool:
+        """Whether the trunk must be trained before the trial can begin."""
+        run = RunDir.of_trial(self.runs, trial.trial_id)
+        if run.record.exists() or run.checkpoint.exists():
+            return False
+        return (self.trunk.stable_steps() or [0])[-1] < trial.config.branch_step
 
 
 def train_trial(family: Family, trial: Trial) -> None:
     """One trial to its record, from its own checkpoint, the trunk or step 0, whichever is furthest.
 
-    Raises Stopped when asked to stop, all state saved; other errors pass through.
+    Raises Stopped when asked to stop, with all state saved; other errors pass through.
     """
-    if family.should_stop():
+    if family.owner.should_stop():
         raise Stopped
-    if waits_for_trunk(family, trial):
+    if family.waits_for_trunk(trial):
         _open(family, trial)
-        _train(family, trial, trunk_segment(family, trial))
+        others = [other for other in family.missing() if other is not trial and family.waits_for_trunk(other)]
+        _train(TrunkCurve.open(family, [trial, *others]))
     if trial in family.missing():  # it may have diverged with the trunk
-        _train(family, trial, trial_segment(family, trial))
+        _train(TrialCurve.open(family, trial))
 
 
-def _train(family: Family, trial: Trial, segment: Segment) -> None:
-    family.tell_progress(trial, segment.curve.state.step)
+def _train(curve: "FamilyCurve") -> None:
+    curve.report()
     try:
-        loop.train(segment.curve, segment.until)
+        loop.train(curve, curve.until)
     except Diverged:
-        segment.diverged()
+        curve.diverged()
     else:
-        segment.arrived()
+        curve.arrived()
 
 
-def trunk_segment(family: Family, trial: Trial) -> Segment:
-    """The trunk from its last checkpoint to the trial's branch, and a checkpoint there.
+@dataclass(eq=False, kw_only=True)
+class FamilyCurve(Curve, ABC):
+    """A curve that is trained for trials of a family: its trunk, or one trial's own steps."""
 
-    Where it diverges, so would all that wait for it: its history is theirs, and each gets its record.
-    """
-    curve = _trunk_curve(family)
+    family: Family
+    trials: list[Trial]  # that it is trained for; of a trunk, the next to branch first
 
-    def arrived() -> None:
-        if not family.trunk.stable(curve.state.step).exists():
-            curve.save(curve)
+    @property
+    @abstractmethod
+    def until(self) -> int:
+        """The step that it is trained to."""
 
-    def diverged() -> None:
-        others = [other for other in family.missing() if other is not trial and waits_for_trunk(family, other)]
-        for each in (trial, *others):
-            run = _open(family, each)
-            _copy_history(family.trunk, run, until=curve.state.step)
-            _publish(family, run, each, curve.state, "diverged")
+    @abstractmethod
+    def arrived(self) -> None:
+        """What follows when it has come to that step."""
 
-    return Segment(curve, trial.config.branch_step, arrived, diverged)
+    @abstractmethod
+    def diverged(self) -> None:
+        """What follows when it has diverged on the way."""
 
+    def should_stop(self) -> bool:
+        return self.family.owner.should_stop()
 
-def trial_segment(family: Family, trial: Trial) -> Segment:
-    """The trial's own steps, to its record. It must not have to wait for its trunk."""
-    run = _open(family, trial)
-    curve = _resume(family, run, trial) or _begin(family, run, trial)
-
-    def arrived() -> None:
-        curve.fetch()
-        _publish(family, run, trial, curve.state, "finished")
-
-    def diverged() -> None:
-        _publish(family, run, trial, curve.state, "diverged")
-
-    return Segment(curve, trial.config.steps, arrived, diverged)
+    def report(self, row: MetricsRow | None = None) -> None:
+        speed = row.tokens_per_second if row else None
+        if speed is not None and self.stack is not None:  # it is that of all curves together
+            speed /= self.stack.occupied()
+        trial = self.trials[0]
+        self.family.owner.hear(Progress(trial.trial_id, trial.config.steps, self.state.step, row, speed))
 
 
-def waits_for_trunk(family: Family, trial: Trial) -> bool:
-    """Whether the trunk must be trained before the trial can begin."""
-    run = RunDir.of_trial(family.runs, trial.trial_id)
-    if run.record.exists() or run.checkpoint.exists():
-        return False
-    return (family.trunk.stable_steps() or [0])[-1] < trial.config.branch_step
+class TrunkCurve(FamilyCurve):
+    """The trunk, trained to the next branch."""
+
+    @classmethod
+    def open(cls, family: Family, trials: list[Trial]) -> "TrunkCurve":
+        """The trunk where its last checkpoint left it, its files cut back to that. `trials` wait for it."""
+        trunk = family.trunk
+        trunk.path.mkdir(parents=True, exist_ok=True)
+        state, lengths = _trunk_state(family, (trunk.stable_steps() or [0])[-1])
+        checkpoint.truncate(trunk.metrics, trunk.samples, lengths)
+        return cls(family.setup, state, None, trunk.metrics, trunk.samples, family=family, trials=trials)
+
+    @property
+    def until(self) -> int:
+        return self.trials[0].config.branch_step
+
+    def save(self) -> None:
+        """Checkpoint the trunk, then drop its older checkpoints at which no missing trial branches."""
+        trunk, step = self.family.trunk, self.state.step
+        checkpoint.save(trunk.stable(step), self.family.family_id, self)
+        needed = {trial.config.branch_step for trial in self.family.missing()}
+        for older in trunk.stable_steps():
+            if older < step and older not in needed:
+                trunk.stable(older).unlink()
+
+    def arrived(self) -> None:
+        """A checkpoint at the branch."""
+        if not self.family.trunk.stable(self.state.step).exists():
+            self.save()
+
+    def diverged(self) -> None:
+        """Each trial that waits gets its record: the trunk's history would be its own."""
+        for trial in self.trials:
+            run = _open(self.family, trial)
+            _copy_history(self.family.trunk, run, until=self.state.step)
+            _publish(self.family, run, trial, self.state, "diverged")
+
+
+class TrialCurve(FamilyCurve):
+    """The steps that a trial does not share, to its record."""
+
+    @classmethod
+    def open(cls, family: Family, trial: Trial) -> "TrialCurve":
+        """The trial where an earlier attempt left it, or where it leaves the trunk. It must not wait for the trunk."""
+        run = _open(family, trial)
+        state = _resumed(family, run, trial) or _branched(family, run, trial)
+        return cls(family.setup, state, trial.config.steps, run.metrics, run.samples, family=family, trials=[trial])
+
+    @property
+    def trial(self) -> Trial:
+        return self.trials[0]
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir.of_trial(self.family.runs, self.trial.trial_id)
+
+    @property
+    def until(self) -> int:
+        return self.trial.config.steps
+
+    def save(self) -> None:
+        checkpoint.save(self.run.checkpoint, self.trial.trial_id, self)
+
+    def arrived(self) -> None:
+        self.fetch()
+        _publish(self.family, self.run, self.trial, self.state, "finished")
+
+    def diverged(self) -> None:
+        _publish(self.family, self.run, self.trial, self.state, "diverged")
 
 
 def _open(family: Family, trial: Trial) -> RunDir:
     """The trial's folder, with what it is and what it is trained on."""
     run = RunDir.of_trial(family.runs, trial.trial_id)
     trial.keep(run.trial)
-    files.write_json(run.env, family.env)
+    family.environment.write(run.env)
     return run
 
 
-def _resume(family: Family, run: RunDir, trial: Trial) -> Curve | None:
-    """The trial's own curve where an earlier attempt left it."""
+def _resumed(family: Family, run: RunDir, trial: Trial) -> State | None:
+    """The trial's state where an earlier attempt left it, its files cut back to that."""
     if not run.checkpoint.exists():
         return None
     state, lengths = checkpoint.load(run.checkpoint, trial.trial_id, family.setup)
     checkpoint.truncate(run.metrics, run.samples, lengths)
-    return _curve(family, run, trial, state)
+    return state
 
 
-def _begin(family: Family, run: RunDir, trial: Trial) -> Curve:
-    """The trial's curve where it leaves the trunk: at its branch, before it if the trunk is past that, or at step 0."""
+def _branched(family: Family, run: RunDir, trial: Trial) -> State:
+    """The trunk's state at the trial's branch; before it if the trunk is past that, or at step 0."""
     branch = trial.config.branch_step
     state, _ = _trunk_state(family, max((step for step in family.trunk.stable_steps() if step <= branch), default=0))
     _copy_history(family.trunk, run, until=state.step)
     state.shared_steps, state.shared_seconds = state.step, state.seconds
-    return _curve(family, run, trial, state)
-
-
-def _trunk_curve(family: Family) -> Curve:
-    """The trunk where its last checkpoint left it, its files cut back to that."""
-    trunk = family.trunk
-    trunk.path.mkdir(parents=True, exist_ok=True)
-    state, lengths = _trunk_state(family, (trunk.stable_steps() or [0])[-1])
-    checkpoint.truncate(trunk.metrics, trunk.samples, lengths)
-    return Curve(
-        setup=family.setup,
-        state=state,
-        length=None,
-        metrics=trunk.metrics,
-        samples=trunk.samples,
-        save=lambda curve: _save_trunk(family, curve),
-        should_stop=family.should_stop,
-        on_progress=family.on_progress,
-    )
+    return state
 
 
 def _trunk_state(family: Family, step: int) -> tuple[State, tuple[int, int]]:
@@ -192,29 +239,6 @@ def _trunk_state(family: Family, step: int) -> tuple[State, tuple[int, int]]:
     if step == 0:
         return State.fresh(family.setup), (0, 0)
     return checkpoint.load(family.trunk.stable(step), family.family_id, family.setup)
-
-
-def _save_trunk(family: Family, curve: Curve) -> None:
-    """Checkpoint the trunk, then drop its older checkpoints at which no missing trial branches."""
-    trunk, step = family.trunk, curve.state.step
-    checkpoint.save(trunk.stable(step), family.family_id, curve)
-    needed = {trial.config.branch_step for trial in family.missing()}
-    for older in trunk.stable_steps():
-        if older < step and older not in needed:
-            trunk.stable(older).unlink()
-
-
-def _curve(family: Family, run: RunDir, trial: Trial, state: State) -> Curve:
-    return Curve(
-        setup=family.setup,
-        state=state,
-        length=trial.config.steps,
-        metrics=run.metrics,
-        samples=run.samples,
-        save=lambda curve: checkpoint.save(run.checkpoint, trial.trial_id, curve),
-        should_stop=family.should_stop,
-        on_progress=family.on_progress,
-    )
 
 
 def _copy_history(trunk: RunDir, run: RunDir, until: int) -> None:
@@ -230,12 +254,12 @@ def _step_of(line: bytes) -> int:
 
 
 def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: Ending) -> None:
-    """Write the record; after success the optimizer's state goes."""
+    """Write the record, and remember the speed; after that the checkpoint has served its purpose."""
     setup = family.setup
-    rows = files.read_json_lines(run.metrics)
+    rows = artefacts.read_lines(MetricsRow, run.metrics)
     finished = status == "finished"
-    loss_nats = rows[-1]["val_loss_nats"] if finished else None
-    tokens_per_second = statistics.median(row["tokens_per_second"] for row in rows)
+    loss_nats = rows[-1].val_loss_nats if finished else None
+    tokens_per_second = statistics.median(row.tokens_per_second for row in rows if row.tokens_per_second is not None)
     dimension = dimension_of(setup) if finished else None
     record = Record(
         trial_id=trial.trial_id,
@@ -257,7 +281,7 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: En
         wall_seconds=state.seconds,
         own_seconds=state.seconds - state.shared_seconds,
         tokens_per_second=tokens_per_second,
-        device=family.env["class"]["device_model"],
+        device=family.environment.rounding.device_model,
         execution_class=setup.execution_class,
         execution_classes=state.classes,
         code_hash="+".join(state.codes),
@@ -271,7 +295,8 @@ def _publish(family: Family, run: RunDir, trial: Trial, state: State, status: En
     if finished:
         rate = state.step * trial.config.batch_tokens / state.seconds
         if device_share() == 1:  # what others did meanwhile is not known
-            record_speed(family.runs, trial, family.asked, record.device, rate, packing=family.packing)
+            packing = Packing(stack=family.environment.rounding.stack or 0)
+            record_speed(family.runs, trial, family.asked, record.device, rate, packing=packing)
         if setup.options.keep_weights:
             files.write(run.weights, lambda file: torch.save(setup.model.state_dict(), file))
     record.publish(run.record)

@@ -9,11 +9,13 @@ Shapes: B sequences, T tokens of a sequence.
 
 import math
 import time
+from dataclasses import asdict
 from typing import NoReturn
 
 import torch
 
 from sweep.common.files import append_json
+from sweep.runs.metrics import MetricsRow
 from sweep.train.curve import Curve, Diverged, State, Stopped, take_row
 from sweep.train.evaluation import evaluate, write_sample
 from sweep.train.setup import Setup
@@ -72,7 +74,7 @@ def arrive(curve: Curve, clock: Clock) -> None:
 def stop(curve: Curve, clock: Clock) -> NoReturn:
     """Save a curve where it is, and raise Stopped."""
     arrive(curve, clock)
-    curve.save(curve)
+    curve.save()
     raise Stopped
 
 
@@ -92,11 +94,11 @@ def after_update(curve: Curve, clock: Clock, lr: float, grad_norm: torch.Tensor)
         clock.charge(state)
     if time.monotonic() - curve.saved_at >= curve.setup.options.checkpoint_seconds:
         arrive(curve, clock)
-        curve.save(curve)
+        curve.save()
         clock.charge(state)
         curve.saved_at = time.monotonic()
     if state.step % 16 == 0:
-        curve.on_progress({"step": state.step, "tokens": state.step * curve.setup.config.batch_tokens})
+        curve.report()
 
 
 def update(setup: Setup, state: State, lr: float) -> torch.Tensor:
@@ -140,24 +142,24 @@ def _write_row(curve: Curve, clock: Clock, validate: bool = False) -> None:
     tokens = row.step * batch_tokens
     if val_loss is not None and val_loss < state.best_loss_nats:
         state.best_loss_nats, state.best_tokens = val_loss, tokens
-    written = {
-        "step": row.step,
-        "tokens": tokens,
-        "flops": tokens * setup.flops_per_token,
-        "phase": curve.phase(row.step),
-        "lr": row.lr,
-        "train_loss_nats": finite(mean_loss),
-        "grad_norm": finite(grad_norm),
-        "val_loss_nats": finite(val_loss),
-        "seconds": round(state.seconds, 4),
-        "tokens_per_second": round(speed, 1),
-        "mfu": setup.mfu(speed),
-    }
-    append_json(curve.metrics, written)
-    curve.on_progress({"loss_nats": written["val_loss_nats"] or written["train_loss_nats"], **written})
+    written = MetricsRow(
+        step=row.step,
+        tokens=tokens,
+        flops=tokens * setup.flops_per_token,
+        phase=curve.phase(row.step),
+        lr=row.lr,
+        train_loss_nats=finite(mean_loss),
+        val_loss_nats=finite(val_loss),
+        grad_norm=finite(grad_norm),
+        seconds=round(state.seconds, 4),
+        tokens_per_second=round(speed, 1),
+        mfu=setup.mfu(speed),
+    )
+    append_json(curve.metrics, asdict(written))
+    curve.report(written)
     if not math.isfinite(mean_loss) or (val_loss is not None and not math.isfinite(val_loss)):
         state.step = row.step  # what was trained while the row was on its way does not count
-        raise Diverged(curve)
+        raise Diverged(f"loss not finite at step {row.step}")
 
 
 def finite(value: float | None) -> float | None:

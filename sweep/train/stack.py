@@ -59,15 +59,21 @@ class Stack:
     # ---- curves in and out ----
 
     def free(self) -> int:
+        """How many slots are free."""
         return self.seated.count(None)
 
+    def occupied(self) -> int:
+        """How many curves are trained together."""
+        return self.slots - self.free()
+
     def slot(self, curve: Curve) -> int:
+        """The slot that a curve has."""
         return next(slot for slot, one in enumerate(self.seated) if one is curve)
 
     def seat(self, curve: Curve) -> None:
         """Give a curve a slot, its state taken from its model and its optimizer."""
         slot = self.seated.index(None)
-        self.seated[slot] = curve
+        self.seated[slot], curve.stack = curve, self
         state = curve.state
         for name, parameter in state.model.named_parameters():
             moments = state.optimizer.state.get(parameter, {})
@@ -95,7 +101,7 @@ class Stack:
     def leave(self, curve: Curve) -> None:
         """Free a curve's slot; on the CPU the last curve moves into it."""
         slot = self.slot(curve)
-        self.seated[slot] = None
+        self.seated[slot] = curve.stack = None
         self.factors_FK[:, slot] = torch.tensor(IDLE, device=self.setup.device)
         last = max((k for k, one in enumerate(self.seated) if one is not None), default=-1)
         if not self.fixed and last > slot and (moved := self.seated[last]) is not None:

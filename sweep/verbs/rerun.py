@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sweep.common.devices import resolve_device
 from sweep.common.errors import UserError
+from sweep.common.exits import EXIT_DONE
 from sweep.config.schema import RunOptions
 from sweep.data.prepare import prepare
 from sweep.plan.resolve import check, resolve
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _new_trial(args: argparse.Namespace, trial: Trial, overrides: list[str], options: RunOptions, device: str) -> int:
-    from sweep.workers.worker import EXIT_DONE, Worker  # torch
+    from sweep.workers.families import train_families  # torch
+    from sweep.workers.worker import Worker
 
     config = variant(trial, overrides)
     tokens = prepare(config.data, Path(args.tokens))
@@ -80,5 +82,5 @@ def _new_trial(args: argparse.Namespace, trial: Trial, overrides: list[str], opt
     print(f"a new trial: {describe(new)}", file=sys.stderr)
     worker = Worker(Path(args.runs), Path(args.tokens), options, device)
     worker.stop.listen()
-    status = worker.run([[new]])
+    status = train_families(worker, [[new]])
     return show_record(Path(args.runs), new.trial_id, new.family_id) if status == EXIT_DONE else status

@@ -11,14 +11,15 @@ Its run directory is runs/<trial_id>/. A trial that is already trained there is 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from sweep.common.devices import attention_backend, resolve_device
 from sweep.common.errors import UserError
+from sweep.common.exits import EXIT_DONE
 from sweep.common.units import duration
 from sweep.plan.multirun import multirun
 from sweep.plan.trial import describe
 from sweep.runs import claim
+from sweep.runs.progress import Progress
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
 from sweep.tracking.mirror_process import Sidecar, of_one
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train_one(overrides: list[str]) -> int:
-    from sweep.workers.worker import EXIT_DONE, Worker  # torch
+    from sweep.workers.families import train_families  # torch
+    from sweep.workers.worker import Worker
 
     plan = plan_here(overrides)
     if len(plan.trials) != 1:
@@ -51,11 +53,11 @@ def _train_one(overrides: list[str]) -> int:
     expected = f"{trial.epochs:.2g} epochs, about {duration(estimate.seconds)} ({estimate.source})"
     print(f"{describe(trial)}, {expected}", file=sys.stderr)
     paths, options = plan.config.paths, plan.config.run
-    worker = Worker(Path(paths.runs), Path(paths.tokens), options, plan.device, on_row=_print_row)
+    worker = Worker(Path(paths.runs), Path(paths.tokens), options, plan.device, hear=_print_validation)
     worker.stop.listen()
     task = of_one(trial.facts, paths, plan.config.wandb)
     sidecar = Sidecar(task, RunDir.of_trial(worker.runs, trial.trial_id).path / "wandb" / "log.txt")
-    status = worker.run([[trial]])
+    status = train_families(worker, [[trial]])
     for line in sidecar.close():
         print(line, file=sys.stderr)
     if status == EXIT_DONE:
@@ -64,11 +66,12 @@ def _train_one(overrides: list[str]) -> int:
     return status
 
 
-def _print_row(row: dict[str, Any]) -> None:
-    if row.get("val_loss_nats") is not None:
+def _print_validation(progress: Progress) -> None:
+    row = progress.row
+    if row is not None and row.val_loss_nats is not None:
         print(
-            f"step {row['step']:>7}  {row['phase']:<6}  validation {row['val_loss_nats']:.4f} nats  "
-            f"train {row['train_loss_nats']:.4f}  lr {row['lr']:.2e}  {row['tokens_per_second']:,.0f} tokens/s",
+            f"step {row.step:>7}  {row.phase:<6}  validation {row.val_loss_nats:.4f} nats  "
+            f"train {row.train_loss_nats:.4f}  lr {row.lr:.2e}  {row.tokens_per_second:,.0f} tokens/s",
             file=sys.stderr,
         )
 

@@ -11,7 +11,6 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from slurm.element import Supervisor
 from slurm.queue_state import job_is_gone
@@ -21,6 +20,7 @@ from sweep.common.exits import EXIT_AGAIN, say
 from sweep.config.schema import SlurmSection
 from sweep.runs import launches
 from sweep.runs.claim import Job
+from sweep.runs.progress import Progress
 from sweep.runs.state import States, has_record
 from sweep.runs.sweepdir import SweepDir
 from sweep.workers.process import LOG
@@ -53,6 +53,7 @@ def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int) -> int
     """Train in this process: all families of the sweep, or those named."""
     from sweep.plan.plan import by_family
     from sweep.plan.storage import planned_trials
+    from sweep.workers.families import train_families
     from sweep.workers.worker import Worker
 
     settings = sweep.settings()
@@ -64,13 +65,13 @@ def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int) -> int
         settings.device,
         max_attempts=max_attempts,
         job_is_gone=job_is_gone,
-        on_row=_Progress(),
+        hear=_Log(),
     )
     worker.stop.listen()
     trials = planned_trials(sweep)
     if families is not None:
         trials = [trial for trial in trials if trial.family_id in families]
-    return worker.run(by_family(trials))
+    return train_families(worker, by_family(trials))
 
 
 def _supervise(args: argparse.Namespace) -> int:
@@ -135,18 +136,17 @@ def _task(sweep: SweepDir, submission: str, number: int | None) -> tuple[ArrayTa
     return tasks[number], found[0].slurm
 
 
-class _Progress:
-    """Writes to a worker's log when a trial begins, and each validation loss."""
+class _Log:
+    """What a worker's log says of its training: each trial that begins, and each validation."""
 
     def __init__(self) -> None:
-        self.trial_id = ""
         self.begun: set[str] = set()
 
-    def __call__(self, news: dict[str, Any]) -> None:
-        self.trial_id = news.get("trial_id", self.trial_id)  # in a stack all news say whose they are
-        if self.trial_id not in self.begun:
-            self.begun.add(self.trial_id)
-            say(f"{self.trial_id}: begins (process {os.getpid()})")
-        if news.get("val_loss_nats") is not None:
-            at = f"step {news['step']}, {news['phase']}, validation {news['val_loss_nats']:.4f} nats"
-            say(f"{self.trial_id}: {at}, {news['tokens_per_second']:,.0f} tokens/s")
+    def __call__(self, progress: Progress) -> None:
+        trial_id, row = progress.trial_id, progress.row
+        if trial_id not in self.begun:
+            self.begun.add(trial_id)
+            say(f"{trial_id}: begins (process {os.getpid()})")
+        if row is not None and row.val_loss_nats is not None:
+            at = f"step {row.step}, {row.phase}, validation {row.val_loss_nats:.4f} nats"
+            say(f"{trial_id}: {at}, {progress.tokens_per_second:,.0f} tokens/s")

@@ -104,7 +104,7 @@ def _stacks_step(trial: Trial, setup: Setup, options: RunOptions, tokens: Path, 
     stack = Stack(setup, packing.stack, graph=options.graph and setup.device == "cuda")
     for _ in range(packing.stack):
         one = _setup(trial, options, tokens, setup.device, packing, stack)
-        stack.seat(Curve.unsaved(one, State.fresh(one)))
+        stack.seat(Curve(one, State.fresh(one)))
     return stack.update, lambda: stack.loss_sum_K.sum().item()
 
 

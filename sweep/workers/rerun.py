@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from sweep.common import files
 from sweep.common.errors import UserError
+from sweep.common.exits import EXIT_DONE
 from sweep.config.compose import section
 from sweep.config.schema import RunOptions
 from sweep.data.prepare import prepare
@@ -22,7 +23,8 @@ from sweep.plan.trial import Trial
 from sweep.runs.lookup import one_run
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
-from sweep.workers.worker import EXIT_DONE, Worker
+from sweep.workers.families import train_families
+from sweep.workers.worker import Worker
 
 NOISE_FACTOR = 3.0  # a difference of up to this many times the measured rounding noise is rounding
 
@@ -75,7 +77,7 @@ def train_again(trial: Trial, options: RunOptions, device: str, tokens_root: Pat
     fresh = next(path for n in itertools.count(1) if not (path := root / f"{trial.trial_id}-{n}").exists())
     worker = Worker(fresh, tokens_root, options, device)
     worker.stop.listen()
-    if worker.run([[trial]]) != EXIT_DONE:
+    if train_families(worker, [[trial]]) != EXIT_DONE:
         raise UserError(f"{fresh}: the rerun did not finish; see the error above")
     return RunDir.of_trial(fresh, trial.trial_id)
 

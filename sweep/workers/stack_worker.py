@@ -1,6 +1,6 @@
-"""A worker's stack: families of one shape, each under its claim, trained together until none is left.
+"""Training families of one shape in a stack, each under its own claim, until none is left.
 
-No more families are held at a time than this worker's share of them, so that the others have theirs.
+A worker holds no more families at a time than its share of them, so that the other workers have theirs.
 """
 
 import math
@@ -10,54 +10,54 @@ import torch
 from sweep.common.devices import free_memory
 from sweep.common.errors import UserError
 from sweep.plan.trial import Trial
+from sweep.train.family import Family
 from sweep.train.stack import Stack
-from sweep.train.stack_scheduler import Member, StackScheduler
+from sweep.train.stack_scheduler import StackScheduler
 from sweep.workers import memory
-from sweep.workers.attempt import Attempt, NotBegun, Outcome, in_one_line, set_up, tell_failure
-from sweep.workers.context import WorkerContext
-from sweep.workers.family_worker import train_family
+from sweep.workers.attempt import Attempt, Outcome, begin, in_one_line, set_up, train_family
+from sweep.workers.worker import Worker
 
 
 class NoStack(Exception):
-    """These families cannot be stacked; each alone meets what is in the way, and tells of it as its own."""
+    """These families cannot be stacked. Each is trained alone, and tells of what is in its way itself."""
 
 
-def train_stack(context: WorkerContext, families: list[list[Trial]], slots: int) -> dict[str, Outcome]:
-    """How each family went. A stack that the device has no memory for is halved, in the end to no stack at all."""
+def train_stack(worker: Worker, families: list[list[Trial]], slots: int) -> dict[str, Outcome]:
+    """How each family went. A stack that does not fit into device memory is halved, in the end to no stack at all."""
     try:
-        return _train(context, families, slots)
+        return _train(worker, families, slots)
     finally:
-        free_memory(context.device)
+        free_memory(worker.device)
 
 
-def _train(context: WorkerContext, families: list[list[Trial]], slots: int) -> dict[str, Outcome]:
+def _train(worker: Worker, families: list[list[Trial]], slots: int) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
-    while slots and not context.stop.asked:
-        free_memory(context.device)  # of who was there before; an error's frames hold their tensors until it is over
+    while slots and not worker.stop.asked:
+        free_memory(worker.device)  # of the stack before; an error's frames hold their tensors until it is handled
         try:
-            StackRun(context, families, _stack(context, families[0], slots), outcomes).train()
+            _train_together(worker, families, _stack(worker, families[0], slots), outcomes)
             return outcomes
         except NoStack as why:
-            context.log(str(why))
+            worker.log(str(why))
             break
         except torch.OutOfMemoryError:
             fewer = slots // 2
-            context.log(f"out of device memory with a stack of {slots}; going on with {fewer or 'one trial'} at a time")
+            worker.log(f"out of device memory with a stack of {slots}; going on with {fewer or 'one trial'} at a time")
             slots = fewer
         except UserError as error:
-            return outcomes | _fail(context, [t for t in families if t[0].family_id not in outcomes], error)
-    free_memory(context.device)
+            return outcomes | _fail(worker, [t for t in families if t[0].family_id not in outcomes], error)
+    free_memory(worker.device)
     for trials in _left(families, outcomes):
-        if not context.stop.asked:
-            outcomes[trials[0].family_id] = train_family(context, trials)
+        if not worker.stop.asked:
+            outcomes[trials[0].family_id] = train_family(worker, trials)
     return outcomes
 
 
-def _stack(context: WorkerContext, trials: list[Trial], slots: int) -> Stack:
-    """NoStack where there cannot be one, but UserError where a graph was asked for and cannot be had."""
-    graph = context.options.graph and context.device == "cuda"
+def _stack(worker: Worker, trials: list[Trial], slots: int) -> Stack:
+    """An empty stack. NoStack where there cannot be one; UserError where a graph that was asked for cannot be had."""
+    graph = worker.options.graph and worker.device == "cuda"
     try:
-        setup, _ = set_up(context, trials, slots=slots)
+        setup, _ = set_up(worker, trials, slots=slots)
         return Stack(setup, slots, graph)
     except torch.OutOfMemoryError:
         raise
@@ -68,82 +68,58 @@ def _stack(context: WorkerContext, trials: list[Trial], slots: int) -> Stack:
         raise NoStack(f"no stack of {slots}, each trial alone: {why}") from error
 
 
-def _fail(context: WorkerContext, families: list[list[Trial]], error: UserError) -> dict[str, Outcome]:
-    """How families went that nothing can be done for: each an attempt that failed, unless it is done or another's."""
+def _fail(worker: Worker, families: list[list[Trial]], error: UserError) -> dict[str, Outcome]:
+    """How families went that cannot be trained: each an attempt that failed, unless it is done or somebody else's."""
     outcomes: dict[str, Outcome] = {}
     for trials in families:
-        try:
-            outcomes[trials[0].family_id] = Attempt.begin(context, trials).fail(error)
-        except NotBegun as why:
-            outcomes[trials[0].family_id] = why.outcome
+        begun = begin(worker, trials)
+        outcomes[trials[0].family_id] = begun.cannot_begin(error) if isinstance(begun, Attempt) else begun
     return outcomes
 
 
 def _left(families: list[list[Trial]], outcomes: dict[str, Outcome]) -> list[list[Trial]]:
-    """Those that no stack has come to, or that one has let go."""
+    """Families that no stack has begun, or that one has let go."""
     return [trials for trials in families if outcomes.get(trials[0].family_id) in (None, "let go")]
 
 
-class StackRun:
-    """The families of a stack, and how each of them went."""
+def _train_together(worker: Worker, families: list[list[Trial]], stack: Stack, outcomes: dict[str, Outcome]) -> None:
+    """Train families in a stack until none is left; how each went is put into `outcomes`.
 
-    def __init__(
-        self, context: WorkerContext, families: list[list[Trial]], stack: Stack, outcomes: dict[str, Outcome]
-    ) -> None:
-        self.context, self.stack, self.outcomes = context, stack, outcomes
-        self.left = _left(families, outcomes)
-        self.most = math.ceil(len(families) / context.peers)
-        self.attempts: dict[Member, Attempt] = {}
+    torch.OutOfMemoryError where device memory is too small, NoStack where a step of all breaks off for another reason:
+    every family is then let go as last saved.
+    """
+    left = _left(families, outcomes)
+    most = math.ceil(len(families) / worker.peers)
+    attempts: list[Attempt] = []
 
-    def train(self) -> None:
-        """torch.OutOfMemoryError where the device is too small, NoStack where a step of all breaks off for another
-        reason: every family is let go as last saved."""
-        scheduler = StackScheduler(self.stack, self._next)
-        try:
-            scheduler.train()
-            memory.compare_with_model(self.context, self.stack.setup, self.stack.slots)
-        except torch.OutOfMemoryError:
-            scheduler.let_go()
-            raise
-        except Exception as error:
-            scheduler.let_go()
-            raise NoStack(f"a stack of {self.stack.slots} broke off, each trial alone: {in_one_line(error)}") from error
-        finally:
-            for attempt in self.attempts.values():
-                attempt.held.release()
-
-    def _next(self) -> Member | None:
+    def next_family() -> Family | None:
         """The next family that nobody else holds, if this worker may have one more."""
-        while self.left and len(self.attempts) < self.most and not self.context.stop.asked:
-            member = self._begin(self.left.pop(0))
-            if member is not None:
-                return member
+        while left and sum(one.outcome is None for one in attempts) < most and not worker.stop.asked:
+            trials = left.pop(0)
+            begun = begin(worker, trials)
+            if not isinstance(begun, Attempt):
+                outcomes[trials[0].family_id] = begun
+                continue
+            attempts.append(begun)
+            try:
+                return begun.family(stack)
+            except Exception as error:  # noqa: BLE001 — whatever ends one family must not end the others
+                begun.cannot_begin(error)
         return None
 
-    def _begin(self, trials: list[Trial]) -> Member | None:
-        family_id = trials[0].family_id
-        try:
-            attempt = Attempt.begin(self.context, trials)
-        except NotBegun as why:
-            self.outcomes[family_id] = why.outcome
-            return None
-        try:
-            family = attempt.family(self.stack)
-        except Exception as error:  # noqa: BLE001 — whatever ends one family must not end the others
-            self.outcomes[family_id] = attempt.fail(error)
-            return None
-        member = Member(family, lambda trial, error: tell_failure(self.context, trial, error), self._ended)
-        self.attempts[member] = attempt
-        return member
-
-    def _ended(self, member: Member) -> None:
-        attempt = self.attempts.pop(member)
-        if member.let_go:
-            outcome = attempt.end("let go")
-        elif member.stopped:
-            outcome = attempt.stop()
-        elif member.failures:
-            outcome = attempt.end("failed", member.failures[0])
-        else:
-            outcome = attempt.end("done")
-        self.outcomes[member.family.family_id] = outcome
+    scheduler = StackScheduler(stack, next_family)
+    try:
+        scheduler.train()
+        memory.compare_with_model(worker, stack.setup, stack.slots)
+    except torch.OutOfMemoryError:
+        scheduler.let_go()
+        raise
+    except Exception as error:
+        scheduler.let_go()
+        raise NoStack(f"a stack of {stack.slots} broke off, each trial alone: {in_one_line(error)}") from error
+    finally:
+        for attempt in attempts:
+            if attempt.outcome is None:
+                attempt.held.release()
+            else:
+                outcomes[attempt.family_id] = attempt.outcome

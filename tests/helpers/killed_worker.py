@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from sweep import __main__ as entry
+from sweep import cli
 from sweep.common import files
 from sweep.plan import plan as planning
 from sweep.train import family, loop, stack
@@ -126,7 +126,7 @@ def work(sweep: str, prepare) -> tuple[int, int]:
     pid = os.fork()
     if pid == 0:
         prepare()
-        status = entry.main(["work", sweep])
+        status = cli.main(["work", sweep])
         sys.stdout.flush()
         os._exit(status)
     return pid

@@ -48,11 +48,13 @@ def write_corpus(path: Path, documents: int = 240, seed: int = 0) -> Path:
 
 def train(plan: Plan, runs: Path | str | None = None, **worker) -> int:
     """Train a plan's families here; the worker's exit status."""
-    from sweep.workers.worker import Worker  # and with it torch, which most test files do without
+    from sweep.workers.families import train_families  # and with it torch, which most test files do without
+    from sweep.workers.worker import Worker
 
     options = plan.config.run
     runs = Path(runs) if runs is not None else plan.runs
-    return Worker(runs, Path(plan.config.paths.tokens), options, plan.device, **worker).run(plan.families())
+    process = Worker(runs, Path(plan.config.paths.tokens), options, plan.device, **worker)
+    return train_families(process, plan.families())
 
 
 def make_sweep(overrides: list[str], name: str = "small") -> tuple[Plan, SweepDir]:

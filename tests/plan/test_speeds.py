@@ -94,7 +94,7 @@ def test_every_field_of_the_shape_is_varied(trial):
 @pytest.mark.parametrize("change", OTHER_SHAPES.values(), ids=OTHER_SHAPES)
 def test_a_speed_holds_for_its_own_shape(trial, tmp_path, change):
     record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
-    other = type(trial)(replace(trial.config, model=replace(trial.config.model, **change)))
+    other = replace(trial, config=replace(trial.config, model=replace(trial.config.model, **change)))
     assert estimate(tmp_path, other).source == "guess"
     assert stack_key(other) != stack_key(trial)
 
@@ -102,7 +102,7 @@ def test_a_speed_holds_for_its_own_shape(trial, tmp_path, change):
 @pytest.mark.parametrize("change", [{"batch_sequences": 8}, {"precision": "bf16"}])
 def test_a_speed_holds_for_its_own_step(trial, tmp_path, change):
     record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
-    other = type(trial)(replace(trial.config, **change))
+    other = replace(trial, config=replace(trial.config, **change))
     assert estimate(tmp_path, other).source == "guess"
     assert stack_key(other) != stack_key(trial)
 
@@ -110,7 +110,7 @@ def test_a_speed_holds_for_its_own_step(trial, tmp_path, change):
 def test_a_speed_holds_for_its_own_device_and_any_budget(trial, tmp_path):
     record_speed(tmp_path, trial, RunOptions(), "CPU", 1000.0)
     assert estimate(tmp_path, trial, device="GPU").source == "guess"
-    longer = type(trial)(replace(trial.config, steps=80, seed=3))
+    longer = replace(trial, config=replace(trial.config, steps=80, seed=3))
     assert speed_key(longer, RunOptions(), "CPU") == speed_key(trial, RunOptions(), "CPU")
     assert estimate(tmp_path, longer).seconds == pytest.approx(10.24)
 

@@ -42,7 +42,7 @@ def stack_of(plan):
     stack = Stack(stacking.setup_of(plan, plan.trials[0]), len(plan.trials))
     for trial in plan.trials:
         setup = stacking.setup_of(plan, trial, model=stack.scratch_model)
-        stack.seat(Curve.unsaved(setup, State.fresh(setup)))
+        stack.seat(Curve(setup, State.fresh(setup)))
     return stack
 
 

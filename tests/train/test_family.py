@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sweep.common.errors import UserError
+from sweep.config.schema import RunOptions
 from sweep.data.tokens import Tokens
 from sweep.runs.environment import describe
 from sweep.runs.rundir import RunDir
@@ -272,9 +273,7 @@ def saved(plan, together, tmp_path):
 
 
 def curve_at(setup, state, folder):
-    return Curve(
-        setup, state, None, folder / "metrics.jsonl", folder / "samples.jsonl", print, lambda: False, lambda news: None
-    )
+    return Curve(setup, state, None, folder / "metrics.jsonl", folder / "samples.jsonl")
 
 
 def test_a_checkpoint_read_and_written_again_is_the_same(plan, saved):
@@ -333,9 +332,9 @@ def test_files_shorter_than_their_checkpoint_are_refused(plan, saved):
 
 
 def test_the_environment_tells_what_decides_rounding():
-    options = {"threads": 1, "compile": False, "micro_batch_sequences": None, "deterministic": True}
+    options = RunOptions()
     classes = {
-        describe("cpu", backend, {**options, **change})["execution_class"]
+        describe("cpu", backend, replace(options, **change)).execution_class
         for backend, change in (
             ("sdpa", {}),
             ("reference", {}),

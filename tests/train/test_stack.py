@@ -67,7 +67,7 @@ def plain_step(plan, trial, start, dtype):
     setup.model.to(dtype)
     for moments in state.optimizer.state.values():
         moments |= {key: moments[key].to(dtype) for key in ("exp_avg", "exp_avg_sq")}
-    curve = Curve.unsaved(setup, state)
+    curve = Curve(setup, state)
     norm = loop.update(setup, state, curve.lr(state.step))
     return {name: p.detach().double() for name, p in setup.model.named_parameters()}, norm.double()
 
@@ -82,7 +82,7 @@ def test_one_step_from_the_same_state_is_the_same_step(plan, alone, micro_batch)
     curves = []
     for trial, start in zip(trials, starts, strict=True):
         setup = stacking.setup_of(plan, trial, model=stack.scratch_model, micro_batch_sequences=micro_batch)
-        curves.append(Curve.unsaved(setup, checkpoint.load(start, trial.family_id, setup)[0]))
+        curves.append(Curve(setup, checkpoint.load(start, trial.family_id, setup)[0]))
         stack.seat(curves[-1])
     rates = stack.update()
     for trial, start, curve in zip(trials, starts, curves, strict=True):
@@ -378,7 +378,7 @@ def test_the_stack_reads_the_batches_of_each_curve(plan):
     for trial in trials:
         setup = stacking.setup_of(plan, trial, model=stack.scratch_model)
         state = State.fresh(setup)
-        curves.append(Curve.unsaved(setup, state))
+        curves.append(Curve(setup, state))
         stack.seat(curves[-1])
     seen = []
     stack.step = lambda: seen.append(stack.windows_KB.clone())

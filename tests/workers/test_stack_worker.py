@@ -17,6 +17,7 @@ from sweep.train import loop
 from sweep.train.stack import Stack
 from sweep.verbs.plan import plan_here
 from sweep.workers import stack_worker
+from sweep.workers.families import train_families
 from sweep.workers.worker import Worker
 from tests.helpers import tiny
 from tests.helpers.killed import start
@@ -117,7 +118,7 @@ def test_a_signal_saves_every_curve_and_asks_to_be_run_again(plan, uninterrupted
         before_update(patched, number, lambda: os.kill(os.getpid(), signal.SIGTERM))
         worker = Worker(plan.runs, Path(plan.config.paths.tokens), plan.config.run, "cpu")
         worker.stop.listen()
-        assert worker.run(plan.families()) == 75
+        assert train_families(worker, plan.families()) == 75
     saved = [trial for trial in plan.trials if attempts_of_if_any(plan.runs, trial) == ["start", "stopped"]]
     assert len({trial.family_id for trial in saved}) == 4
     assert tiny.train(plan) == 0
@@ -273,7 +274,7 @@ def test_a_job_whose_stack_is_halved_again_and_again_gives_no_family_up(override
 def test_missing_tokens_are_told_of_each_family(plan, workspace):
     said = []
     worker = Worker(plan.runs, workspace / "tokens", plan.config.run, "cpu", log=said.append)
-    assert worker.run(plan.families()) == 1
+    assert train_families(worker, plan.families()) == 1
     failed = [line for line in said if line.startswith("failed: ")]
     assert len(failed) == len(plan.families())
     assert all("no prepared tokens here; run: python -m sweep prepare" in line for line in failed)
@@ -282,10 +283,10 @@ def test_missing_tokens_are_told_of_each_family(plan, workspace):
 def test_the_heartbeat_tells_of_one_trial_at_a_time(plan, workspace):
     *stacked, _ = plan.trials
     seen = []
-    assert tiny.train(replace(plan, trials=stacked), on_row=seen.append) == 0
-    assert {news["trial_id"] for news in seen} == {t.trial_id for t in stacked}
+    assert tiny.train(replace(plan, trials=stacked), hear=seen.append) == 0
+    assert {progress.trial_id for progress in seen} == {t.trial_id for t in stacked}
     length = {t.trial_id: t.config.steps for t in stacked}
-    assert all(news["steps"] == length[news["trial_id"]] >= news["step"] for news in seen)
+    assert all(progress.steps == length[progress.trial_id] >= progress.step for progress in seen)
 
 
 def test_where_no_stack_can_be_had_at_all_each_family_is_an_attempt_that_failed(plan, tmp_path):

@@ -18,9 +18,11 @@ from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.runs import attempt_log, claim
 from sweep.runs.rundir import RunDir
+from sweep.runs.state import NoQueue
 from sweep.train import loop
 from sweep.train.setup import Setup
 from sweep.verbs.plan import plan_here
+from sweep.workers.families import train_families
 from sweep.workers.local import held_elsewhere
 from sweep.workers.worker import Worker
 from tests.helpers import tiny
@@ -70,7 +72,7 @@ def test_a_signal_saves_and_asks_to_be_run_again(plan, uninterrupted, workspace,
         assert before_step(patched, step, lambda: os.kill(os.getpid(), number)) == []
         worker = Worker(plan.runs, Path(plan.config.paths.tokens), plan.config.run, "cpu")
         worker.stop.listen()
-        assert worker.run(plan.families()) == 75
+        assert train_families(worker, plan.families()) == 75
     short, family = plan.families()[0][0], plan.families()[0]
     trunk = RunDir.of_trunk(plan.runs, short.family_id)
     if step == 10:
@@ -155,14 +157,14 @@ def test_missing_and_damaged_tokens_fail_in_one_line(plan, prepared, workspace):
     fingerprint = plan.trials[0].config.data.fingerprint
     said = []
     worker = Worker(plan.runs, workspace / "tokens", plan.config.run, "cpu", log=said.append)
-    assert worker.run(plan.families()) == 1
+    assert train_families(worker, plan.families()) == 1
     assert len(said) == 2
     assert all("no prepared tokens here; run: python -m sweep prepare" in line for line in said)
     shutil.copytree(prepared[1], workspace / "tokens")
     shard = workspace / "tokens" / fingerprint / "train.bin"
     shard.write_bytes(shard.read_bytes()[:-2])
     said.clear()
-    assert worker.run(plan.families()) == 1
+    assert train_families(worker, plan.families()) == 1
     assert len(said) == 2
     assert all(f"{shard}: damaged (" in line and "\n" not in line for line in said)
 
@@ -315,7 +317,7 @@ def test_it_goes_on_from_its_last_checkpoint_and_the_next_attempt_remembers(plan
     monkeypatch.setattr(loop, "update", noted)
     worker = Worker(plan.runs, Path(config.paths.tokens), config.run, "cpu")
     worker.stop.listen()
-    assert worker.run([[trial]]) == 75
+    assert train_families(worker, [[trial]]) == 75
     (again,) = {step for step in steps if steps.count(step) == 2}
     assert steps == [*range(again + 1), *range(again, 15)]  # one step twice, none lost
     calls.clear()
@@ -358,10 +360,10 @@ def test_a_family_that_another_worker_holds_is_left_to_it(plan, workspace):
     held = claim.acquire(RunDir.of_trunk(plan.runs, first[0].family_id).path)
     assert tiny.train(plan) == 0
     assert plan.done() == {t.trial_id for t in second}
-    (line,) = held_elsewhere(plan)
+    (line,) = held_elsewhere(plan, NoQueue())
     assert line.startswith(f"{first[0].family_id}: host ")
     held.release()
-    assert held_elsewhere(plan) == []
+    assert held_elsewhere(plan, NoQueue()) == []
 
 
 def test_a_lost_claim_saves_nothing_more(plan, workspace, monkeypatch):
