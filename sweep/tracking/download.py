@@ -44,7 +44,11 @@ def _row(run: Any) -> Fields:
     row = {"Name": run.name, "ID": run.id, "State": run.state, "Created": run.created_at}
     if config:  # the same config twice is the same trial twice
         row["config_sha256"] = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-    return row | summary | {name: value for name, value in config.items() if name not in NOT_IN_TABLES}
+    row |= summary
+    for name, value in config.items():
+        if name not in NOT_IN_TABLES:  # what was measured keeps its name
+            row[name if name not in row else f"config.{name}"] = value
+    return row
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Fields:

@@ -119,6 +119,15 @@ def test_fit_reads_a_project(workspace, server, capsys):
     assert not [name for name in frame.columns if name.startswith(("_", "samples"))]
 
 
+def test_a_measured_value_keeps_its_name(workspace, server):
+    project(server, 2)
+    server.runs["run0"].config |= {"loss_nats": {"value": 0.0}, "State": {"value": "odd"}, "seed": {"value": 7}}
+    _, frame = download.project_table("wandb:p")
+    row = frame.set_index("ID").loc["run0"]
+    assert row["loss_nats"] == export(2)["loss_nats"][0]
+    assert (row["State"], row["config.State"], row["config.loss_nats"], row["seed"]) == ("finished", "odd", 0.0, 7)
+
+
 def test_the_same_config_twice_is_the_same_trial_twice(workspace, server):
     project(server, 5)
     for run in server.runs.values():
