@@ -48,6 +48,7 @@ C_CONVENTIONS = ("exact", "6nd")
 # C / 6ND that an architecture can have: under 1 where N counts embeddings or experts that are not used, above it where
 # attention and logits outweigh a small model's layers (5 at 2k parameters).
 LEAST_PER_6ND, MOST_PER_6ND = 0.02, 50.0
+SAME_SIZE = 1.01  # N of one run may differ by so much, since it may be made of rounded C and D
 EXTRA = {"S": "steps", "U": "unique_tokens"}
 
 
@@ -76,6 +77,7 @@ REASONS = {
     "not_finite": "N, D, C or loss is missing or not finite",
     "not_positive": "N, D, C, loss or the weight is zero or negative",
     "mid_decay": "a point of a curve before its run's end, at another learning rate than the final one",
+    "mid_run": "an earlier evaluation of a run of which a later row is there",
     "duplicate": "the same run, or the same N, D, C and loss, as an earlier row",
     "worse_lr": "another learning rate gave a lower loss for the same N and D",
     "undertuned": "the best learning rate is at the edge of those tried",
@@ -147,7 +149,7 @@ def prepare(
     used = np.flatnonzero(check.used_n)
     family_n, warnings = _families(table, names)
     warnings += [f"no column for {role}: C = 6 N D was assumed" for role in "NDC" if role not in names]
-    warnings += _unknown_statuses(check)
+    warnings += _unknown_statuses(check) + check.warnings
     warnings += _other_units(names, values, used)
     return Rows(
         row=used,
@@ -198,6 +200,7 @@ class _Check:
     def __init__(self, n: int) -> None:
         self.used_n = np.ones(n, dtype=bool)
         self.dropped: list[Dropped] = []
+        self.warnings: list[str] = []
 
     def drop(self, which_n: np.ndarray, reason: str, detail: str | Callable[[int], str] = "") -> None:
         assert reason in REASONS
@@ -225,7 +228,7 @@ def _checked(
     if "weight" in values:
         check.drop(~(values["weight"] > 0), "not_positive", lambda row: f"weight is {values['weight'][row]:g}")
     _check_curves(check, table, names, values)
-    _check_duplicates(check, table, names, values)
+    check.warnings = _earlier_evaluations(check) + _check_duplicates(check, table, names, values)
     _check_learning_rates(check, values, keep_undertuned)
     if not check.used_n.any():
         if unknown := _unknown_statuses(check):
@@ -319,23 +322,53 @@ def _check_numbers(check: _Check, values: Mapping[str, np.ndarray]) -> None:
 def _check_curves(
     check: _Check, table: pd.DataFrame, names: Mapping[str, str], values: Mapping[str, np.ndarray]
 ) -> None:
-    """Where rows are points of curves with a known phase: only a run's last point is a decayed loss."""
-    if not {"run", "phase"} <= set(names):
+    """Several rows of one run are points along its curve: only the last is a decayed loss, and where the run ended in
+    another way than it should, none. FitError where the rows of a run have several sizes: it is no run then."""
+    if "run" not in names:
         return
-    frame = pd.DataFrame({"run": table[names["run"]].to_numpy(), "D": values["D"], "used": check.used_n})
-    last = frame[frame["used"]].groupby("run")["D"].transform("max").reindex(frame.index)
-    check.drop((frame["D"] < last).to_numpy(), "mid_decay")
+    runs = pd.Series(table[names["run"]].to_numpy())
+    ended_n = check.used_n.copy()  # rows that say how far their run came, or how it ended
+    ended_n[[d.row for d in check.dropped if d.reason in ("diverged", "unfinished", "unknown_status")]] = True
+    sizes = pd.Series(values["N"])[check.used_n].groupby(runs[check.used_n]).agg(["min", "max"])
+    several = sizes[sizes["max"] > SAME_SIZE * sizes["min"]]
+    if len(several):
+        run, (least, most) = several.index[0], several.iloc[0]
+        raise FitError(
+            f"the run {run!r} of column {names['run']!r} has rows of N = {least:g} and of N = {most:g}; a run has one "
+            "size; name the column that tells runs apart with --columns run=COLUMN, or rename this one"
+        )
+    D = pd.Series(values["D"])
+    last = D[ended_n].groupby(runs[ended_n]).transform("max").reindex(D.index)
+    check.drop((last > D).to_numpy(), "mid_decay" if "phase" in names else "mid_run")
+
+
+def _earlier_evaluations(check: _Check) -> list[str]:
+    count = sum(d.reason == "mid_run" for d in check.dropped)
+    if not count:
+        return []
+    return [f"{counted(count, 'row is', 'rows are')} earlier evaluations of a run: only the last of each run is fitted"]
 
 
 def _check_duplicates(
     check: _Check, table: pd.DataFrame, names: Mapping[str, str], values: Mapping[str, np.ndarray]
-) -> None:
+) -> list[str]:
+    """Drop what repeats an earlier row; a warning where one run has two losses at the same tokens."""
     keys = pd.DataFrame({role: values[role] for role in ("N", "D", "C", "loss", "lr") if role in values})
     check.drop(_again(keys[check.used_n], len(table)), "duplicate")
-    if "run" in names:
-        both = keys.assign(run=table[names["run"]].to_numpy())[["run", "D"]]
-        again_n = _again(both[check.used_n], len(table))
-        check.drop(again_n, "duplicate", "the same run and tokens as an earlier row")
+    if "run" not in names:
+        return []
+    both = keys.assign(run=table[names["run"]].to_numpy())
+    again_n = _again(both.loc[check.used_n, ["run", "D"]], len(table))
+    first = both[check.used_n].groupby(["run", "D"])["loss"].transform("first").reindex(both.index)
+    differ = np.flatnonzero(again_n & ~np.isclose(both["loss"], first, rtol=1e-6, atol=0))
+    check.drop(again_n, "duplicate", "the same run and tokens as an earlier row")
+    if not len(differ):
+        return []
+    run, loss, other = both["run"].iloc[differ[0]], first.iloc[differ[0]], both["loss"].iloc[differ[0]]
+    return [
+        f"{counted(len(differ), 'row gives', 'rows give')} a run a second loss at the same tokens "
+        f"(run {run}: {loss:g}, then {other:g}): the first is fitted"
+    ]
 
 
 def _again(frame: pd.DataFrame, n: int) -> np.ndarray:

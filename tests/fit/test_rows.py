@@ -83,7 +83,9 @@ def test_families_by_run_or_alone():
     frame = table(HOFFMANN).drop(columns="family")
     assert len(set(prepare(frame).family)) == len(frame)
     assert any("independent" in w for w in prepare(frame).warnings)
-    assert len(set(prepare(frame.assign(run=["a", "b"] * 50)).family)) == 2
+    runs = np.where(table(HOFFMANN)["family"] == 0, "a", "b")
+    of_two = frame[table(HOFFMANN)["family"] < 2].assign(run=runs[table(HOFFMANN)["family"] < 2])
+    assert len(set(prepare(of_two.reset_index(drop=True)).family)) == 2
 
 
 @pytest.mark.parametrize(
@@ -172,3 +174,41 @@ def test_a_word_that_nobody_knows_is_named_and_not_fitted():
     assert [w.split(",")[0] for w in said] == ["status is 'odd' in 2 rows", "status is 'blue' in 1 row"]
     with pytest.raises(UserError, match="no usable row among 100: status is 'odd' in 100 rows"):
         prepare(frame.assign(state="odd"))
+
+
+def test_of_several_evaluations_of_a_run_the_last_is_fitted():
+    frame = table(HOFFMANN, families=3, budgets=4).assign(run=lambda t: "r" + t["family"].astype(str))
+    shuffled = frame.sample(frac=1, random_state=0, ignore_index=True)
+    rows = prepare(shuffled)
+    assert sorted(rows.D) == sorted(frame.groupby("run")["D"].max())
+    assert {d.reason for d in rows.dropped} == {"mid_run"}
+    assert "9 rows are earlier evaluations of a run: only the last of each run is fitted" in rows.warnings
+
+
+def test_a_run_that_ended_badly_has_no_last_evaluation():
+    frame = table(HOFFMANN, families=3, budgets=4).assign(run=lambda t: t["family"], status="finished")
+    ends = frame.groupby("run")["D"].idxmax()
+    frame.loc[ends[0], "loss"] = np.inf
+    frame.loc[ends[1], "status"] = "TIMEOUT"
+    frame.loc[ends[2], "loss"] = np.nan  # no evaluation there: the one before is the last
+    rows = prepare(frame)
+    assert rows.D.tolist() == [frame[frame["run"] == 2]["D"].nlargest(2).iloc[1]]
+
+
+def test_a_run_of_two_sizes_is_none():
+    frame = table(HOFFMANN).assign(run=["a", "b"] * 50)
+    with pytest.raises(
+        UserError, match=r"the run 'a' of column 'run' has rows of N = .* --columns run=COLUMN"
+    ) as error:
+        prepare(frame)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_with_two_losses_at_the_same_tokens_is_warned_about():
+    frame = table(HOFFMANN, families=3, budgets=1).assign(run=["a", "b", "c"])
+    again = frame.iloc[[1]].assign(loss=9.0)
+    rows = prepare(pd.concat([frame, again, frame.iloc[[0]]], ignore_index=True))
+    assert reasons(rows) == {(3, "duplicate"), (4, "duplicate")}
+    (said,) = [w for w in rows.warnings if "second loss" in w]
+    assert said.startswith("1 row gives a run a second loss at the same tokens (run b: ")
+    assert said.endswith("then 9): the first is fitted")
