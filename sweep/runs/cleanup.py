@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweep.common.files import read_json
 from sweep.runs import attempt_log, claim
+from sweep.runs.planned import read_trial_file
 from sweep.runs.rundir import RunDir
 
 
@@ -38,7 +38,7 @@ def removable(runs: Path, trunks: bool, weights: bool) -> list[Removable]:
         found += [_removable(path, "left by a killed writer") for path in sorted(trunk.glob(".*.tmp"))]
     for path in sorted(runs.glob("*/")):
         run = RunDir(path)
-        if trained and run.trial.exists() and read_json(run.trial)["family_id"] in trained:
+        if trained and run.trial.exists() and read_trial_file(run.trial).family_id in trained:
             continue
         found += [_removable(left, "left by a killed writer") for left in sorted(path.glob(".*.tmp"))]
         if run.record.exists() and run.checkpoint.exists():

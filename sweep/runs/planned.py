@@ -4,6 +4,9 @@ This is what tables, `status` and `cancel` need of a plan. `sweep.plan.trial` ma
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from sweep.common import artefacts
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,8 @@ class PlanLine:
     """What is read of a line of `plan.jsonl`, the content of a `trial.json`."""
 
     facts: Facts
+
+
+def read_trial_file(path: Path) -> Facts:
+    """The facts in a `trial.json`. UserError where it is missing or damaged."""
+    return artefacts.read(PlanLine, path, "restore or remove it").facts

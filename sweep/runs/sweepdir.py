@@ -21,7 +21,7 @@ from sweep.runs.lookup import one_run
 from sweep.runs.planned import Facts, PlanLine
 from sweep.runs.settings import SweepSettings
 
-MEND = "launch again to write it anew"
+MEND = "remove it and launch again to write it anew"
 
 
 @dataclass(frozen=True)

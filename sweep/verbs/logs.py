@@ -16,11 +16,11 @@ from pathlib import Path
 
 from slurm.queue_state import ask
 from sweep.common.errors import UserError
-from sweep.common.files import read_json
 from sweep.common.units import duration
 from sweep.runs import attempt_log
 from sweep.runs.attempt_log import Attempt
 from sweep.runs.lookup import add_sweeps, one_run
+from sweep.runs.planned import read_trial_file
 from sweep.runs.rundir import RunDir
 from sweep.runs.sweepdir import SweepDir
 
@@ -80,7 +80,7 @@ def find(name: str, runs: Path, plans: list[Path]) -> tuple[str | None, str]:
         return None, name
     name = Path(name).name if (Path(name) / "trial.json").exists() else name
     if (runs / name / "trial.json").exists():
-        return name, read_json(runs / name / "trial.json")["family_id"]
+        return name, read_trial_file(runs / name / "trial.json").family_id
     family_of = {line.trial_id: line.family_id for plan in plans for line in SweepDir(plan.parent).planned()}
     family_of |= {path.parent.name: "" for path in runs.glob("*/trial.json") if path.parent.name not in family_of}
     if name in family_of.values():

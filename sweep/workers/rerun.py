@@ -5,13 +5,13 @@ amplifies; how much is measured, by the same trial with another micro-batch, and
 """
 
 import itertools
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from sweep.common import files
+from sweep.common import artefacts
 from sweep.common.errors import UserError
 from sweep.common.exits import EXIT_DONE
 from sweep.config.compose import section
@@ -21,6 +21,7 @@ from sweep.data.tokens import Tokens
 from sweep.plan.grid import lay_over
 from sweep.plan.trial import Trial
 from sweep.runs.lookup import one_run
+from sweep.runs.metrics import MetricsRow
 from sweep.runs.record import Record
 from sweep.runs.rundir import RunDir
 from sweep.workers.families import train_families
@@ -35,6 +36,13 @@ class Verdict:
 
     outcome: str
     explanation: str
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What is read of `env.json`: the options of the run, as far as they are known."""
+
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def find_run(name: str, runs: Path) -> RunDir:
@@ -53,7 +61,7 @@ def recorded_options(run: RunDir, overrides: list[str]) -> RunOptions:
     """How the run was executed, with `run.…` overrides laid over it; the defaults where that is not known."""
     options = asdict(RunOptions())
     if run.env.exists():
-        options |= files.read_json(run.env)["options"]
+        options |= artefacts.read(Executed, run.env, "remove it to rerun with the default options").options
     raw = OmegaConf.create({"run": options})
     return lay_over(raw, "run", overrides) if overrides else section("run", raw["run"])
 
@@ -120,8 +128,8 @@ def other_micro_batch(trial: Trial, options: RunOptions) -> RunOptions:
 
 
 def _losses(run: RunDir) -> dict[int, tuple[Any, Any]]:
-    rows = files.read_json_lines(run.metrics)
-    return {row["step"]: (row["val_loss_nats"], row["train_loss_nats"]) for row in rows}
+    rows = artefacts.read_lines(MetricsRow, run.metrics)
+    return {row.step: (row.val_loss_nats, row.train_loss_nats) for row in rows}
 
 
 def _largest_difference(one: dict[int, tuple[Any, Any]], two: dict[int, tuple[Any, Any]]) -> tuple[float, int]:

@@ -62,5 +62,5 @@ def test_the_facts_of_planned_trials_are_read_without_the_rest_of_the_line(sweep
 
 def test_a_plan_that_was_cut_is_an_error_and_not_a_shorter_plan(sweep):
     sweep.plan.write_text(sweep.plan.read_text() + '{"facts"')
-    with pytest.raises(UserError, match=r"plan\.jsonl:2: damaged \(invalid JSON.*\); launch again to write it anew"):
+    with pytest.raises(UserError, match=r"plan\.jsonl:2: damaged \(invalid JSON.*\); remove it and launch again"):
         sweep.planned()

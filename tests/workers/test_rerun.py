@@ -217,6 +217,14 @@ def test_how_it_was_executed_is_taken_over(run):
     assert rerun.recorded_options(run, []) == RunOptions()
 
 
+def test_options_that_are_not_known_are_the_defaults_and_damaged_ones_are_told(run):
+    run.env.write_text("{}")
+    assert rerun.recorded_options(run, []) == RunOptions()
+    run.env.write_text("[]")
+    with pytest.raises(UserError, match=r"env\.json: damaged .*; remove it to rerun with the default options"):
+        rerun.recorded_options(run, [])
+
+
 def test_another_micro_batch_is_always_another(plan):
     trial = plan.trials[0]
     for now in (None, 4, 2, 1):
