@@ -17,6 +17,7 @@ import pandas as pd
 from sweep.common import expressions
 from sweep.common.errors import UserError
 from sweep.common.units import counted
+from sweep.fit import table_units
 from sweep.fit.table import find_columns, numbers
 
 # Words of a status column, in lower case and with spaces; no word at all says nothing, and the row is used.
@@ -45,9 +46,6 @@ REQUIRED = ("N", "D", "C", "loss")
 NUMERIC_ROLES = (*REQUIRED, "unique_tokens", "steps", "lr", "weight")
 N_CONVENTIONS = {"non_embedding": "params_non_embedding", "total": "params_total"}
 C_CONVENTIONS = ("exact", "6nd")
-# C / 6ND that an architecture can have: under 1 where N counts embeddings or experts that are not used, above it where
-# attention and logits outweigh a small model's layers (5 at 2k parameters).
-LEAST_PER_6ND, MOST_PER_6ND = 0.02, 50.0
 SAME_SIZE = 1.01  # N of one run may differ by so much, since it may be made of rounded C and D
 EXTRA = {"S": "steps", "U": "unique_tokens"}
 
@@ -87,10 +85,12 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Convention:
-    """How parameters and FLOPs are counted: N non_embedding or total, C exact (the table's) or 6nd."""
+    """How parameters and FLOPs are counted: N non_embedding or total, C exact (the table's) or 6nd; and the units of
+    the table's columns where they are not ones and nats per token (`table_units.py`)."""
 
     N: str
     C: str
+    units: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ def prepare(
     where: str | None = None,
     n_convention: str = "non_embedding",
     c_convention: str = "exact",
+    units: Mapping[str, str] | None = None,
     keep_undertuned: bool = False,
 ) -> Rows:
     """Check every row and keep those that a fit may use. UserError for a table that no fit can read."""
@@ -143,14 +144,15 @@ def prepare(
     if not len(table):
         raise UserError("the table has no rows")
     names = find_columns(table, columns or {}, n_convention)
-    values = {role: numbers(table, names[role], role) for role in NUMERIC_ROLES if role in names}
+    read = {role: numbers(table, names[role], role) for role in NUMERIC_ROLES if role in names}
+    values = table_units.convert(read, units or {})
     _third(values, c_convention)
     check = _checked(table, names, values, where, keep_undertuned)
     used = np.flatnonzero(check.used_n)
     family_n, warnings = _families(table, names)
     warnings += [f"no column for {role}: C = 6 N D was assumed" for role in "NDC" if role not in names]
     warnings += _unknown_statuses(check) + check.warnings
-    warnings += _other_units(names, values, used)
+    warnings += table_units.doubts(names, {role: values[role][used] for role in REQUIRED}, units or {})
     return Rows(
         row=used,
         **{role: values[role][used] for role in REQUIRED},
@@ -161,7 +163,7 @@ def prepare(
         dropped=sorted(check.dropped, key=lambda d: d.row),
         unused=_unused(values, check.used_n),
         data_sha256=_fingerprint(values, family_n),
-        convention=Convention(n_convention, c_convention if "C" in names else "6nd"),
+        convention=Convention(n_convention, c_convention if "C" in names else "6nd", dict(units or {})),
         warnings=warnings,
     )
 
@@ -180,7 +182,7 @@ def alternatives(
     found = []
     for n_convention in sizes or [chosen.convention.N]:
         for c_convention in C_CONVENTIONS if "C" in chosen.columns else ("6nd",):
-            if Convention(n_convention, c_convention) != chosen.convention:
+            if (n_convention, c_convention) != (chosen.convention.N, chosen.convention.C):
                 found.append(
                     prepare(
                         table,
@@ -188,6 +190,7 @@ def alternatives(
                         where=where,
                         n_convention=n_convention,
                         c_convention=c_convention,
+                        units=chosen.convention.units,
                         keep_undertuned=keep_undertuned,
                     )
                 )
@@ -258,18 +261,6 @@ def _third(values: dict[str, np.ndarray], c_convention: str) -> None:
             values["N"] = values["C"] / (6 * values["D"])
         elif "D" not in values:
             values["D"] = values["C"] / (6 * values["N"])
-
-
-def _other_units(names: Mapping[str, str], values: Mapping[str, np.ndarray], used: np.ndarray) -> list[str]:
-    """A warning where C is nowhere near 6 N D: one of the three is counted in millions, or in PF-days."""
-    if not set("NDC") <= set(names) or not len(used):
-        return []
-    N, D, C = (values[role][used] for role in "NDC")
-    ratio = float(np.median(C / (6 * N * D)))
-    if LEAST_PER_6ND <= ratio <= MOST_PER_6ND:
-        return []
-    columns = ", ".join(f"{role} ({names[role]})" for role in "NDC")
-    return [f"C is {ratio:.2g} times 6 N D: the columns {columns} are in different units; give plain numbers"]
 
 
 def _unknown_statuses(check: _Check) -> list[str]:

@@ -23,7 +23,7 @@ import pandas as pd
 from sweep.common import files
 from sweep.common.errors import UserError
 from sweep.common.units import parse_quantity
-from sweep.fit import dimension_check, fit, fit_file, table, table_files
+from sweep.fit import dimension_check, fit, fit_file, table, table_files, table_units
 from sweep.fit.bootstrap import Interval
 from sweep.fit.fit_file import Fit
 from sweep.fit.foreign import as_sweep, from_wandb
@@ -54,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--where",
         metavar="EXPR",
         help="use only these rows, e.g. 'tokens_per_param > 5 and note != \"bad\"'; names columns, N, D, C and loss",
+    )
+    parser.add_argument(
+        "--units",
+        default="",
+        metavar="ROLE=UNIT,…",
+        help="what the columns count in: N, D, C=FACTOR (N=1e6), loss=bits, perplexity or bits_per_byte",
     )
     parser.add_argument("--form", default="additive", help="the law's form (default: additive)")
     parser.add_argument("--objective", default="huber", help="huber, absolute or squares (default: huber)")
@@ -89,7 +95,13 @@ def run(args: argparse.Namespace) -> int:
     columns, where, keep = table.parse_columns(args.columns), args.where, args.keep_undertuned
     try:
         rows = prepare(
-            data, columns=columns, where=where, n_convention=args.n, c_convention=args.c, keep_undertuned=keep
+            data,
+            columns=columns,
+            where=where,
+            n_convention=args.n,
+            c_convention=args.c,
+            units=table_units.parse(args.units),
+            keep_undertuned=keep,
         )
         dimensions = dimension_check.by_size(data, rows.row, rows.N, rows.D)
         if args.activations:

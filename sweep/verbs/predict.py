@@ -91,7 +91,8 @@ def _counts_as_launches_do(outputs: OutputPaths, fit: Fit) -> bool:
 
 def _same_rows(data: pd.DataFrame, made: Fit | Prediction) -> Rows:
     """The table's rows, read as the fit (or the prediction) read them."""
-    return prepare(data, columns=made.columns, n_convention=made.convention.N, c_convention=made.convention.C)
+    how = made.convention
+    return prepare(data, columns=made.columns, n_convention=how.N, c_convention=how.C, units=how.units)
 
 
 def describe(prediction: Prediction) -> str:

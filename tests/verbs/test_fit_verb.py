@@ -195,3 +195,15 @@ def test_anybodys_activations_put_alpha_beside_four_over_d(csv, tmp_path, capsys
         run(*words, "--form", "per_ratio")
     with pytest.raises(UserError, match=r"not a readable \.npy file"):
         run(csv, COLUMNS, "--activations", csv)
+
+
+def test_predict_reads_the_table_in_the_units_of_the_fit(csv, capsys):
+    frame = pd.read_csv(csv).drop(columns="C")
+    frame.assign(size=frame["size"] / 1e6, D=frame["D"] / 1e9).to_csv(csv, index=False)
+    run(csv, COLUMNS, "--bootstrap", "0", "--units", "N=1e6,D=1e9")
+    assert main(["predict", str(csv), "--params", "1B", "--tokens", "20B"]) == 0
+    assert "N = 1B, D = 20B" in capsys.readouterr().out
+    larger = pd.DataFrame([{"size": 1000.0, "D": 20.0, "final": 2.5, "family": 99}])
+    pd.concat([pd.read_csv(csv), larger]).to_csv(csv, index=False)
+    assert main(["predict", str(csv), "--score"]) == 0
+    assert "row 100: 2.5000; predicted for N = 1B, D = 20B as trained" in capsys.readouterr().out
