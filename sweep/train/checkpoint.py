@@ -19,6 +19,7 @@ from sweep.train.curve import Curve, State
 from sweep.train.optim import adamw
 from sweep.train.setup import Setup
 
+Content = dict[str, Any]  # of a checkpoint: plain values and tensors by name
 FORMAT = 1
 DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, KeyError)  # what torch.load raises
 
@@ -32,7 +33,7 @@ def save(path: Path, owner: str, curve: Curve) -> None:
         files.write(path, lambda file: torch.save(content, file))
 
 
-def _content(owner: str, curve: Curve, state: State) -> dict[str, Any]:
+def _content(owner: str, curve: Curve, state: State) -> Content:
     return {
         "format": FORMAT,
         "owner": owner,
@@ -83,7 +84,7 @@ def load(path: Path, owner: str, setup: Setup) -> tuple[State, tuple[int, int]]:
     return state, (content["metrics_bytes"], content["samples_bytes"])
 
 
-def read(path: Path, device: str = "cpu") -> dict[str, Any]:
+def read(path: Path, device: str = "cpu") -> Content:
     """A checkpoint's content; UserError that names a damaged file. Its checksums are compared: torch.load does not."""
     try:
         with zipfile.ZipFile(path) as archive:

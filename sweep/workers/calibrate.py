@@ -1,5 +1,7 @@
-"""Measuring how fast each shape of a plan trains here, for a plan whose time is not a guess; and each way of sharing a
-device, so that only what is faster is chosen (`sweep.plan.packing`)."""
+"""Measures how fast each shape of a plan trains on this device, in every packing that may be faster.
+
+Plans then need not guess how long they take, and choose only packings that are faster (`sweep.plan.packing`).
+"""
 
 import multiprocessing
 import sys
@@ -35,9 +37,9 @@ Step = Callable[[], Any]
 
 
 def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = lambda line: None) -> None:
-    """Time distinct shapes of the plan for a second or two each, alone and in each way that may be faster.
+    """Time each distinct shape of the plan for a second or two, alone and in each packing that may be faster.
 
-    A way that the device has no memory for is as slow as can be. UserError where the plan's device is another.
+    A packing that device memory is too small for gets a speed of 0. UserError where the plan is for another device.
     """
     options, device = plan.config.run, plan.device
     resolve_device(device)
@@ -47,7 +49,9 @@ def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = 
             f"cluster.device_name={planned}: the device here is {name}; correct it, or measure on such a one"
         )
     prepare_torch(options, device)
-    ordered = sorted(chosen, key=lambda one: one.trials_per_process)  # of several with one key, that with the most ways
+    ordered = sorted(
+        chosen, key=lambda one: one.trials_per_process
+    )  # of several with one key, the one with most packings is measured
     shapes = {speed_key(one.families[0][0], options, name): one for one in ordered}
     for one in shapes.values():
         trial = one.families[0][0]
@@ -58,7 +62,7 @@ def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = 
                 trial, one.trials_per_process, one.families_per_device, options, device, device_memory_bytes(device)
             ),
         ):
-            free_memory(device)  # of the way before it
+            free_memory(device)  # of the packing before
             try:
                 tokens_per_second = _time(trial, options, tokens, device, packing)
             except torch.OutOfMemoryError:
@@ -71,14 +75,14 @@ def calibrate(plan: Plan, chosen: list[Execution], say: Callable[[str], None] = 
 
 
 def _time(trial: Trial, options: RunOptions, tokens: Path, device: str, packing: Packing) -> float:
-    """Tokens per second of training, all that share the device together."""
+    """Tokens per second of training, summed over all that share the device."""
     if packing.processes > 1:
         return _processes(trial, options, tokens, device, packing)
     return _ready(trial, options, tokens, device, packing)()
 
 
 def _ready(trial: Trial, options: RunOptions, tokens: Path, device: str, packing: Packing) -> Callable[[], float]:
-    """What measures this process's tokens per second, its step compiled and, where asked, captured."""
+    """A function that measures this process's tokens per second; its step is compiled and captured already."""
     setup = _setup(trial, options, tokens, device, packing)
     if packing.stack:
         step, wait = _stacks_step(trial, setup, options, tokens, packing)
@@ -109,7 +113,7 @@ def _stacks_step(trial: Trial, setup: Setup, options: RunOptions, tokens: Path, 
 
 
 def _steps_per_second(step: Step, wait: Step, device: str) -> float:
-    """`wait` is for the device; as in training, not after every step."""
+    """Steps per second. `wait` waits for the device; as in training, it is not called after every step."""
     for _ in range(WARM_UP_STEPS):
         step()
     wait()
@@ -124,7 +128,7 @@ def _steps_per_second(step: Step, wait: Step, device: str) -> float:
 
 
 def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, packing: Packing) -> float:
-    """As many processes on one device at the same time."""
+    """Tokens per second of several processes on one device at the same time."""
     context = multiprocessing.get_context("spawn")
     ready, speeds = context.Barrier(packing.processes), context.SimpleQueue()
     arguments = (trial, options, tokens, device, packing, ready, speeds)
@@ -146,7 +150,7 @@ def _processes(trial: Trial, options: RunOptions, tokens: Path, device: str, pac
 def _one_of_several(
     trial: Trial, options: RunOptions, tokens: Path, device: str, packing: Packing, ready: Any, speeds: Any
 ) -> None:
-    """A process's share. It trains a little first, so that all are measured while all train."""
+    """Measure one process. It trains a little first, so that each is measured while all train."""
     prepare_torch(options, device)
     try:
         measure = _ready(trial, options, tokens, device, packing)
@@ -165,7 +169,7 @@ def _validation_seconds(setup: Setup) -> float:
 def _setup(
     trial: Trial, options: RunOptions, tokens: Path, device: str, packing: Packing, stack: Stack | None = None
 ) -> Setup:
-    """As a worker's, its micro-batch what the memory model fits."""
+    """The setup that a worker would have, its micro-batch chosen by the memory model."""
     if device == "cuda":
         size = micro_batch(trial, options, device, device_memory_bytes(device) / packing.processes, packing.stack)
         options = replace(options, micro_batch_sequences=size)

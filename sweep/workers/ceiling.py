@@ -1,6 +1,6 @@
-"""The fastest matrix product that a device was found to do: what a training speed is a fraction of (MFU).
+"""The fastest matrix product that a device was measured to do: the denominator of MFU.
 
-Measured once for a device, a precision and a number of threads, and kept in `runs/ceilings.jsonl`.
+It is measured once for each device, precision and number of threads, and kept in `runs/ceilings.jsonl`.
 """
 
 import time
