@@ -97,11 +97,11 @@ def columns(plan: Plan, done: set[str]) -> dict[str, list[str]]:
         **{heading: [point[key] for point in points] for heading, key in other_axes(plan).items()},
         "memory": [format_bytes(plan.memory_bytes(trial)) for trial in trials],
         "time": [duration(one.seconds) + (" guess" if one.source == "guess" else "") for one in estimates],
-        "": [_standing(trial.trial_id, done, unreadable) for trial in trials],
+        "": [_state_word(trial.trial_id, done, unreadable) for trial in trials],
     }
 
 
-def _standing(trial_id: str, done: Collection[str], unreadable: Collection[str]) -> str:
+def _state_word(trial_id: str, done: Collection[str], unreadable: Collection[str]) -> str:
     return "damaged" if trial_id in unreadable else "done" if trial_id in done else ""
 
 

@@ -112,7 +112,7 @@ def test_packing_is_for_gpus_and_only_where_stacking_is_slower(plan, tmp_path):
 
 @pytest.fixture(scope="module")
 def shapes(overrides):
-    """Three shapes of one trial each, from the dearest down."""
+    """Three shapes of one trial each, from the largest down."""
     return plan_here([*overrides, tiny.steps(40), "model.width=48,32,16", "model.heads=1"])
 
 
@@ -146,14 +146,14 @@ def test_side_by_side_takes_as_long_as_its_longest_family(shapes, tmp_path):
 
 
 def test_what_was_measured_must_hold_most_of_the_work(shapes, tmp_path):
-    dearest, *others = shapes.trials
+    largest, *others = shapes.trials
     for trial in others:
         calibrate(tmp_path, trial, {ALONE: 100.0, Packing(processes=2): 180.0})
     assert {one.packing for one in chosen_of(shapes, tmp_path)} == {ALONE}
-    calibrate(tmp_path, dearest, {ALONE: 100.0, Packing(processes=2): 0.0})  # no memory for two of them
+    calibrate(tmp_path, largest, {ALONE: 100.0, Packing(processes=2): 0.0})  # no memory for two of them
     assert {one.packing for one in chosen_of(shapes, tmp_path)} == {ALONE}
-    calibrate(tmp_path, dearest, {Packing(processes=2): 180.0})
-    calibrate(tmp_path, dearest, {Packing(processes=2): 180.0})
+    calibrate(tmp_path, largest, {Packing(processes=2): 180.0})
+    calibrate(tmp_path, largest, {Packing(processes=2): 180.0})
     assert {one.packing for one in chosen_of(shapes, tmp_path)} == {Packing(processes=2)}
 
 

@@ -159,7 +159,7 @@ def test_its_weights_are_those_of_one_model_alone(plan, alone, stacked):
 
 @pytest.mark.parametrize("slots", [1, 2, 12])
 def test_bits_depend_neither_on_the_slot_nor_on_the_neighbours(plan, stacked, tmp_path, slots):
-    """On the CPU: other slots, other company, other moments to move up."""
+    """On the CPU: other slots, other neighbours, other moments to move up."""
     stacking.train(plan, tmp_path, slots)
     assert_bit_equal(plan, tmp_path, stacked)
 
