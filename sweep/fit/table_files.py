@@ -45,7 +45,16 @@ def read(path: Path) -> pd.DataFrame:
         table = _parse(content, kind, path)
     except UserError:
         raise
-    except (ValueError, OSError, EOFError, csv.Error, zipfile.BadZipFile, lzma.LZMAError, zlib.error) as error:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        RecursionError,
+        csv.Error,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        zlib.error,
+    ) as error:
         why = (str(error).splitlines() or ["empty"])[0]
         raise UserError(f"{path}: not a readable {kind[1:]} file: {why}") from None
     table.columns = pd.Index([str(name).strip() for name in table.columns])
@@ -110,7 +119,7 @@ def _decoded(content: bytes) -> str:
     head = content[:200]
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = content.decode("utf-16")
-    elif b"\0" in head:
+    elif 3 * head.count(0) > len(head):
         text = content.decode("utf-16-be" if head.startswith(b"\0") else "utf-16-le")
     else:
         try:
@@ -160,8 +169,13 @@ class _Text:
     def of(cls, text: str) -> "_Text":
         lines = text.split("\n")
         comments = [line.lstrip().startswith("#") for line in lines]
-        if 2 * sum(comments) <= len(lines):  # else # begins the names of runs, such as #12
-            lines = ["" if comment else line for line, comment in zip(lines, comments, strict=True)]
+        start = next((i for i, line in enumerate(lines) if line.strip() and not comments[i]), len(lines))
+        below = [comment for comment, line in zip(comments, lines, strict=True) if line.strip()][
+            sum(comments[:start]) + 1 :
+        ]
+        if 2 * sum(below) > len(below):  # then # begins the names of runs, such as #12
+            comments[start:] = [False] * len(comments[start:])
+        lines = ["" if comment else line for line, comment in zip(lines, comments, strict=True)]
         header = next((line for line in lines if line.strip()), "")
         separator = max(SEPARATORS, key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
         if separator not in header:

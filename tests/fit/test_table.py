@@ -123,6 +123,13 @@ def test_the_same_table_in_every_dialect(tmp_path, name, content):
     assert outputs.path("fit.json").name == f"{name.split('.')[0]}.fit.json"
 
 
+def test_a_hash_may_begin_the_names_of_runs(tmp_path):
+    text = "# from a tracker\nrun,params,tokens,val_loss\n#1,1e6,2e7,3.25\n#2,2e6,4e7,3.0\n"
+    rows = prepare(read(str(written(tmp_path, "runs.csv", text)))[0])
+    assert rows.N.tolist() == [1e6, 2e6]
+    assert rows.family.tolist() == ["#1", "#2"]
+
+
 def test_a_zip_holds_one_table(tmp_path):
     with zipfile.ZipFile(tmp_path / "runs.zip", "w") as archive:
         archive.writestr("a.csv", SMALL)
@@ -150,6 +157,7 @@ def test_nested_records_are_columns_with_dots(tmp_path):
         ("bad.jsonl", '{"N": 1}\n\n{"N": \n', "bad.jsonl line 3: not JSON"),
         ("words.jsonl", '{"N": 1}\n7\n', "words.jsonl line 2: not an object"),
         ("one.json", "7", "no table"),
+        ("deep.json", "[" * 100_000, "not a readable json file"),
         ("cut.csv.gz", gzip.compress(SMALL.encode(), mtime=0)[:-9], "not a readable csv file"),
         (
             "cell.jsonl",
