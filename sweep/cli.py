@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 def _list_of_verbs() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False, prog=PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=_version())
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -79,6 +79,7 @@ def _list_of_verbs() -> argparse.ArgumentParser:
 
 def _parser(name: str, verb: ModuleType) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog=f"{PROGRAM} {name}",
         description=verb.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,7 +8,7 @@ host, its file is silent. The next launch on the same host removes it.
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sweep.common.files import write_json
 from sweep.runs.claim import STALE_SECONDS, Holder
 
 RENEW_SECONDS = 10.0
+LOOK_SECONDS = 0.2  # between two looks whether it is stopping
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Launch:
     process: Holder
     began: float  # seconds since the epoch
     families: list[str] | None = None  # the ones that it is about; None: all of the sweep
+    stopping: bool = False  # it was told to stop, and begins no family any more
     renewed: float = field(default_factory=time.time)  # seconds since the epoch
 
     def is_alive(self) -> bool:
@@ -42,8 +44,13 @@ class Launch:
 
 
 @contextlib.contextmanager
-def announced(sweep: Path, families: Collection[str] | None = None) -> Iterator[None]:
-    """This process goes through families of the sweep in this folder, all or those named, within the context."""
+def announced(
+    sweep: Path, families: Collection[str] | None = None, is_stopping: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """This process goes through families of the sweep in this folder, all or those named, within the context.
+
+    `is_stopping` is asked again and again: whether the process was told to stop.
+    """
     process = Holder.here()
     launch = Launch(process, time.time(), None if families is None else sorted(families))
     path = _folder(sweep) / f"{process.nonce}.json"
@@ -51,11 +58,14 @@ def announced(sweep: Path, families: Collection[str] | None = None) -> Iterator[
 
     def write() -> None:
         with contextlib.suppress(OSError, UserError):  # a full disk: training has its own, louder handling of it
-            write_json(path, asdict(replace(launch, renewed=time.time())))
+            write_json(path, asdict(replace(launch, renewed=time.time(), stopping=is_stopping())))
 
     def keep_writing() -> None:
-        while not over.wait(RENEW_SECONDS):
-            write()
+        said, last = False, time.monotonic()
+        while not over.wait(min(LOOK_SECONDS, RENEW_SECONDS)):
+            if is_stopping() != said or time.monotonic() - last >= RENEW_SECONDS:
+                said, last = is_stopping(), time.monotonic()
+                write()
 
     _remove_gone(sweep)
     write()
@@ -67,14 +77,16 @@ def announced(sweep: Path, families: Collection[str] | None = None) -> Iterator[
         over.set()
         thread.join()
         path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others still have files there
+            _folder(sweep).rmdir()
 
 
 def alive(sweep: Path) -> list[Launch]:
     """The living launches and workers of the sweep in this folder. Reads only."""
     found = []
     for path in sorted(_folder(sweep).glob("*.json")):
-        with contextlib.suppress(FileNotFoundError):  # it has just ended
-            launch = artefacts.decode(Launch, path.read_bytes(), path, mend="delete it")
+        with contextlib.suppress(OSError, UserError):  # it has just ended; a damaged file is only a hint less
+            launch = artefacts.read(Launch, path)
             found += [launch] if launch.is_alive() else []
     return found
 

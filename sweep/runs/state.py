@@ -128,6 +128,7 @@ class FamilyState:
     queued: QueuedJob | None = None
     job_trains: bool = False  # whether the queued job runs, and has begun a family since it was started
     launch: Launch | None = None  # one that is alive and has not come to the family yet
+    under_way: Launch | None = None  # one that is alive and about the family, whether it will come to it or has
     never_began: SubmittedJob | None = None  # its last job, if that trained nothing of the family
     last: Attempt | None = None
     log: Path | None = None  # the file that the newest attempt which named one writes to
@@ -200,6 +201,7 @@ class States:
             queued=queued,
             job_trains=queued is not None and queued.is_running and self._trains(queued),
             launch=next((one for one in self.launches if _will_come(one, family_id, last)), None),
+            under_way=next((one for one in self.launches if one.includes(family_id)), None),
             never_began=None if came_to_it else submitted,
             last=last,
             log=next((Path(one.start.log) for one in reversed(attempts) if one.start.log), None),
@@ -249,7 +251,7 @@ class States:
             if failure is not None:
                 return TrialState(trial_id, family.family_id, "failed", failure.line)
             return TrialState(trial_id, family.family_id, "missing", "never started")
-        kind, reason = _ended(last, failure)
+        kind, reason = _ended(last, failure, family.under_way)
         if kind == "lost" and last.job is not None and (how := self.queue.how_ended(last.job.id)) is not None:
             reason += f": {how}"
         return TrialState(trial_id, family.family_id, kind, reason, _where(last.start.host, last.job))
@@ -301,7 +303,7 @@ def _queued(trial_id: str, family: FamilyState, run: RunDir) -> TrialState | Non
         return TrialState(trial_id, family.family_id, "queued", job.reason, job.where)
     if last is not None and last.job is not None and last.job.id == job.job_id and last.has_failed:
         return _given_up(trial_id, family) or TrialState(
-            trial_id, family.family_id, *_ended(last, run.failure()), job.where
+            trial_id, family.family_id, *_ended(last, run.failure(), family.under_way), job.where
         )
     reason = "its job runs, and trains another family" if family.job_trains else "its job is starting"
     return TrialState(trial_id, family.family_id, "waiting", reason, job.where)
@@ -321,25 +323,34 @@ def _launched(trial_id: str, family: FamilyState) -> TrialState | None:
     return TrialState(trial_id, family.family_id, "waiting", "its launch has not come to it yet", where)
 
 
-def _ended(last: Attempt, failure: Failure | None) -> tuple[Kind, str]:
+def _ended(last: Attempt, failure: Failure | None, under_way: Launch | None) -> tuple[Kind, str]:
     """What an attempt left of a trial that has no record, and that may have failed in it or before."""
+    go_on = _go_on(under_way)
     if failure is not None and (failure.time > last.started or last.outcome in ("done", "failed", "lost", "let go")):
         return "failed", failure.line
     if last.outcome == attempt_log.GIVEN_UP:
-        return "missing", "its family was given up, and then set free by `retry`; launch again"
+        return "missing", f"its family was given up, and then set free by `retry`; {go_on}"
     if last.outcome == "failed":
         return "failed", last.error or ""
     if last.outcome is None:
-        return "lost", f"its attempt of {_when(last.started)} exited without reporting a result"
+        lost = f"its attempt of {_when(last.started)} exited without reporting a result"
+        return "lost", f"{lost}; {go_on}" if under_way else lost
     if last.outcome == "stopped":
-        return "missing", "stopped with everything saved; launch again to go on"
-    return "missing", "not reached; launch again to go on"
+        return "missing", f"stopped with everything saved; {go_on}"
+    return "missing", f"not reached; {go_on}"
+
+
+def _go_on(under_way: Launch | None) -> str:
+    """What makes a family go on after its attempt has ended: another launch, but not beside one that is alive."""
+    if under_way is None:
+        return "launch again to go on"
+    return f"its launch ({under_way}) still runs; once that has ended, launch again for what has no record"
 
 
 def _will_come(launch: Launch, family_id: str, last: Attempt | None) -> bool:
     """Whether a launch that is alive has a family still ahead of it: no attempt, or one that goes on in another way."""
     begun = last is not None and last.started >= launch.began and last.outcome != "let go"
-    return launch.includes(family_id) and not begun
+    return launch.includes(family_id) and not launch.stopping and not begun
 
 
 # ---- words ----

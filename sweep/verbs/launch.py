@@ -144,7 +144,8 @@ def _end(request: Request, plan: Plan, sweep: SweepDir, outcome: Launched, conso
     done = len(plan.done())
     after = duration(outcome.seconds)
     console.print(f"{done} of {len(plan.trials)} trials have a record, after {after}", highlight=False)
-    status = outcome.status or (0 if done == len(plan.trials) else EXIT_AGAIN)
+    complete = done == len(plan.trials)  # also where a worker was killed and others took over what it had
+    status = 0 if complete else outcome.status or EXIT_AGAIN
     _say_who_else_trains(plan, console)
     if status:
         again = shlex.join(launch_command(request.overrides, request.extend))

@@ -24,6 +24,7 @@ from sweep.runs.progress import Progress
 from sweep.runs.state import States, has_record
 from sweep.runs.sweepdir import SweepDir
 from sweep.workers.process import LOG
+from sweep.workers.worker import StopSignal
 
 SECONDS_TO_STOP = 10.0  # for what comes after training, when Slurm wants the element to end
 
@@ -39,17 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.submission is not None and not args.worker:
         return _supervise(args)
-    sweep = SweepDir(Path(args.sweep))
+    sweep, stop = SweepDir(Path(args.sweep)), StopSignal()
+    stop.listen()
     if args.submission is None:
         named = set(args.families.split(",")) if args.families else None
         max_attempts = sweep.settings().cluster.slurm.max_attempts_without_progress
-        with launches.announced(sweep.path, named):
-            return _train(sweep, named, max_attempts)
+        with launches.announced(sweep.path, named, lambda: stop.asked):
+            return _train(sweep, named, max_attempts, stop)
     task, slurm = _task(sweep, args.submission, args.task)
-    return _train(sweep, set(task.families), slurm.max_attempts_without_progress)
+    return _train(sweep, set(task.families), slurm.max_attempts_without_progress, stop)
 
 
-def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int) -> int:
+def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int, stop: StopSignal) -> int:
     """Train in this process: all families of the sweep, or those named."""
     from sweep.plan.plan import by_family
     from sweep.plan.storage import planned_trials
@@ -66,8 +68,8 @@ def _train(sweep: SweepDir, families: set[str] | None, max_attempts: int) -> int
         max_attempts=max_attempts,
         job_is_gone=job_is_gone,
         hear=_Log(),
+        stop=stop,
     )
-    worker.stop.listen()
     trials = planned_trials(sweep)
     if families is not None:
         trials = [trial for trial in trials if trial.family_id in families]

@@ -40,7 +40,7 @@ def train_families(worker: Worker, families: list[list[Trial]]) -> int:
 
 def _train_all(worker: Worker, families: list[list[Trial]]) -> dict[str, Outcome]:
     """How each family went. Those that were not begun when the worker was told to stop are left out."""
-    stacks = _stacks(worker, families)
+    stacks = stacks_of(worker, families)
     outcomes: dict[str, Outcome] = {}
     for trials in families:
         family_id = trials[0].family_id
@@ -53,7 +53,7 @@ def _train_all(worker: Worker, families: list[list[Trial]]) -> dict[str, Outcome
     return outcomes
 
 
-def _stacks(worker: Worker, families: list[list[Trial]]) -> dict[str, tuple[list[list[Trial]], int]]:
+def stacks_of(worker: Worker, families: list[list[Trial]]) -> dict[str, tuple[list[list[Trial]], int]]:
     """For each family that is to be trained in a stack: all families of the stack, and its slots."""
     left = families
     options = dataclasses.replace(worker.options, workers=1)  # how many share a device has been decided

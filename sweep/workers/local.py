@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from rich.live import Live
 from sweep.common.checkout import ROOT
 from sweep.common.devices import attention_backend, resolve_device
 from sweep.common.errors import UserError
-from sweep.common.exits import EXIT_FAILED, FAILED, say
+from sweep.common.exits import EXIT_AGAIN, EXIT_FAILED, FAILED, say
 from sweep.common.files import Tail
 from sweep.common.units import counted
 from sweep.plan.packing import Execution, gpus, peers, processes_per_device
@@ -54,11 +55,14 @@ class Launched:
 
 def launch(plan: Plan, sweep: SweepDir, console: Console, start_mirror: Callable[[], Mirror]) -> Launched:
     """Train what is missing; returns when all workers have ended, or were stopped by Ctrl-C with everything saved."""
-    with launches.announced(sweep.path, plan.only or None):
-        return _launch(plan, sweep, console, start_mirror)
+    told_to_stop = threading.Event()
+    with launches.announced(sweep.path, plan.only or None, told_to_stop.is_set):
+        return _launch(plan, sweep, console, start_mirror, told_to_stop)
 
 
-def _launch(plan: Plan, sweep: SweepDir, console: Console, start_mirror: Callable[[], Mirror]) -> Launched:
+def _launch(
+    plan: Plan, sweep: SweepDir, console: Console, start_mirror: Callable[[], Mirror], told_to_stop: threading.Event
+) -> Launched:
     count = worker_count(plan)
     sweep.logs.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -70,6 +74,7 @@ def _launch(plan: Plan, sweep: SweepDir, console: Console, start_mirror: Callabl
         workers += (_start(plan, sweep, number, count) for number in range(count))
         _watch(plan, workers, logs, mirror, console)
     except BaseException as error:
+        told_to_stop.set()
         for worker in workers:  # first of all: with the terminal gone, saying so fails
             worker.send_signal(signal.SIGTERM)
         if isinstance(error, KeyboardInterrupt):
@@ -79,9 +84,8 @@ def _launch(plan: Plan, sweep: SweepDir, console: Console, start_mirror: Callabl
             raise
     for worker in workers:
         worker.wait()
-    for line in kills(workers):
-        console.print(line, style="red")
-    launched = Launched(exit_status(workers, if_both=EXIT_FAILED), time.monotonic() - started)
+    status = EXIT_AGAIN if told_to_stop.is_set() else exit_status(workers, if_both=EXIT_FAILED)
+    launched = Launched(status, time.monotonic() - started)
     for line in mirror.close():
         console.print(line, highlight=False, soft_wrap=True)
     return launched
@@ -191,6 +195,7 @@ def _watch(
     """Show progress until every worker has ended. Not on a terminal: one line whenever a trial is done."""
     board = ProgressTable(plan)
     said = set(board.done)
+    killed: set[str] = set()
 
     def update() -> None:
         time.sleep(REFRESH_SECONDS)
@@ -198,6 +203,9 @@ def _watch(
         for line in itertools.chain.from_iterable(log.lines() for log in logs):
             if line.startswith(FAILED):
                 console.print(line, style="red", highlight=False, soft_wrap=True)
+        for line in sorted(set(kills(workers)) - killed):
+            killed.add(line)
+            console.print(line, style="red", highlight=False, soft_wrap=True)
         for line in mirror.news():
             console.print(line, highlight=False, soft_wrap=True)
         for trial_id in sorted(board.done - said):

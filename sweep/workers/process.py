@@ -24,11 +24,11 @@ def worker_environment(number: int, workers: int, threads: int, devices: list[st
 
 
 def kills(workers: Iterable[Popen[bytes]]) -> list[str]:
-    """A line on each worker that was ended by a signal which did not ask it to stop."""
+    """A line on each worker that was ended by a signal which did not ask it to stop. Those that run are left out."""
     return [
         f"worker {worker.pid} was killed by {signal.Signals(-worker.returncode).name}"
         for worker in workers
-        if worker.returncode < 0 and worker.returncode not in STOPPED
+        if worker.returncode is not None and worker.returncode < 0 and worker.returncode not in STOPPED
     ]
 
 

@@ -12,6 +12,7 @@ from sweep.plan import packing
 from sweep.plan.speeds import ALONE, Estimate, Packing, Speeds, record_speed
 from sweep.runs.rundir import RunDir
 from sweep.verbs.plan import plan_here
+from sweep.workers.families import stacks_of
 from sweep.workers.worker import Worker
 from tests.helpers import tiny
 
@@ -285,7 +286,7 @@ def test_processes_that_share_a_device_stack_only_where_told_to(plan, tmp_path, 
     families = [family for family in plan.families() if len(family) == 2]
 
     def stacks(**options):
-        return Worker(tmp_path, tmp_path, replace(OPTIONS, **options), "cpu")._stacks(families)
+        return stacks_of(Worker(tmp_path, tmp_path, replace(OPTIONS, **options), "cpu"), families)
 
     assert {slots for _, slots in stacks().values()} == {4}
     monkeypatch.setenv("SWEEP_DEVICE_SHARE", "0.5")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 
@@ -83,3 +84,37 @@ def test_what_a_launch_has_still_to_do_waits_and_what_it_has_tried_does_not(over
             "RuntimeError: again"
         )
     assert look(sweep).counts() == {"failed": 2, "missing": 2}
+
+
+def test_beside_a_launch_that_is_alive_nobody_is_invited_to_launch_again(overrides, workspace):
+    """Its worker was killed, or it is stopping: what it leaves is for a launch after it."""
+    plan, sweep = tiny.make_sweep([*overrides, tiny.steps(20, 40)])
+    _, _, trunk = family_of(plan)
+    with launches.announced(sweep.path):
+        start(trunk, age=0.0)
+        killed = look(sweep).trials[0]
+        assert (killed.state, "its launch (host" in killed.note) == ("lost", True)
+        end(trunk, "stopped", age=0.0)
+        stopped = look(sweep).trials[0]
+        assert (stopped.state, "once that has ended" in stopped.note) == ("missing", True)
+    assert look(sweep).trials[0].note == "stopped with everything saved; launch again to go on"
+
+
+def test_a_launch_that_is_stopping_comes_to_no_family_any_more(overrides, workspace):
+    _, sweep = tiny.make_sweep([*overrides, tiny.steps(20, 40)])
+    told_to_stop = threading.Event()
+    with launches.announced(sweep.path, is_stopping=told_to_stop.is_set):
+        assert {trial.state for trial in look(sweep).trials} == {"waiting"}
+        told_to_stop.set()
+        end_of_patience = time.monotonic() + 10
+        while not launches.alive(sweep.path)[0].stopping:
+            assert time.monotonic() < end_of_patience
+            time.sleep(0.05)
+        assert {trial.state for trial in look(sweep).trials} == {"missing"}
+    assert not (sweep.path / "launches").exists()
+
+
+def test_a_damaged_file_is_only_a_hint_less(tmp_path):
+    with launches.announced(tmp_path):
+        (tmp_path / "launches" / "x.json").write_text("{")
+        assert len(launches.alive(tmp_path)) == 1
