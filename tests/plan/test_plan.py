@@ -151,7 +151,7 @@ def test_points_that_are_the_same_trial_are_planned_once(overrides, capsys):
         ),
         (["model.params"], "model.params: not an override; write key=value"),
         (["model.params=3k", "nothing=1,2"], "nothing"),
-        (["model.params=3k", "model.nothing=1,2"], "model.nothing: unknown key"),
+        (["model.params=3k", "model.nothing=1,2"], "model.nothing=1,2: unknown key"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(sized, said, reason):
@@ -232,7 +232,7 @@ def test_a_name_that_holds_another_grid_is_refused_unless_it_is_extended(overrid
 def test_a_damaged_plan_is_named(overrides):
     sweep = saved(plan_here([*overrides, "sweep.name=mine", tiny.steps(20)]))
     sweep.plan.write_text(sweep.plan.read_text() + '{"trial_id"\n')
-    with pytest.raises(UserError, match=r"plan\.jsonl:2: damaged \(invalid JSON: .*\); launch again"):
+    with pytest.raises(UserError, match=r"plan\.jsonl:2: damaged \(invalid JSON: .*\); remove it and launch again"):
         planned_trials(sweep)
 
 

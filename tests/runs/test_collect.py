@@ -274,5 +274,5 @@ def test_a_sweep_that_was_extended_gets_its_new_rows(swept):
 def test_a_plan_without_facts_is_of_another_version(swept):
     _, sweep, _ = swept
     sweep.plan.write_text('{"trial_id": "x"}\n')
-    with pytest.raises(UserError, match=r"plan\.jsonl:1: damaged \(facts is missing\); launch again"):
+    with pytest.raises(UserError, match=r"plan\.jsonl:1: damaged \(facts is missing\); remove it and launch again"):
         collect_now(sweep)

@@ -135,7 +135,7 @@ def test_a_server_that_never_works(server, trained, again, trouble):
 
 
 def test_a_slow_server(monkeypatch, trained, again):
-    monkeypatch.setattr("wandb_api.Server", Slow)
+    monkeypatch.setattr("tests.helpers.wandb_api.Server", Slow)
     with serving() as slow:
         point_to(slow, monkeypatch)
         train_beside(again, trained[0], patience_seconds=20)

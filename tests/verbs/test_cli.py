@@ -267,7 +267,7 @@ def test_a_damaged_record_is_told_by_the_verbs_that_read_it(refused, swept, over
     assert "record.json: damaged (trial_id is missing)" in refused("rerun", run.path)
     assert "record.json: damaged (trial_id is missing)" in refused("train", *overrides, tiny.steps(20))
     assert main(["collect", str(sweep.path)]) == 0
-    assert "1 failed" in capsys.readouterr().out
+    assert "1 damaged" in capsys.readouterr().out
 
 
 def test_folders_that_cannot_be_written_to_are_told(refused, overrides, workspace):
