@@ -1,11 +1,11 @@
 # make sweep       set up, then run the default sweep from the grid to the report
 # make test        set up, then lint, types and all tests
-# make test-fast   every room in under 90 seconds on two cores: no slow test, no cluster, no browser, no lint
+# make test-fast   every room, without lint and without what is slow: no cluster, no browser, no Triton interpreter
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A worker for each core; each gets whole files, and one of them all tests of the Slurm cluster (tests/helpers/lanes.py).
-PARALLEL := -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+# A worker for each core; each gets whole files, those that need the Slurm cluster first (tests/helpers/lanes.py).
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: sweep test test-fast lint clean
 
@@ -16,7 +16,7 @@ test: lint
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-fast: $(VENV)/test.stamp
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not triton"
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

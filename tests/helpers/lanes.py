@@ -1,7 +1,7 @@
-"""Which lane a test is in, and which worker of a parallel run gets it: worked out from what the test uses.
+"""Which lane a test is in, and in which order tests begin: worked out from what each uses.
 
-`make test-fast` leaves out `slow`, which what starts a cluster or a browser always is. A worker gets whole files, so
-that what a module's fixture trains is trained once. All tests on the Slurm cluster go to one worker, which owns it.
+`make test-fast` leaves out `slow`, which what starts a cluster or a browser always is. A worker gets whole files
+(`--dist loadfile`), so that what a module's fixture trains is trained once; each worker has a Slurm cluster of its own.
 """
 
 from pathlib import Path
@@ -29,7 +29,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for lane in lanes(item):
             item.add_marker(lane)
-        on_cluster = item.get_closest_marker("slurm") is not None
-        item.add_marker(pytest.mark.xdist_group("slurm" if on_cluster else item.path.stem))
     # The cluster waits for its daemons most of the time: begun first, the other workers fill the machine beside it.
     items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
