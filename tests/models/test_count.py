@@ -15,12 +15,10 @@ from models.count import (
     params_total,
 )
 from models.gpt import GPT
+from tests.helpers.small_models import GPT2
 
 torch.set_num_threads(1)  # at these shapes two threads mostly wait for each other
 
-GPT2 = {
-    "mlp": "gelu", "norm": "layernorm", "positions": "learned", "qk_norm": False, "tied": True, "bias": True,
-}  # fmt: skip
 VARIANTS = {
     "gpt": {},
     "gpt2": GPT2,
